@@ -1,0 +1,1 @@
+"""The speed figures and the tables of the papers, each a runnable script."""

@@ -1,0 +1,1 @@
+"""What knows other libraries: timm, transformers, the command line."""

@@ -1,0 +1,143 @@
+"""Compressing a model in place, and making it a plain model again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from shapeshift.budget import Budget, parse_budget
+from shapeshift.config import Config
+from shapeshift.errors import ConfigError, ModelError
+from shapeshift.layers import attach, check_attachable, detach, is_attached, sources
+from shapeshift.plan import Plan, make_plan
+from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def compress(model: ModelT, budget: Budget, config: Config | None = None, **options: Any) -> ModelT:
+    """Replace a model's weights by values generated from shared parameters, within a budget.
+
+    Shapeshifter networks: Plummer et al., "Neural Parameter Allocation Search", ICLR 2022, section 3.
+
+    Args:
+        model: any module; it is changed in place, and its forward and backward work as before. On the meta device
+            nothing is allocated; call ``model.to_empty(...)`` and ``model.shapeshift.reset_parameters()`` afterwards.
+        budget: the most trainable parameters that the model may have, each tensor counted once: an int, a fraction
+            of the model's own count as a float, or a string such as "300k", "25%" or "4x". At least 99% of it is used.
+        config: how to share; the defaults if None.
+        **options: fields of :class:`Config` to set on top of ``config``, such as ``exclude=["head"]``.
+
+    Returns:
+        The same model.
+
+    Raises:
+        BudgetError: if the budget cannot be read, or lies outside of what the config allows; it names the bound.
+        ConfigError: if an option is unknown or a pattern matches nothing.
+        ModelError: if the model has nothing to generate, or cannot be attached to. The model is then unchanged.
+    """
+    plan = plan_compression(model, budget, config, **options)
+    shared = SharedParameters(plan)
+    shared.reset_parameters()
+    install(model, shared)
+    return model
+
+
+def plan_compression(model: nn.Module, budget: Budget, config: Config | None = None, **options: Any) -> Plan:
+    """Plan what :func:`compress` would do with the same arguments, and change nothing.
+
+    Raises:
+        BudgetError, ConfigError, ModelError: as :func:`compress`.
+    """
+    try:
+        config = dataclasses.replace(config or Config(), **options)
+    except TypeError:
+        known = {field.name for field in dataclasses.fields(Config)}
+        unknown = ", ".join(sorted(set(options) - known))
+        raise ConfigError(f"unknown option {unknown}; the options are {', '.join(sorted(known))}") from None
+    for path, module in model.named_modules():
+        check_attachable(module, path)
+    return make_plan(model, lambda dense: parse_budget(budget, dense), config)
+
+
+def install(model: nn.Module, shared: SharedParameters) -> None:
+    """Attach the layers of a model to the parameter groups of a plan made for it."""
+    if hasattr(model, ATTRIBUTE):
+        raise ModelError(f"{type(model).__name__} has an attribute {ATTRIBUTE!r} of its own; rename it first")
+    by_module: dict[str, dict[str, Any]] = {"": {}}
+    for group in shared.groups():
+        for index, weight in enumerate(group.weights):
+            for name in weight.names:
+                path, _, parameter = name.rpartition(".")
+                by_module.setdefault(path, {})[parameter] = (group, index)
+    # A module that occurs twice in the tree has two paths and is attached once.
+    modules = {id(model.get_submodule(path)): (path, found) for path, found in reversed(by_module.items())}
+    for path, found in modules.values():
+        attach(model.get_submodule(path), found, root=not path)
+    model.add_module(ATTRIBUTE, shared)
+    shared.train(model.training)
+
+
+def find_root(model: nn.Module) -> nn.Module | None:
+    """Return the root of the compressed model in a module, which may be wrapped (by DDP, say); None if there is none."""
+    for module in model.modules():
+        if is_attached(module) and ATTRIBUTE in module._modules:
+            return module
+    return None
+
+
+def require_root(model: nn.Module) -> nn.Module:
+    """Return the root of the compressed model in a module.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    root = find_root(model)
+    if root is None:
+        raise ModelError(f"{type(model).__name__} is not compressed; call shapeshift.compress(model, budget) first")
+    return root
+
+
+def shared_parameters(model: nn.Module) -> SharedParameters:
+    """Return the owner of a compressed model's shared parameters.
+
+    Raises:
+        ModelError: if the model is not compressed.
+    """
+    return getattr(require_root(model), ATTRIBUTE)
+
+
+def is_compressed(model: nn.Module) -> bool:
+    """Tell whether a model, or one that it wraps, is compressed."""
+    return find_root(model) is not None
+
+
+def materialize(model: ModelT) -> ModelT:
+    """Write the generated weights back into plain layers: an ordinary model, of the original classes and keys.
+
+    Args:
+        model: a compressed model, or a wrapper around one; it is changed in place.
+
+    Returns:
+        The same model, with equal outputs.
+
+    Raises:
+        ModelError: if the model is not compressed.
+    """
+    root = require_root(model)
+    shared: SharedParameters = getattr(root, ATTRIBUTE)
+    weights = {}
+    for group in shared.groups():
+        trainable = any(parameter.requires_grad for parameter in group.parameters())
+        for index in range(len(group.weights)):
+            with torch.no_grad():
+                generated = group.generate([index])[0].detach().clone(memory_format=torch.contiguous_format)
+            weights[group, index] = nn.Parameter(generated, requires_grad=trainable)
+    delattr(root, ATTRIBUTE)
+    for module in list(root.modules()):
+        if is_attached(module):
+            detach(module, {name: weights[source] for name, source in sources(module).items()})
+    return model

@@ -1,0 +1,25 @@
+"""What can go wrong, by name: each error says what, where, and what to do about it."""
+
+
+class ShapeshiftError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class ConfigError(ShapeshiftError, ValueError):
+    """A configuration value that cannot be used."""
+
+
+class BudgetError(ShapeshiftError, ValueError):
+    """A budget that cannot be read, or that no allocation can meet."""
+
+
+class ModelError(ShapeshiftError, ValueError):
+    """A model that cannot be compressed, or is not in the state that a call needs."""
+
+
+class CheckpointError(ShapeshiftError, ValueError):
+    """A checkpoint that is damaged, foreign, or made for another architecture."""
+
+
+class GeneratedWeightError(ShapeshiftError, RuntimeError):
+    """A write to a weight that is generated, and would therefore be lost."""

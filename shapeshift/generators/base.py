@@ -1,0 +1,106 @@
+"""What a generator is: the shared parameters of one group, and the weights that they make."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from shapeshift.generators.handle import WeightHandle
+from shapeshift.weights import Weight
+
+if TYPE_CHECKING:
+    from shapeshift.config import Config
+
+LayoutT = TypeVar("LayoutT")
+
+
+class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
+    """The shared parameters of the weights that are mapped to one group.
+
+    During a forward pass of the model the weights are generated once, together, between :meth:`begin` and
+    :meth:`end`. At any other time whoever reads a weight gets a handle that generates it when it is used.
+
+    Args:
+        weights: what is generated, in the order of all indices below.
+        layout: what :meth:`plan` returned for them.
+    """
+
+    def __init__(self, weights: Sequence[Weight], layout: LayoutT) -> None:
+        super().__init__()
+        self.weights = tuple(weights)
+        self.layout = layout
+        self._current: list[Tensor] | None = None
+        self._current_has_grad = False
+
+    @classmethod
+    @abc.abstractmethod
+    def least(cls, weights: Sequence[Weight], config: Config) -> int:
+        """Return the fewest parameters that the group can do with."""
+
+    @classmethod
+    @abc.abstractmethod
+    def most(cls, weights: Sequence[Weight], config: Config) -> int:
+        """Return the most parameters that the group can use."""
+
+    @classmethod
+    @abc.abstractmethod
+    def plan(cls, weights: Sequence[Weight], available: int, config: Config) -> LayoutT:
+        """Lay out the group in at most ``available`` parameters, between :meth:`least` and :meth:`most`."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def size(layout: LayoutT) -> int:
+        """Return how many trainable parameters a layout has."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def layout_to_dict(layout: LayoutT) -> dict[str, Any]:
+        """Return the layout as a dict that JSON can hold."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def layout_from_dict(fields: dict[str, Any]) -> LayoutT:
+        """Rebuild a layout from :meth:`layout_to_dict`."""
+
+    @classmethod
+    @abc.abstractmethod
+    def build(cls, weights: Sequence[Weight], layout: LayoutT, config: Config) -> ParameterGroup[LayoutT]:
+        """Make the group of a layout, its parameters uninitialised."""
+
+    @abc.abstractmethod
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new starting values, so that each weight starts with its own standard deviation."""
+
+    @abc.abstractmethod
+    def generate(self, indices: Sequence[int]) -> list[Tensor]:
+        """Generate the weights of the given indices, differentiably in the shared parameters."""
+
+    @abc.abstractmethod
+    def coefficient_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that only mix others, and which weight decay is therefore not meant for."""
+
+    def begin(self) -> None:
+        """Generate every weight for the forward pass that starts now."""
+        self._current_has_grad = torch.is_grad_enabled()
+        self._current = self.generate(range(len(self.weights)))
+
+    def end(self) -> None:
+        """Forget the weights of the forward pass that ends now."""
+        self._current = None
+
+    def read(self, index: int) -> Tensor:
+        """Return one weight: the current forward pass's own, or a handle that generates it when it is used."""
+        # A pass under no_grad leaves weights without a graph: they may not serve a reader who wants gradients.
+        if self._current is not None and (self._current_has_grad or not torch.is_grad_enabled()):
+            return self._current[index]
+        if torch.compiler.is_compiling():
+            return self.generate([index])[0]
+        return WeightHandle.of(self, index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles start outside of any forward pass.
+        return {**self.__dict__, "_current": None}

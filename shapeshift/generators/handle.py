@@ -1,0 +1,106 @@
+"""What a reader of a generated weight gets outside of a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from shapeshift.errors import GeneratedWeightError
+
+if TYPE_CHECKING:
+    from shapeshift.generators.base import ParameterGroup
+
+# Answered from the handle itself: asking for these must not cost a generation.
+_METADATA = {
+    *(
+        getattr(Tensor, name).__get__
+        for name in ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "grad", "grad_fn")
+        + ("is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_mkldnn", "is_mps", "is_xpu")
+        + ("is_nested", "itemsize", "nbytes", "is_sparse_csr")
+    ),
+    Tensor.size,
+    Tensor.dim,
+    Tensor.ndimension,
+    Tensor.numel,
+    Tensor.nelement,
+    Tensor.__len__,
+    Tensor.element_size,
+    Tensor.is_floating_point,
+    Tensor.is_complex,
+    Tensor.is_contiguous,
+    Tensor.stride,
+    Tensor.storage_offset,
+    Tensor.get_device,
+}
+_DETACHING = {Tensor.data.__get__, Tensor.detach}  # type: ignore[attr-defined]
+# Setters, and what is meant to stay on a tensor: on a generated one it would be lost without a word.
+_WRITING = {"__set__", "__delete__", "__setitem__", "register_hook", "register_post_accumulate_grad_hook", "retain_grad"}
+
+
+class WeightHandle(Tensor):
+    """A generated weight that is computed when it is used, and cannot be written to.
+
+    Shape, dtype and device are known without generating. Every other operation generates the weight, with a graph to
+    the shared parameters where gradients are enabled, and returns ordinary tensors. In-place operations, assignments
+    and hooks raise :class:`~shapeshift.errors.GeneratedWeightError`, since they would be lost.
+    """
+
+    _group: ParameterGroup[Any]
+    _index: int
+
+    @classmethod
+    def of(cls, group: ParameterGroup[Any], index: int, detached: bool = False) -> WeightHandle:
+        """Make the handle of one weight of a group."""
+        source = next(group.parameters())
+        handle = Tensor._make_wrapper_subclass(
+            cls,
+            group.weights[index].shape,
+            dtype=source.dtype,
+            device=source.device,
+            requires_grad=source.requires_grad and not detached,
+        )
+        handle._group, handle._index = group, index
+        return handle
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _METADATA:
+                return func(*args, **kwargs)
+            name = getattr(func, "__name__", "")
+            if func in _DETACHING and isinstance(args[0], WeightHandle):
+                return cls.of(args[0]._group, args[0]._index, detached=True)
+            inplace = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+            if inplace and name not in ("__invert__", "__index__", "__int__") and isinstance(args[0], WeightHandle):
+                weight = args[0]._group.weights[args[0]._index]
+                raise GeneratedWeightError(
+                    f"{weight.name} {weight.shape} is generated from shared parameters: {name} on it would be lost. "
+                    "Write to model.shapeshift's parameters, or call shapeshift.materialize(model) first"
+                )
+            args, kwargs = tree_map_only(WeightHandle, WeightHandle._compute, (args, kwargs))
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise GeneratedWeightError(
+            f"{func} was reached with a weight that is generated on use, outside of the model's own forward. "
+            "Call the compressed model itself, or shapeshift.materialize(model) first"
+        )
+
+    def _compute(self) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.requires_grad):
+            return self._group.generate([self._index])[0]
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"{type(self).__name__}({self._compute()!r})"

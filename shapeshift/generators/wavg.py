@@ -1,0 +1,193 @@
+"""Weighted averaging of templates, and stretching where the store is too small for one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shapeshift.generators import GENERATORS
+from shapeshift.generators.base import ParameterGroup
+from shapeshift.generators.mixing import Draw, mix
+from shapeshift.upsamplers import UPSAMPLERS
+from shapeshift.weights import Weight
+
+if TYPE_CHECKING:
+    from shapeshift.config import Config
+
+_TEMPLATE_LIMIT = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where in a store each weight's templates lie.
+
+    Attributes:
+        store_size: numbers in the store.
+        draws: one per weight.
+        num_coefficients: learned coefficients; the draws' coefficients beyond them are fixed at 1.
+    """
+
+    store_size: int
+    draws: tuple[Draw, ...]
+    num_coefficients: int
+
+
+@GENERATORS.register("wavg")
+class WeightedAverage(ParameterGroup[Layout]):
+    r"""Generate :math:`W_l = g_l U_l(\sum_k a_{lk} T_{lk})` (Plummer et al. 2022, eq. 1, "WAvg").
+
+    The templates :math:`T_{lk}` are windows of the group's store, the coefficients :math:`a_{lk}` are learned, and the
+    gain :math:`g_l` is a constant that gives the weight its starting standard deviation. A weight with room for one
+    template only has no coefficient, unless it starts at zero. :math:`U_l` stretches where not even one template
+    fits, and is the identity elsewhere.
+    """
+
+    gains: Tensor
+
+    def __init__(self, weights: Sequence[Weight], layout: Layout, upsample: str) -> None:
+        super().__init__(weights, layout)
+        dtype, device = weights[0].dtype, weights[0].device
+        # A column, not a vector: optimizers that spare one-dimensional parameters from weight decay (timm's do) are to
+        # decay the store and to spare the coefficients, and FSDP shards the first axis.
+        self.store = nn.Parameter(torch.empty(layout.store_size, 1, dtype=dtype, device=device))
+        coefficients = torch.empty(layout.num_coefficients, dtype=dtype, device=device)
+        self.register_parameter("coefficients", nn.Parameter(coefficients) if layout.num_coefficients else None)
+        num_gains = sum(draw.count for draw in layout.draws)
+        self.register_buffer("gains", torch.empty(num_gains, dtype=dtype, device=device))
+        self.upsamplers = nn.ModuleDict(
+            {
+                str(index): UPSAMPLERS[upsample](draw.size, weight.shape, index).to(device)
+                for index, (weight, draw) in enumerate(zip(weights, layout.draws, strict=True))
+                if draw.size < weight.numel
+            }
+        )
+
+    @classmethod
+    def build(cls, weights: Sequence[Weight], layout: Layout, config: Config) -> WeightedAverage:
+        return cls(weights, layout, config.upsample)
+
+    @classmethod
+    def least(cls, weights: Sequence[Weight], config: Config) -> int:
+        return cls.size(_lay_out(weights, 1, config))
+
+    @classmethod
+    def most(cls, weights: Sequence[Weight], config: Config) -> int:
+        limit = config.max_templates or _TEMPLATE_LIMIT
+        return cls.size(_lay_out(weights, limit * sum(weight.numel for weight in weights), config))
+
+    @classmethod
+    def plan(cls, weights: Sequence[Weight], available: int, config: Config) -> Layout:
+        # The more the store holds, the more coefficients the weights need: look for the largest store that fits.
+        low, high = 1, min(available, (config.max_templates or _TEMPLATE_LIMIT) * sum(w.numel for w in weights))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if cls.size(_lay_out(weights, middle, config)) <= available:
+                low = middle
+            else:
+                high = middle - 1
+        return _lay_out(weights, low, config)
+
+    @staticmethod
+    def size(layout: Layout) -> int:
+        return layout.store_size + layout.num_coefficients
+
+    @staticmethod
+    def layout_to_dict(layout: Layout) -> dict[str, Any]:
+        return dataclasses.asdict(layout)
+
+    @staticmethod
+    def layout_from_dict(fields: dict[str, Any]) -> Layout:
+        draws = tuple(Draw(**draw) for draw in fields["draws"])
+        return Layout(fields["store_size"], draws, fields["num_coefficients"])
+
+    def coefficient_parameters(self) -> list[nn.Parameter]:
+        return [] if self.coefficients is None else [self.coefficients]
+
+    def generate(self, indices: Sequence[int]) -> list[Tensor]:
+        gains, fixed = self.gains, len(self.gains) - self.layout.num_coefficients
+        scales = gains if self.coefficients is None else gains * F.pad(self.coefficients, (0, fixed), value=1.0)
+        # Mixed in the store's own precision: autocast is for what the weights are used in.
+        with torch.autocast(gains.device.type, enabled=False):
+            mixtures = mix(self.store, scales, [self.layout.draws[index] for index in indices])
+            return [
+                self.upsamplers[str(index)](mixture)
+                if str(index) in self.upsamplers
+                else mixture.view(self.weights[index].shape)
+                for index, mixture in zip(indices, mixtures, strict=True)
+            ]
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        for upsampler in self.upsamplers.values():
+            upsampler.reset_buffers()
+        if self.store.is_meta:
+            return
+        sizes = torch.tensor([float(weight.numel) for weight in self.weights])
+        stds = torch.tensor([weight.std for weight in self.weights])
+        # The store starts near the scale of its weights, which leaves the gains near 1 and a gradient step on the
+        # store as large as one on the weight would be.
+        scale = (stds.square() @ sizes / (sizes * (stds > 0)).sum()).sqrt() if stds.any() else torch.tensor(0.02)
+        # Drawn on the CPU, so that one seed gives one store on every device.
+        self.store.copy_(torch.randn(self.store.shape, generator=generator) * scale)
+        if self.coefficients is not None:
+            self.coefficients.copy_(_starting_coefficients(self.layout, generator))
+        self.gains.fill_(1.0)
+        for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True)):
+            if weight.std > 0:
+                measured = self.generate([index])[0].float().std(correction=0).item()
+                # A store of one number may stretch to a constant weight, which has no deviation to set.
+                gain = weight.std / measured if measured > 0 else 1.0
+                self.gains[draw.start : draw.start + draw.count] = gain
+            else:
+                self.coefficients[draw.start : draw.start + draw.count] = 0.0
+
+
+def _starting_coefficients(layout: Layout, generator: torch.Generator | None) -> Tensor:
+    """Draw random rows of unit length, which keep the variance of independent templates."""
+    values = torch.randn(layout.num_coefficients, generator=generator)
+    for draw in layout.draws:
+        row = values[draw.start : draw.start + draw.count]
+        if len(row):
+            row /= row.norm()
+    return values
+
+
+def _lay_out(weights: Sequence[Weight], store_size: int, config: Config) -> Layout:
+    """Place each weight's templates in a store, so that every number in it is used.
+
+    Each weight gets a span of consecutive windows; the spans follow one another and start over at the end of the
+    store. A weight larger than the store is stretched from all of it.
+    """
+    upsampler = UPSAMPLERS[config.upsample]
+    total = sum(weight.numel for weight in weights)
+    limit = config.max_templates or min(_TEMPLATE_LIMIT, max(2, math.ceil(2 * store_size / total)))
+    # Weights with learned coefficients come first among the coefficients, those with a fixed one after them.
+    counts = [max(1, min(limit, -(-store_size // weight.numel))) for weight in weights]
+    learned = [count > 1 or weight.std == 0 for count, weight in zip(counts, weights, strict=True)]
+    num_coefficients = sum(count for count, learns in zip(counts, learned, strict=True) if learns)
+    start_learned, start_fixed, cursor = 0, num_coefficients, 0
+    draws = []
+    for weight, count, learns in zip(weights, counts, learned, strict=True):
+        if weight.numel <= store_size:
+            size, span = weight.numel, min(count * weight.numel, store_size)
+            offset = min(cursor, store_size - span)
+            cursor = (offset + span) % store_size
+        else:
+            size = span = upsampler.source_size(weight.shape, store_size)
+            offset = 0
+        draws.append(Draw(offset, count, size, span, start_learned if learns else start_fixed))
+        if learns:
+            start_learned += count
+        else:
+            start_fixed += count
+    used = max(draw.offset + draw.span for draw in draws)
+    if used < store_size:  # an upsampler that cannot use every number of a store: leave out those nobody reads
+        return _lay_out(weights, used, config)
+    return Layout(store_size, tuple(draws), num_coefficients)

@@ -1,0 +1,190 @@
+"""How a layer gets its weight: a subclass of its own class in which the weight is a property."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from shapeshift.errors import GeneratedWeightError, ModelError
+from shapeshift.generators import ParameterGroup
+from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
+
+_SOURCES = "_shapeshift_sources"
+_ORDER = "_shapeshift_order"
+
+
+def attach(module: nn.Module, sources: dict[str, tuple[ParameterGroup, int]], root: bool) -> None:
+    """Let a module read some of its parameters from parameter groups.
+
+    Args:
+        module: the module; its class becomes a subclass of its own.
+        sources: from the parameter's name to the group and the index of the weight in it.
+        root: whether the module's forward is where all weights are generated together.
+    """
+    module.__dict__[_SOURCES] = sources
+    module.__dict__[_ORDER] = tuple(module._parameters)
+    for name in sources:
+        del module._parameters[name]
+    if isinstance(module, nn.RNNBase):
+        del module.__dict__["_flat_weights"]
+    module.__class__ = generated_class(type(module), tuple(sources), root)
+
+
+def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+    """Undo :func:`attach`: restore a module's class, and its parameters in their original order."""
+    module.__class__ = type(module).__base__
+    order = module.__dict__.pop(_ORDER)
+    del module.__dict__[_SOURCES]
+    parameters = {**module._parameters, **weights}
+    module._parameters.clear()
+    for name in (*order, *parameters):
+        if name in parameters:
+            module._parameters[name] = parameters[name]
+    if isinstance(module, nn.RNNBase):
+        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+        module.flatten_parameters()
+
+
+def is_attached(module: nn.Module) -> bool:
+    """Tell whether a module reads parameters from a group, or is the root of a compressed model."""
+    return _SOURCES in module.__dict__
+
+
+def sources(module: nn.Module) -> dict[str, tuple[ParameterGroup, int]]:
+    """Return from where an attached module reads its generated parameters."""
+    return module.__dict__[_SOURCES]
+
+
+def check_attachable(module: nn.Module, path: str) -> None:
+    """Raise if a module's class cannot be subclassed in place.
+
+    Raises:
+        ModelError: for scripted modules, and for modules that are already compressed.
+    """
+    where = f"{path or 'the model'} ({type(module).__name__})"
+    if is_attached(module):
+        raise ModelError(f"{where} is compressed already; call shapeshift.materialize(model) first")
+    if type(module).__module__.startswith("torch.jit"):
+        raise ModelError(f"{where} is a scripted module, whose code is fixed; compress the model before scripting it")
+
+
+@functools.cache
+def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -> type[nn.Module]:
+    """Return the subclass of a module class that reads the named parameters from groups; one per set of names."""
+    members: dict[str, Any] = {name: _weight_property(name) for name in names}
+    members["__module__"] = __name__
+    members["register_parameter"] = _register_parameter
+    members["__reduce_ex__"] = _reduce_ex
+    members["_rebuild"] = (base, names, root)
+    for adapted, adapt in _ADAPTERS.items():
+        if issubclass(base, adapted):
+            members |= adapt(base, root)
+    if root:
+        members["forward"] = _generating(base.forward)
+        members |= {name: replacement for name, replacement in _MODEL_METHODS.items() if hasattr(base, name)}
+    return types.new_class(f"Generated{base.__name__}", (base,), exec_body=lambda namespace: namespace.update(members))
+
+
+def _weight_property(name: str) -> property:
+    def read(self: nn.Module) -> Tensor:
+        group, index = self.__dict__[_SOURCES][name]
+        return group.read(index)
+
+    def write(self: nn.Module, value: Any) -> None:
+        _refuse(self, name)
+
+    return property(read, write, doc=f"The generated {name}.")
+
+
+def _refuse(module: nn.Module, name: str) -> None:
+    group, index = module.__dict__[_SOURCES][name]
+    weight = group.weights[index]
+    raise GeneratedWeightError(
+        f"{weight.name} {weight.shape} is generated from shared parameters and cannot be assigned. "
+        "Call shapeshift.materialize(model) first, or keep it out with exclude="
+    )
+
+
+def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    if name in self.__dict__[_SOURCES]:
+        _refuse(self, name)
+    super(type(self), self).register_parameter(name, param)
+
+
+def _reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    # The class is made at run time, so pickle cannot find it by name: remake it from what it was made of.
+    _, _, *state = super(type(self), self).__reduce_ex__(max(2, protocol))
+    return _new, type(self)._rebuild, *state  # type: ignore[attr-defined]
+
+
+def _new(base: type[nn.Module], names: tuple[str, ...], root: bool) -> nn.Module:
+    cls = generated_class(base, names, root)
+    return cls.__new__(cls)
+
+
+def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def generate_and_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        shared: SharedParameters = getattr(self, ATTRIBUTE)
+        shared.begin()
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            shared.end()
+
+    return generate_and_forward
+
+
+def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
+    """An RNN hands torch a list of its weights, kept up to date by hand: read them afresh instead."""
+
+    def flat_weights(self: Any) -> list[Tensor]:
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    return {
+        "_flat_weights": property(flat_weights, lambda self, value: None),
+        "flatten_parameters": lambda self: None,
+    }
+
+
+def _adapt_container(base: Any, root: bool) -> dict[str, Any]:
+    """A container runs or lists its children: leave the shared parameters, its last child, out of them."""
+    if not root:
+        return {}
+
+    def length(self: nn.Module) -> int:
+        return len(self._modules) - 1
+
+    def iterate(self: nn.Module) -> Iterator[nn.Module]:
+        return iter(list(islice(self._modules.values(), len(self._modules) - 1)))
+
+    def item(self: nn.Module, index: Any) -> Any:
+        return base(*iterate(self))[index] if base is nn.Sequential else base(iterate(self))[index]
+
+    return {"__len__": length, "__iter__": iterate, "__getitem__": item}
+
+
+_ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
+    nn.RNNBase: _adapt_rnn,
+    nn.Sequential: _adapt_container,
+    nn.ModuleList: _adapt_container,
+}
+
+
+def _tie_weights(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+    """Do nothing: tied weights were found by identity, and are generated from one source."""
+
+
+def _resize_token_embeddings(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    raise GeneratedWeightError(
+        "resize_token_embeddings() would replace an embedding that is generated from shared parameters. "
+        "Resize before shapeshift.compress(model, ...), or after shapeshift.materialize(model)"
+    )
+
+
+_MODEL_METHODS = {"tie_weights": _tie_weights, "resize_token_embeddings": _resize_token_embeddings}

@@ -1,0 +1,18 @@
+"""Mappings: which weights draw on the same parameter store.
+
+A mapping is a function from the weights of a model to one label per weight; weights of equal label form a
+parameter group. To add one, write a file with a function decorated by ``@MAPPINGS.register("name")`` and
+import it below.
+"""
+
+from collections.abc import Callable, Sequence
+
+from shapeshift.registry import Registry
+from shapeshift.weights import Weight
+
+Mapping = Callable[[Sequence[Weight]], Sequence[str]]
+MAPPINGS: Registry[Mapping] = Registry("mapping")
+
+from shapeshift.mappings import shape, single  # noqa: E402
+
+__all__ = ["MAPPINGS", "Mapping", "shape", "single"]

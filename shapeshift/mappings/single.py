@@ -1,0 +1,12 @@
+"""One group for all."""
+
+from collections.abc import Sequence
+
+from shapeshift.mappings import MAPPINGS
+from shapeshift.weights import Weight
+
+
+@MAPPINGS.register("single")
+def single(weights: Sequence[Weight]) -> list[str]:
+    """Let every weight draw on one store (Plummer et al. 2022, section 3.2, "single group")."""
+    return ["all"] * len(weights)

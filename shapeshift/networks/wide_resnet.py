@@ -1,0 +1,86 @@
+"""Wide residual networks for small images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PreActivationBlock(nn.Module):
+    """A residual block with batch norm and ReLU before each of its two 3x3 convolutions.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: of the first convolution.
+        dropout: probability of dropping an entry between the two convolutions.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        # The shortcut sees the activated input where it projects, and the raw input where it is the identity.
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.norm1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        x = self.conv1(activated)
+        x = self.conv2(self.dropout(F.relu(self.norm2(x))))
+        return x + shortcut
+
+
+class WideResNet(nn.Module):
+    """A pre-activation wide residual network, WRN-depth-width (Zagoruyko and Komodakis 2016, table 1).
+
+    Args:
+        depth: layers with weights; 6n + 4 for n blocks in each of the three stages.
+        width: factor on the stages' channels of 16, 32 and 64; a fraction makes the network thinner.
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        stem: channels of the first convolution.
+        dropout: probability of dropping an entry inside a block.
+
+    Raises:
+        ValueError: if the depth is not 6n + 4.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        width: float,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        stem: int = 16,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        blocks, rest = divmod(depth - 4, 6)
+        if rest or blocks < 1:
+            raise ValueError(f"the depth of a wide residual network is 6n + 4, such as 16, 22 or 28, not {depth}")
+        channels = [max(1, round(base * width)) for base in (16, 32, 64)]
+        self.stem = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
+        layers, current = [], stem
+        for stage, out_channels in enumerate(channels):
+            for block in range(blocks):
+                stride = 2 if stage and not block else 1
+                layers.append(PreActivationBlock(current, out_channels, stride, dropout))
+                current = out_channels
+        self.blocks = nn.Sequential(*layers)
+        self.norm = nn.BatchNorm2d(current)
+        self.head = nn.Linear(current, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.blocks(self.stem(x))))
+        return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))

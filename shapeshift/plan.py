@@ -1,0 +1,144 @@
+"""The plan of a compressed model: which weights share what, decided before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from shapeshift.budget import count_parameters
+from shapeshift.config import Config
+from shapeshift.errors import BudgetError, ConfigError
+from shapeshift.generators import GENERATORS, ParameterGroup
+from shapeshift.mappings import MAPPINGS
+from shapeshift.weights import Weight, find_weights
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One parameter group: its weights, and how its generator lays out their shared parameters.
+
+    Attributes:
+        name: the mapping's label, fit to name a module.
+        weights: what the group generates.
+        layout: what the generator planned; its type is the generator's own.
+    """
+
+    name: str
+    weights: tuple[Weight, ...]
+    layout: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`shapeshift.compress` does to a model.
+
+    Attributes:
+        config: the choices behind the plan.
+        groups: the parameter groups.
+        dense: the model's own number of trainable parameters.
+        untouched: how many of them stay as they are.
+        budget: the number of parameters that was allowed.
+    """
+
+    config: Config
+    groups: tuple[GroupPlan, ...]
+    dense: int
+    untouched: int
+    budget: int
+
+    @property
+    def generator(self) -> type[ParameterGroup[Any]]:
+        return GENERATORS[self.config.combine]
+
+    @property
+    def total(self) -> int:
+        """The number of trainable parameters of the compressed model."""
+        return self.untouched + sum(self.generator.size(group.layout) for group in self.groups)
+
+
+def make_plan(model: nn.Module, budget: Callable[[int], int], config: Config) -> Plan:
+    """Decide which weights of a model share which parameters.
+
+    Args:
+        model: the model; it is not changed.
+        budget: returns the number of parameters allowed, given the model's own.
+        config: the choices.
+
+    Raises:
+        BudgetError: if the budget lies below the least or above the most that the config allows; it names the bound.
+        ModelError, ConfigError: as :func:`shapeshift.weights.find_weights`.
+    """
+    weights = find_weights(model, config.include, config.exclude)
+    dense = count_parameters(model)
+    untouched = dense - sum(weight.numel for weight in weights)
+    allowed = budget(dense)
+
+    groups = _group(weights, config)
+    generator = GENERATORS[config.combine]
+    least = [generator.least(group, config) for group in groups.values()]
+    most = [generator.most(group, config) for group in groups.values()]
+    for bound, side in ((untouched + sum(least), "least"), (untouched + sum(most), "most")):
+        if allowed < bound if side == "least" else allowed > bound:
+            raise BudgetError(
+                f"a budget of {allowed:,} parameters cannot be met: the {side} for this model and config is {bound:,} "
+                f"({untouched:,} that are not generated, and {bound - untouched:,} in {len(groups)} stores; the model "
+                f"itself has {dense:,}). Choose a budget on the other side of that bound, or change "
+                + ("include, exclude or mapping" if side == "least" else "max_templates")
+            )
+
+    layouts = _allocate(list(groups.values()), allowed - untouched, least, most, config)
+    plans = tuple(
+        GroupPlan(name, tuple(group), layout) for (name, group), layout in zip(groups.items(), layouts, strict=True)
+    )
+    return Plan(config, plans, dense, untouched, allowed)
+
+
+def _group(weights: Sequence[Weight], config: Config) -> dict[str, list[Weight]]:
+    labels = MAPPINGS[config.mapping](weights)
+    if len(labels) != len(weights):
+        raise ConfigError(f"mapping {config.mapping!r} gave {len(labels)} labels for {len(weights)} weights")
+    mixed = len({(weight.dtype, weight.device) for weight in weights}) > 1
+    groups: dict[str, list[Weight]] = {}
+    for weight, label in zip(weights, labels, strict=True):
+        # A store has one dtype and one device; the names of modules have no dots.
+        name = f"{label}_{weight.dtype}_{weight.device}".replace("torch.", "") if mixed else str(label)
+        groups.setdefault(name.replace(".", "_").replace(":", ""), []).append(weight)
+    return groups
+
+
+def _allocate(
+    groups: Sequence[Sequence[Weight]],
+    available: int,
+    least: Sequence[int],
+    most: Sequence[int],
+    config: Config,
+) -> list[Any]:
+    """Split a budget over groups in proportion to their weights' sizes, and pass on what a group cannot use."""
+    generator = GENERATORS[config.combine]
+    sizes = [sum(weight.numel for weight in group) for group in groups]
+    shares = _proportional(sizes, available, least, most)
+    layouts = [generator.plan(group, share, config) for group, share in zip(groups, shares, strict=True)]
+    left = available - sum(generator.size(layout) for layout in layouts)
+    # Largest first: a group that can take all of it leaves the others in proportion.
+    for index in sorted(range(len(groups)), key=sizes.__getitem__, reverse=True):
+        used = generator.size(layouts[index])
+        layout = generator.plan(groups[index], min(used + left, most[index]), config)
+        if generator.size(layout) > used:
+            layouts[index] = layout
+            left -= generator.size(layout) - used
+    return layouts
+
+
+def _proportional(sizes: Sequence[int], available: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
+    """Split ``available`` in proportion to ``sizes`` within bounds: those that meet a bound get it, the rest share."""
+    shares: dict[int, int] = {}
+    while len(shares) < len(sizes):
+        open_ = [index for index in range(len(sizes)) if index not in shares]
+        ratio = (available - sum(shares.values())) / sum(sizes[index] for index in open_)
+        below = {index: least[index] for index in open_ if ratio * sizes[index] < least[index]}
+        above = {index: most[index] for index in open_ if ratio * sizes[index] > most[index]}
+        shares |= below or above or {index: int(ratio * sizes[index]) for index in open_}
+    return [shares[index] for index in range(len(sizes))]

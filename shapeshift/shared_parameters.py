@@ -1,0 +1,48 @@
+"""The module at a compressed model's root that owns every shared parameter."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from shapeshift.generators import ParameterGroup
+from shapeshift.plan import Plan
+
+ATTRIBUTE = "shapeshift"
+
+
+class SharedParameters(nn.ModuleDict):
+    """The parameter groups of a compressed model, by name, and the plan that they were made from.
+
+    The root of a compressed model has it as its submodule ``shapeshift``; layers refer to their group without owning
+    it, so that a state dict, an optimizer and FSDP see every shared parameter once.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        for group in plan.groups:
+            self[group.name] = plan.generator.build(group.weights, group.layout, plan.config)
+
+    def groups(self) -> list[ParameterGroup]:
+        """Return the parameter groups in the plan's order."""
+        return list(self._modules.values())  # type: ignore[arg-type]
+
+    def reset_parameters(self) -> None:
+        """Draw new starting values; needed after ``to_empty()`` on a model that was compressed on the meta device."""
+        seed = self.plan.config.seed
+        if seed is None:
+            seed = int(torch.randint(2**62, ()).item())
+        generator = torch.Generator().manual_seed(seed)
+        for group in self.groups():
+            group.reset_parameters(generator)
+
+    def begin(self) -> None:
+        """Generate all weights for the forward pass that starts now."""
+        for group in self.groups():
+            group.begin()
+
+    def end(self) -> None:
+        """Forget the weights of the forward pass that ends now."""
+        for group in self.groups():
+            group.end()

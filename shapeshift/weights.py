@@ -1,0 +1,145 @@
+"""The weights of a model that can be generated, and how each of them starts."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from shapeshift.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter tensor that is to be generated.
+
+    Attributes:
+        names: every dotted path under which the model holds the tensor; the first one names it.
+        shape: its shape.
+        std: the standard deviation it starts with; 0 for a weight that starts at zero.
+        dtype: its dtype.
+        device: its device.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    std: float
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Weight]:
+    """List the weights of a model that can be generated, in the order of ``model.named_parameters()``.
+
+    A candidate is a trainable floating-point parameter with two or more dimensions. Biases, norms and what
+    amounts to them stay as they are: tensors of a single extent, such as a (1, 1, C) token, and gains, whose
+    entries all start at one non-zero value.
+
+    Args:
+        model: the model to look through; it is not changed.
+        include: names or shell patterns of parameters or modules; when given, nothing else is generated.
+        exclude: names or shell patterns of parameters or modules that stay as they are.
+
+    Returns:
+        One :class:`Weight` per tensor, tied tensors once.
+
+    Raises:
+        ModelError: if a module is not initialised yet, a weight holds NaN or infinity, or no candidate is left.
+        ConfigError: if a name or pattern matches nothing.
+    """
+    sites: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if isinstance(parameter, UninitializedTensorMixin):
+            raise ModelError(f"{name} is not initialised yet (a lazy module); run one forward pass first")
+        sites.setdefault(parameter, []).append(name)
+
+    every_name = [name for names in sites.values() for name in names]
+    included = set().union(*(_matches(pattern, every_name, "include") for pattern in include or ["*"]))
+    excluded = set().union(*(_matches(pattern, every_name, "exclude") for pattern in exclude))
+    owners = dict(model.named_modules())
+    weights = []
+    for parameter, names in sites.items():
+        # One of its names is enough to include or exclude a tied tensor: it cannot be generated in one place only.
+        if not _is_candidate(parameter) or included.isdisjoint(names) or not excluded.isdisjoint(names):
+            continue
+        std = _starting_std(owners[names[0].rpartition(".")[0]], parameter, names[0])
+        if std is not None:
+            weights.append(Weight(tuple(names), tuple(parameter.shape), std, parameter.dtype, parameter.device))
+    if not weights:
+        raise ModelError(
+            f"{type(model).__name__} has no weight that could be generated: "
+            f"of its {len(sites)} parameters none is trainable, floating-point, of two or more dimensions, "
+            "and left by include and exclude"
+        )
+    return weights
+
+
+def fan_in_std(module: nn.Module, shape: Sequence[int]) -> float:
+    """Return the standard deviation that a layer's type starts its weight with, without looking at values.
+
+    Embeddings start as N(0, 1) and everything else as torch's ``kaiming_uniform_(a=sqrt(5))``, whose standard
+    deviation is ``1 / sqrt(3 * fan_in)``.
+
+    Args:
+        module: the layer that owns the weight.
+        shape: the weight's shape, (out, in, ...); GPT-2's ``Conv1D`` stores (in, out).
+    """
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return 1.0
+    transposed = type(module).__name__ == "Conv1D" and len(shape) == 2
+    fan_in = shape[0] if transposed else math.prod(shape[1:])
+    return 1 / math.sqrt(3 * fan_in)
+
+
+def _is_candidate(parameter: nn.Parameter) -> bool:
+    return (
+        parameter.requires_grad
+        and parameter.is_floating_point()
+        and parameter.dim() >= 2
+        and parameter.numel() > max(parameter.shape)
+    )
+
+
+def _starting_std(module: nn.Module, parameter: nn.Parameter, name: str) -> float | None:
+    """Measure what the initialisation gave a weight; None for a gain, which is no weight."""
+    if parameter.is_meta:
+        return fan_in_std(module, parameter.shape)
+    with torch.no_grad():
+        # In float32 at least: the variance of a half-precision weight underflows.
+        var, mean = torch.var_mean(parameter.to(torch.promote_types(parameter.dtype, torch.float32)), correction=0)
+    std, mean = math.sqrt(var.item()) if var.item() >= 0 else math.nan, mean.item()
+    if not (math.isfinite(std) and math.isfinite(mean)):
+        raise ModelError(f"{name} {tuple(parameter.shape)} holds NaN or infinite values; repair or exclude it first")
+    if std <= 1e-6 * abs(mean):
+        return None
+    return std
+
+
+def _matches(pattern: str, names: Sequence[str], field: str) -> set[str]:
+    """Find the parameters that a parameter name, a module name or a shell pattern over either stands for."""
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        if any(prefix == pattern or fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes):
+            found.add(name)
+    if not found:
+        modules = {name.rpartition(".")[0] for name in names}
+        close = difflib.get_close_matches(pattern, [*names, *modules], n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ConfigError(f"{field}: {pattern!r} matches no parameter or module of the model{hint}")
+    return found
