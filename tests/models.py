@@ -173,12 +173,12 @@ class MixedDtypes(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.single = nn.Linear(8, 16)
-        self.double = nn.Linear(16, 16, dtype=torch.float64)
-        self.half = nn.Linear(16, 16, dtype=torch.bfloat16)
+        self.once = nn.Linear(8, 16)
+        self.twice = nn.Linear(16, 16, dtype=torch.float64)
+        self.brain = nn.Linear(16, 16, dtype=torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.half(self.double(self.single(x).double()).bfloat16())
+        return self.brain(self.twice(self.once(x).double()).bfloat16())
 
 
 class PartlyFrozen(nn.Module):

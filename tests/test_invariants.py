@@ -1,0 +1,205 @@
+"""What holds for every method on every model, whatever it is: the cases come from the registries."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import shapeshift
+from shapeshift.compression import shared_parameters
+from shapeshift.generators import GENERATORS
+from shapeshift.mappings import MAPPINGS
+from shapeshift.upsamplers import UPSAMPLERS
+from tests.models import MODELS, gradients, tensors
+from tests.tolerances import assert_close
+
+# Below the model's own size by stretching and mixing, and above it by mixing more.
+BUDGETS = (0.4, 0.8, 2.5)
+METHODS = list(itertools.product(MAPPINGS, GENERATORS, UPSAMPLERS))
+
+every_method = pytest.mark.parametrize(("mapping", "combine", "upsample"), METHODS)
+every_model = pytest.mark.parametrize("name", MODELS)
+every_budget = pytest.mark.parametrize("budget", BUDGETS)
+
+
+def build(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    torch.manual_seed(1)
+    return MODELS[name].build(), MODELS[name].inputs()
+
+
+def weights_of(model: nn.Module) -> list[tuple[shapeshift.weights.Weight, Tensor]]:
+    """Return what each group of a compressed model generates."""
+    return [
+        (weight, group.generate([index])[0])
+        for group in shared_parameters(model).groups()
+        for index, weight in enumerate(group.weights)
+    ]
+
+
+def assert_equal_outputs(actual: Any, expected: Any) -> None:
+    assert_close(tensors(actual), tensors(expected), "identical")
+
+
+@every_budget
+@every_method
+@every_model
+def test_budget_is_met_and_nothing_in_a_store_is_dead(
+    name: str, mapping: str, combine: str, upsample: str, budget: float
+) -> None:
+    model, inputs = build(name)
+    allowed = int(budget * shapeshift.count_parameters(model))
+    shapeshift.compress(model, budget, mapping=mapping, combine=combine, upsample=upsample)
+
+    assert 0.99 * allowed <= shapeshift.count_parameters(model) <= allowed
+    with torch.no_grad():
+        for _, parameter in shared_parameters(model).named_parameters():
+            assert parameter.isfinite().all()
+            parameter.copy_(torch.randn_like(parameter))  # away from zero-init, where a store waits for a coefficient
+    sum((weight * torch.randn_like(weight)).sum().float() for _, weight in weights_of(model)).backward()
+    for path, parameter in shared_parameters(model).named_parameters():
+        assert (parameter.grad != 0).all(), f"{path} has numbers that no weight is made of"
+
+    found = gradients(model, inputs)
+    assert set(found) == {path for path, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@every_budget
+@every_method
+@every_model
+def test_weights_start_as_the_layers_own_initialisation(
+    name: str, mapping: str, combine: str, upsample: str, budget: float
+) -> None:
+    model, _ = build(name)
+    dense = {path: parameter.detach().double() for path, parameter in model.named_parameters()}
+    shapeshift.compress(model, budget, mapping=mapping, combine=combine, upsample=upsample)
+
+    for weight, generated in weights_of(model):
+        row = "half starting deviation" if weight.dtype == torch.bfloat16 else "starting deviation"
+        expected = dense[weight.name].std(correction=0)
+        assert_close(generated.detach().double().std(correction=0), expected, row)
+        assert generated.shape == weight.shape
+        assert generated.dtype == weight.dtype
+
+
+@every_budget
+@every_method
+@every_model
+def test_copies_and_state_dicts(name: str, mapping: str, combine: str, upsample: str, budget: float) -> None:
+    options = {"mapping": mapping, "combine": combine, "upsample": upsample}
+    model, inputs = build(name)
+    shapeshift.compress(model, budget, seed=3, **options)
+    model.eval()
+    expected = model(*inputs)
+
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)]
+    other = shapeshift.compress(build(name)[0], budget, seed=4, **options).eval()
+    other.load_state_dict(model.state_dict(), strict=True)
+    for twin in [*copies, other]:
+        assert_equal_outputs(twin(*inputs), expected)
+        assert type(twin) is type(model)
+        assert list(twin.state_dict()) == list(model.state_dict())
+        assert {id(p) for p in twin.parameters()}.isdisjoint(id(p) for p in model.parameters())
+        assert_close(gradients(twin, inputs), gradients(model, inputs), "identical")
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    for twin in [*copies, other]:
+        assert_equal_outputs(twin(*inputs), expected)
+
+
+@every_budget
+@every_method
+@every_model
+def test_materialize_gives_the_plain_model_back(
+    name: str, mapping: str, combine: str, upsample: str, budget: float
+) -> None:
+    plain, inputs = build(name)
+    model = copy.deepcopy(plain)
+    model.train()
+    next(model.children()).eval()
+    modes = [module.training for module in model.modules()]
+    shapeshift.compress(model, budget, mapping=mapping, combine=combine, upsample=upsample)
+    gradients(model, inputs)
+    expected = copy.deepcopy(model).eval()(*inputs)
+
+    assert shapeshift.materialize(model) is model
+    assert [module.training for module in model.modules()] == modes
+    assert_equal_outputs(model.eval()(*inputs), expected)
+    assert_looks_like(model, plain)
+    assert not shapeshift.is_compressed(model)
+    pickle.loads(pickle.dumps(model))
+
+    shapeshift.compress(model, budget, mapping=mapping, combine=combine, upsample=upsample)
+    assert shapeshift.is_compressed(model)
+    assert_looks_like(shapeshift.materialize(model), plain)
+
+
+def assert_looks_like(model: nn.Module, plain: nn.Module) -> None:
+    """Assert that two models differ in nothing but values."""
+    for (path, module), (expected_path, expected) in zip(
+        model.named_modules(remove_duplicate=False), plain.named_modules(remove_duplicate=False), strict=True
+    ):
+        assert path == expected_path
+        assert type(module) is type(expected)
+        assert list(vars(module)) == list(vars(expected)) or set(vars(module)) == set(vars(expected))
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks"):
+            assert len(getattr(module, kind)) == len(getattr(expected, kind))
+        assert list(module._parameters) == list(expected._parameters)
+        assert list(module._buffers) == list(expected._buffers)
+    pairs = zip(
+        model.named_parameters(remove_duplicate=False), plain.named_parameters(remove_duplicate=False), strict=True
+    )
+    twins: dict[int, int] = {}
+    for (path, parameter), (expected_path, expected) in pairs:
+        assert path == expected_path
+        assert type(parameter) is type(expected)
+        assert parameter.is_leaf
+        for attribute in ("shape", "dtype", "device", "requires_grad"):
+            assert getattr(parameter, attribute) == getattr(expected, attribute), (path, attribute)
+        assert parameter.stride() == expected.stride()
+        assert twins.setdefault(id(expected), id(parameter)) == id(parameter), f"{path} lost its tie"
+    assert len(set(twins.values())) == len(twins), "weights that were apart are tied"
+    assert list(model.state_dict()) == list(plain.state_dict())
+
+
+@every_budget
+@every_method
+@every_model
+def test_the_same_seed_gives_the_same_stores(
+    name: str, mapping: str, combine: str, upsample: str, budget: float
+) -> None:
+    def stores(seed: int | None) -> dict[str, Tensor]:
+        model = build(name)[0]
+        shapeshift.compress(model, budget, mapping=mapping, combine=combine, upsample=upsample, seed=seed)
+        return dict(shared_parameters(model).named_parameters())
+
+    assert_close(stores(5), stores(5), "identical")
+    assert_close(stores(None), stores(None), "identical")  # from torch's generator, which build() seeds
+    assert any(not a.equal(b) for a, b in zip(stores(5).values(), stores(6).values(), strict=True))
+
+
+@every_method
+@every_model
+def test_training_lowers_the_loss(name: str, mapping: str, combine: str, upsample: str) -> None:
+    model, inputs = build(name)
+    shapeshift.compress(model, 0.5, mapping=mapping, combine=combine, upsample=upsample, seed=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = sum(output.float().square().mean() for output in tensors(model(*inputs)))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
