@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,17 @@ class GroupPlan:
     name: str
     weights: tuple[Weight, ...]
     layout: Any
+
+    def to_dict(self, generator: type[ParameterGroup[Any]]) -> dict[str, Any]:
+        """Return the fields as a dict that JSON can hold."""
+        weights = [weight.to_dict() for weight in self.weights]
+        return {"name": self.name, "weights": weights, "layout": generator.layout_to_dict(self.layout)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], generator: type[ParameterGroup[Any]]) -> GroupPlan:
+        """Rebuild a group from :meth:`to_dict`."""
+        weights = tuple(Weight.from_dict(weight) for weight in fields["weights"])
+        return cls(fields["name"], weights, generator.layout_from_dict(fields["layout"]))
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,29 @@ class Plan:
     def total(self) -> int:
         """The number of trainable parameters of the compressed model."""
         return self.untouched + sum(self.generator.size(group.layout) for group in self.groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as a dict that JSON can hold; devices are not part of it."""
+        return {
+            "config": self.config.to_dict(),
+            "groups": [group.to_dict(self.generator) for group in self.groups],
+            "dense": self.dense,
+            "untouched": self.untouched,
+            "budget": self.budget,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan from :meth:`to_dict`, its weights on the CPU.
+
+        Raises:
+            ConfigError: if the config names something that this version does not know.
+            KeyError, TypeError, ValueError: if the dict does not come from :meth:`to_dict`.
+        """
+        config = Config.from_dict(fields["config"])
+        generator = GENERATORS[config.combine]
+        groups = tuple(GroupPlan.from_dict(group, generator) for group in fields["groups"])
+        return cls(config, groups, int(fields["dense"]), int(fields["untouched"]), int(fields["budget"]))
 
 
 def make_plan(model: nn.Module, budget: Callable[[int], int], config: Config) -> Plan:

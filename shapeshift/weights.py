@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,6 +41,24 @@ class Weight:
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dict that JSON can hold, without the device."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"names": list(self.names), "shape": list(self.shape), "std": self.std, "dtype": dtype}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Weight:
+        """Rebuild a weight from :meth:`to_dict`, on the CPU.
+
+        Raises:
+            KeyError, TypeError, ValueError: if the dict does not come from :meth:`to_dict`.
+        """
+        dtype = getattr(torch, fields["dtype"], None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"unknown dtype {fields['dtype']!r}")
+        names, shape = tuple(map(str, fields["names"])), tuple(map(int, fields["shape"]))
+        return cls(names, shape, float(fields["std"]), dtype, torch.device("cpu"))
 
 
 def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Weight]:
