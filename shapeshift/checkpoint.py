@@ -1,0 +1,435 @@
+"""Checkpoints of compressed models: the shared parameters and all other state, and the plan that gives them meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from shapeshift.compression import find_root, install, require_root
+from shapeshift.errors import CheckpointError, ModelError, ShapeshiftError
+from shapeshift.layers import check_attachable, is_attached
+from shapeshift.plan import GroupPlan, Plan
+from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
+from shapeshift.version import __version__
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+TENSORS_FILE = "model.safetensors"
+PLAN_FILE = "shapeshift.json"
+FORMAT = "shapeshift"
+FORMAT_VERSION = 1
+
+_SHOWN_DIFFERENCES = 5
+
+
+def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
+    """Write a compressed model to a directory, in a size proportional to its budget.
+
+    ``model.safetensors`` holds the shared parameters and everything that is not generated: biases, norms, buffers and
+    frozen parameters, tensors that share memory once. ``shapeshift.json`` holds the plan, so that :func:`load` derives
+    nothing again. Each file is written beside its place and moved there when it is complete.
+
+    Args:
+        model: a compressed model, or a wrapper around one (by DDP, say), which is left out.
+        directory: where to write; it is made if it does not exist.
+
+    Raises:
+        ModelError: if the model is not compressed, is on the meta device, is sharded over processes, or holds state
+            that is not a tensor.
+    """
+    root = require_root(model)
+    _check_wrapper(model, root)
+    tensors, aliases = stored_tensors(root)
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ModelError(f"{name} is on the meta device and has no values to save; give the model values first")
+        if hasattr(tensor, "full_tensor"):
+            raise ModelError(f"{name} is sharded over processes; gather the model into one process before saving it")
+    parameters = root.named_parameters(remove_duplicate=False)
+    persistent = root.state_dict(keep_vars=True)
+    description: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "shapeshift": __version__,
+        "torch": torch.__version__,
+        "architecture": _original_class(root),
+        "plan": _plan_of(root).to_dict(),
+        "aliases": aliases,
+        "frozen": sorted(name for name, parameter in parameters if not parameter.requires_grad),
+        "non_persistent": sorted(name for name in {**tensors, **aliases} if name not in persistent),
+    }
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _replacing(folder / TENSORS_FILE) as written:
+        save_file(_apart(tensors), written, metadata={"format": "pt"})
+        description["sha256"] = _sha256(written)
+    with _replacing(folder / PLAN_FILE) as written:
+        written.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
+    """Restore a model from :func:`save`, whatever its mapping was.
+
+    Args:
+        directory: what :func:`save` wrote.
+        model: a plain model of the same architecture, or one that is compressed by the same plan; it is changed in
+            place and keeps its devices and dtypes. What it has on the meta device moves to the CPU.
+
+    Returns:
+        The same model, compressed.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged or foreign, was written by a newer version, or belongs to
+            another architecture. The model is then unchanged.
+        ModelError: if the model cannot be compressed, such as a scripted one. It is then unchanged.
+    """
+    checkpoint = _read(Path(directory))
+    root = find_root(model)
+    if root is None:
+        for path, module in model.named_modules():
+            check_attachable(module, path)
+        root, plan = model, _fit(checkpoint, model)
+        state = _fresh_state(model, plan)
+        _check_state(checkpoint, state, model)
+        shared = _build_shared(checkpoint, plan)
+        install(model, shared)
+    else:
+        _check_wrapper(model, root)
+        _check_same_plan(checkpoint, _plan_of(root))
+        _check_state(checkpoint, root.state_dict(keep_vars=True), root)
+    _fill(root, checkpoint)
+    return model
+
+
+def stored_tensors(root: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """List what a checkpoint of a compressed model stores.
+
+    Args:
+        root: the root of a compressed model.
+
+    Returns:
+        The tensors by name, and for each further name of a tensor the name that it is stored under.
+
+    Raises:
+        ModelError: if a module keeps extra state that is not a tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first_names: dict[Any, str] = {}
+    # Buffers that a state dict leaves out are stored as well, since a model on the meta device has no values for
+    # them. The fixed patterns of our own generators are computed instead.
+    buffers = dict(root.named_buffers(remove_duplicate=False))
+    non_persistent = {name: buffer for name, buffer in buffers.items() if not name.startswith(f"{ATTRIBUTE}.")}
+    for name, tensor in {**non_persistent, **root.state_dict(keep_vars=True)}.items():
+        if not isinstance(tensor, Tensor):
+            raise ModelError(f"{name} is state of type {type(tensor).__name__}, which a checkpoint cannot hold")
+        first = first_names.setdefault(_memory(tensor), name)
+        if first == name:
+            tensors[name] = tensor
+        else:
+            aliases[name] = first
+    return tensors, aliases
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The content of a checkpoint: its plan, and its tensors by every name that they have."""
+
+    folder: Path
+    architecture: str
+    plan: Plan
+    tensors: dict[str, Tensor]
+    frozen: frozenset[str]
+    non_persistent: frozenset[str]
+
+
+def _read(folder: Path) -> _Checkpoint:
+    """Read and check the files of a checkpoint, without regard to a model."""
+    plan_file, tensors_file = folder / PLAN_FILE, folder / TENSORS_FILE
+    for file in (plan_file, tensors_file):
+        if not file.is_file():
+            raise CheckpointError(f"{file} does not exist; give the directory that shapeshift.save(model, ...) wrote")
+    try:
+        description = json.loads(plan_file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{plan_file} is damaged: it is not JSON ({error}). Save the model again") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{plan_file} was not written by shapeshift.save")
+    version = description.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{plan_file} has format version {version!r}, written by shapeshift {description.get('shapeshift')}; "
+            f"this is shapeshift {__version__}, which reads up to version {FORMAT_VERSION}. Upgrade shapeshift"
+        )
+    try:
+        plan = Plan.from_dict(description["plan"])
+        architecture = str(description["architecture"])
+        aliases = {str(alias): str(name) for alias, name in description["aliases"].items()}
+        frozen, non_persistent = (frozenset(map(str, description[field])) for field in ("frozen", "non_persistent"))
+        sha256 = str(description["sha256"])
+    except ShapeshiftError as error:
+        raise CheckpointError(f"{plan_file} (shapeshift {description.get('shapeshift')}): {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{plan_file} is damaged: its plan cannot be read ({what}). Save the model again") from None
+
+    try:
+        tensors = load_file(tensors_file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{tensors_file} is damaged or not a safetensors file ({error})") from None
+    if _sha256(tensors_file) != sha256:
+        raise CheckpointError(
+            f"{tensors_file} is not the file that {PLAN_FILE} was written with: it is damaged, or one of the two was "
+            "replaced. Take both from one shapeshift.save(model, ...)"
+        )
+    missing = sorted(set(aliases.values()) - set(tensors))
+    if missing:
+        raise CheckpointError(f"{plan_file} is damaged: it refers to {missing[0]}, which {TENSORS_FILE} does not hold")
+    tensors |= {alias: tensors[name] for alias, name in aliases.items()}
+    return _Checkpoint(folder, architecture, plan, tensors, frozen, non_persistent)
+
+
+def _fit(checkpoint: _Checkpoint, model: nn.Module) -> Plan:
+    """Return the checkpoint's plan with the dtypes and devices of a plain model, which must have all its weights."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names_of: dict[nn.Parameter, set[str]] = {}
+    for name, parameter in parameters.items():
+        names_of.setdefault(parameter, set()).add(name)
+    differences = []
+    for weight in (weight for group in checkpoint.plan.groups for weight in group.weights):
+        missing = [name for name in weight.names if name not in parameters]
+        if missing:
+            differences.append(f"{missing[0]} {weight.shape} is not a parameter of the model")
+            continue
+        parameter = parameters[weight.name]
+        if tuple(parameter.shape) != weight.shape:
+            shape = tuple(parameter.shape)
+            differences.append(f"{weight.name} is {weight.shape} in the checkpoint and {shape} in the model")
+        elif names_of[parameter] != set(weight.names):
+            here, there = sorted(names_of[parameter]), sorted(weight.names)
+            differences.append(f"{weight.name} is tied as {there} in the checkpoint and as {here} in the model")
+    _raise_if_different(checkpoint, differences, model)
+
+    def fit(group: GroupPlan) -> GroupPlan:
+        homes = {(parameters[w.name].dtype, _home(parameters[w.name])) for w in group.weights}
+        if len(homes) > 1:
+            names = " and ".join(sorted(f"{dtype} on {device}" for dtype, device in homes))
+            raise CheckpointError(
+                f"the weights of group {group.name} share a store, but are {names} in the model; "
+                "give them one dtype and one device before loading"
+            )
+        ((dtype, device),) = homes
+        weights = tuple(dataclasses.replace(weight, dtype=dtype, device=device) for weight in group.weights)
+        return dataclasses.replace(group, weights=weights)
+
+    return dataclasses.replace(checkpoint.plan, groups=tuple(map(fit, checkpoint.plan.groups)))
+
+
+def _home(tensor: Tensor) -> torch.device:
+    return torch.device("cpu") if tensor.is_meta else tensor.device
+
+
+def _fresh_state(model: nn.Module, plan: Plan) -> dict[str, Any]:
+    """Return the state that a plain model will have once it is compressed by a plan; its values do not matter."""
+    generated = {name for group in plan.groups for weight in group.weights for name in weight.names}
+    state = {name: value for name, value in model.state_dict(keep_vars=True).items() if name not in generated}
+    return state | _shared_state(plan)
+
+
+def _shared_state(plan: Plan) -> dict[str, Tensor]:
+    """Return the state of a plan's shared parameters on the meta device, where a damaged plan costs no memory."""
+    on_meta = [
+        dataclasses.replace(
+            group, weights=tuple(dataclasses.replace(weight, device=torch.device("meta")) for weight in group.weights)
+        )
+        for group in plan.groups
+    ]
+    shared = _guarded(lambda: SharedParameters(dataclasses.replace(plan, groups=tuple(on_meta))))
+    return {f"{ATTRIBUTE}.{name}": tensor for name, tensor in shared.state_dict(keep_vars=True).items()}
+
+
+def _check_state(checkpoint: _Checkpoint, state: Mapping[str, Any], model: nn.Module) -> None:
+    """Check that a checkpoint holds every tensor of a state, in its shape, and no other."""
+    differences = []
+    found = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in checkpoint.non_persistent}
+    for name in sorted(set(state) - set(found)):
+        differences.append(f"{name} is in the model and not in the checkpoint")
+    for name in sorted(set(found) - set(state)):
+        differences.append(f"{name} {tuple(found[name].shape)} is in the checkpoint and not in the model")
+    for name in sorted(set(found) & set(state)):
+        here, there = state[name], found[name]
+        if not isinstance(here, Tensor):
+            differences.append(f"{name} is a tensor in the checkpoint and {type(here).__name__} in the model")
+        elif here.shape != there.shape:
+            differences.append(f"{name} is {tuple(there.shape)} in the checkpoint and {tuple(here.shape)} in the model")
+        elif here.dtype != there.dtype and not (here.is_floating_point() and there.is_floating_point()):
+            differences.append(f"{name} is {there.dtype} in the checkpoint and {here.dtype} in the model")
+    _raise_if_different(checkpoint, differences, model)
+
+
+def _check_same_plan(checkpoint: _Checkpoint, plan: Plan) -> None:
+    """Check that a model is compressed as a checkpoint's model was: what is generated, and from what."""
+
+    def essence(plan: Plan) -> Any:
+        groups = [
+            (group.name, [(weight.names, weight.shape) for weight in group.weights], group.layout)
+            for group in plan.groups
+        ]
+        return plan.config.combine, plan.config.upsample, groups
+
+    if essence(checkpoint.plan) != essence(plan):
+        raise CheckpointError(
+            f"the model is compressed by another plan than the one in {checkpoint.folder}; "
+            "load into a freshly built model, or call shapeshift.materialize(model) first"
+        )
+
+
+def _raise_if_different(checkpoint: _Checkpoint, differences: list[str], model: nn.Module) -> None:
+    if not differences:
+        return
+    shown = "".join(f"\n  {difference}" for difference in differences[:_SHOWN_DIFFERENCES])
+    more = len(differences) - _SHOWN_DIFFERENCES
+    raise CheckpointError(
+        f"the {checkpoint.architecture} in {checkpoint.folder} has another architecture than the "
+        f"{_original_class(model)} to load it into. Build the model as it was built when it was saved. They differ in:"
+        + shown
+        + (f"\n  and {more} more" if more > 0 else "")
+    )
+
+
+def _build_shared(checkpoint: _Checkpoint, plan: Plan) -> SharedParameters:
+    """Make and fill the shared parameters, and see that each weight comes out of them."""
+    shared = _guarded(lambda: SharedParameters(plan))
+    prefix = f"{ATTRIBUTE}."
+    values = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
+    shared.load_state_dict(values)
+    for group in shared.groups():
+        for index, weight in enumerate(group.weights):
+            with torch.no_grad():
+                generated = _guarded(partial(group.generate, [index]))[0]
+            if tuple(generated.shape) != weight.shape:
+                raise CheckpointError(
+                    f"{PLAN_FILE} is damaged: its plan makes {weight.name} {tuple(generated.shape)} "
+                    f"instead of {weight.shape}. Save the model again"
+                )
+    return shared
+
+
+ResultT = TypeVar("ResultT")
+
+
+def _guarded(build: Callable[[], ResultT]) -> ResultT:
+    """Run what relies on a plan from a file, and blame the file if it fails."""
+    try:
+        return build()
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{PLAN_FILE} is damaged: its plan does not work ({what}). Save the model again") from None
+
+
+def _fill(root: nn.Module, checkpoint: _Checkpoint) -> None:
+    """Give a compressed model the values of a checkpoint that was found to fit."""
+    allocated = _allocate(root)
+    if any(name.startswith(f"{ATTRIBUTE}.") for name in allocated):
+        getattr(root, ATTRIBUTE).reset_parameters()
+    persistent = {name: t for name, t in checkpoint.tensors.items() if name not in checkpoint.non_persistent}
+    root.load_state_dict(persistent)
+    buffers = dict(root.named_buffers(remove_duplicate=False))
+    for name in checkpoint.non_persistent & allocated & set(buffers):
+        buffers[name].copy_(checkpoint.tensors[name])
+    for name, parameter in root.named_parameters(remove_duplicate=False):
+        parameter.requires_grad_(name not in checkpoint.frozen)
+
+
+def _allocate(root: nn.Module) -> set[str]:
+    """Replace what is on the meta device by uninitialised memory, shared where it was shared; return its names."""
+    memory: dict[Tensor, Tensor] = {}
+    names = set()
+    for path, module in root.named_modules(remove_duplicate=False):
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is None or not tensor.is_meta:
+                continue
+            if tensor not in memory:
+                empty = torch.empty_like(tensor, device="cpu")
+                is_parameter = isinstance(tensor, nn.Parameter)
+                memory[tensor] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+            # setattr, for modules that keep track of their parameters, as RNNs do.
+            setattr(module, name, memory[tensor])
+            names.add(f"{path}.{name}" if path else name)
+    return names
+
+
+def _check_wrapper(model: nn.Module, root: nn.Module) -> None:
+    """Refuse a model of which only a part is compressed: a checkpoint holds that part alone."""
+    inside = {id(tensor) for tensor in _tensors(root)}
+    if any(id(tensor) not in inside for tensor in _tensors(model)):
+        path = next(path for path, module in model.named_modules() if module is root)
+        raise ModelError(
+            f"only {path} ({_original_class(root)}) is compressed, and {type(model).__name__} holds more than that. "
+            f"Save and load model.{path} by itself, and the rest with torch.save(...)"
+        )
+
+
+def _tensors(module: nn.Module) -> Iterable[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _plan_of(root: nn.Module) -> Plan:
+    shared: SharedParameters = getattr(root, ATTRIBUTE)
+    return shared.plan
+
+
+def _original_class(model: nn.Module) -> str:
+    return type(model).__mro__[1 if is_attached(model) else 0].__name__
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that are parts of one memory, and those that are not contiguous: safetensors takes neither."""
+    storages: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        overlaps = pointer in storages and tensor.numel() > 0
+        result[name] = tensor.detach().clone(memory_format=torch.contiguous_format) if overlaps else tensor.detach()
+        result[name] = result[name].contiguous()
+        storages.add(pointer)
+    return result
+
+
+def _memory(tensor: Tensor) -> Any:
+    """Identify the memory behind a tensor; what has none is told apart by the object itself."""
+    if tensor.numel() == 0 or tensor.is_meta or hasattr(tensor, "full_tensor"):
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """Write to a temporary file that takes the place of another once it is complete."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
