@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from shapeshift.generators.description import GroupDescription
 from shapeshift.generators.handle import WeightHandle
 from shapeshift.weights import Weight
 
@@ -55,6 +56,11 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     @abc.abstractmethod
     def size(layout: LayoutT) -> int:
         """Return how many trainable parameters a layout has."""
+
+    @classmethod
+    @abc.abstractmethod
+    def describe(cls, weights: Sequence[Weight], layout: LayoutT) -> GroupDescription:
+        """Tell which parts of which stores each weight comes from, for reports and pictures."""
 
     @staticmethod
     @abc.abstractmethod

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from shapeshift.generators import GENERATORS
 from shapeshift.generators.base import ParameterGroup
+from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.mixing import Draw, mix
 from shapeshift.upsamplers import UPSAMPLERS
 from shapeshift.weights import Weight
@@ -97,6 +98,16 @@ class WeightedAverage(ParameterGroup[Layout]):
     @staticmethod
     def size(layout: Layout) -> int:
         return layout.store_size + layout.num_coefficients
+
+    @classmethod
+    def describe(cls, weights: Sequence[Weight], layout: Layout) -> GroupDescription:
+        described = [
+            WeightDescription(
+                tuple(Window("store", window.start, window.stop) for window in draw.windows), draw.size < weight.numel
+            )
+            for weight, draw in zip(weights, layout.draws, strict=True)
+        ]
+        return GroupDescription({"store": layout.store_size}, layout.num_coefficients, tuple(described))
 
     @staticmethod
     def layout_to_dict(layout: Layout) -> dict[str, Any]:
