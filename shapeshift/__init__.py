@@ -1,15 +1,40 @@
 """shapeshift: neural networks whose weights are generated from shared parameters, within a parameter budget."""
 
 from shapeshift.budget import count_parameters
-from shapeshift.compression import compress, is_compressed, materialize
+from shapeshift.checkpoint import load, save
+from shapeshift.compression import compress, is_compressed, materialize, plan_compression
 from shapeshift.config import Config
 from shapeshift.errors import (
     BudgetError,
     CheckpointError,
     ConfigError,
     GeneratedWeightError,
+    MissingExtraError,
     ModelError,
     ShapeshiftError,
 )
+from shapeshift.optimizer import parameter_groups
+from shapeshift.report import Report, report
+from shapeshift.version import __version__
 
-__version__ = "0.1.0"
+__all__ = [
+    "BudgetError",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "GeneratedWeightError",
+    "MissingExtraError",
+    "ModelError",
+    "Report",
+    "ShapeshiftError",
+    "__version__",
+    "compress",
+    "count_parameters",
+    "is_compressed",
+    "load",
+    "materialize",
+    "parameter_groups",
+    "plan_compression",
+    "report",
+    "save",
+]

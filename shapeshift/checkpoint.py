@@ -184,7 +184,9 @@ def _read(folder: Path) -> _Checkpoint:
         raise CheckpointError(f"{plan_file} (shapeshift {description.get('shapeshift')}): {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{plan_file} is damaged: its plan cannot be read ({what}). Save the model again") from None
+        raise CheckpointError(
+            f"{plan_file} is damaged: its plan cannot be read ({what}). Save the model again"
+        ) from None
 
     try:
         tensors = load_file(tensors_file)
@@ -337,7 +339,9 @@ def _guarded(build: Callable[[], ResultT]) -> ResultT:
         return build()
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{PLAN_FILE} is damaged: its plan does not work ({what}). Save the model again") from None
+        raise CheckpointError(
+            f"{PLAN_FILE} is damaged: its plan does not work ({what}). Save the model again"
+        ) from None
 
 
 def _fill(root: nn.Module, checkpoint: _Checkpoint) -> None:

@@ -23,3 +23,15 @@ class CheckpointError(ShapeshiftError, ValueError):
 
 class GeneratedWeightError(ShapeshiftError, RuntimeError):
     """A write to a weight that is generated, and would therefore be lost."""
+
+
+class MissingExtraError(ShapeshiftError, ImportError):
+    """A feature whose optional dependency is not installed.
+
+    Args:
+        feature: what was asked for.
+        extra: the extra of this package that brings it.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f'{feature} needs an optional dependency: pip install "shapeshift[{extra}]"')

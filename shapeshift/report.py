@@ -1,0 +1,246 @@
+"""What became of a model: its parameters before and after, and who shares what."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from shapeshift.budget import count_parameters
+from shapeshift.checkpoint import stored_tensors
+from shapeshift.compression import require_root, shared_parameters
+from shapeshift.generators.description import WeightDescription
+from shapeshift.plan import GroupPlan, Plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """One generated weight.
+
+    Attributes:
+        name: its dotted path.
+        shape: its shape.
+        source: the parts of stores that it comes from.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source: WeightDescription
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a dict that JSON can hold."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "sampling": self.source.sampling,
+            "templates": [list(window) for window in self.source.templates],
+        }
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One parameter group.
+
+    Attributes:
+        name: its name.
+        stores: the number of shared numbers in each store, by name.
+        coefficients: the number of trainable numbers beside the stores.
+        weights: what it generates.
+    """
+
+    name: str
+    stores: dict[str, int]
+    coefficients: int
+    weights: tuple[WeightReport, ...]
+
+    @property
+    def dense(self) -> int:
+        """The number of parameters that the weights had as plain ones."""
+        return sum(weight.numel for weight in self.weights)
+
+    @property
+    def parameters(self) -> int:
+        """The number of trainable parameters of the group."""
+        return sum(self.stores.values()) + self.coefficients
+
+    @property
+    def templates(self) -> tuple[int, int]:
+        """The fewest and the most templates that a weight is mixed from."""
+        counts = [len(weight.source.templates) for weight in self.weights]
+        return min(counts), max(counts)
+
+    @property
+    def sampling(self) -> dict[str, int]:
+        """How many weights are mixed from several templates ("down"), stretched ("up"), or neither ("none")."""
+        return dict(Counter(weight.source.sampling for weight in self.weights))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, and what follows from them, as a dict that JSON can hold."""
+        return {
+            "name": self.name,
+            "dense": self.dense,
+            "parameters": self.parameters,
+            "stores": self.stores,
+            "coefficients": self.coefficients,
+            "templates": list(self.templates),
+            "sampling": self.sampling,
+            "weights": [weight.as_dict() for weight in self.weights],
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """A compressed model, or a plan for one, in numbers. Printing it, with rich or without, gives a table.
+
+    Attributes:
+        groups: the parameter groups.
+        dense: the model's own number of trainable parameters.
+        untouched: how many of them stay as they are.
+        parameters: the number of trainable parameters after compression.
+        budget: the number that was allowed.
+        checkpoint_bytes: the size of the tensors in a checkpoint; for a plan, of the trainable ones.
+    """
+
+    groups: tuple[GroupReport, ...]
+    dense: int
+    untouched: int
+    parameters: int
+    budget: int
+    checkpoint_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the whole report as a dict that JSON can hold."""
+        totals = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        groups = [{**group.as_dict(), "budget_share": group.parameters / self.budget} for group in self.groups]
+        return {**totals, "budget_used": self.parameters / self.budget, "groups": groups}
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw which layer draws on which part of which store, as :func:`shapeshift.plot.plot_mapping`.
+
+        Args:
+            path: the image to write; its suffix names the format, such as .png.
+
+        Raises:
+            MissingExtraError: if matplotlib is not installed.
+        """
+        from shapeshift.plot import plot_mapping
+
+        plot_mapping(self, path)
+
+    def summary(self) -> str:
+        """Return the totals in two lines."""
+        return (
+            f"{self.dense:,} parameters before, {self.parameters:,} after ({self.parameters / self.dense:.1%}), "
+            f"{self.parameters / self.budget:.2%} of the budget of {self.budget:,}\n"
+            f"{self.untouched:,} are not generated; a checkpoint takes {_in_bytes(self.checkpoint_bytes)}"
+        )
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title="Parameter groups", caption=self.summary(), caption_justify="left", title_justify="left")
+        for header in _HEADERS:
+            table.add_column(header, justify="left" if header in _LEFT else "right")
+        for row in self._rows():
+            table.add_row(*row)
+        return table
+
+    def __str__(self) -> str:
+        try:
+            from rich.console import Console
+        except ImportError:
+            return self._plain()
+        text = io.StringIO()
+        Console(file=text, width=120).print(self)
+        return text.getvalue().rstrip()
+
+    def _plain(self) -> str:
+        rows = [_HEADERS, *self._rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADERS))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if header in _LEFT else cell.rjust(width)
+                for header, cell, width in zip(_HEADERS, row, widths, strict=True)
+            ).rstrip()
+            for row in rows
+        ]
+        return "\n".join([*lines, self.summary()])
+
+    def _rows(self) -> list[Sequence[str]]:
+        return [
+            (
+                group.name,
+                str(len(group.weights)),
+                f"{group.dense:,}",
+                f"{group.parameters:,}",
+                f"{group.parameters / self.budget:.1%}",
+                " + ".join(f"{size:,}" for size in group.stores.values()),
+                "-".join(str(count) for count in dict.fromkeys(group.templates)),
+                ", ".join(f"{count} {_SAMPLING[kind]}" for kind, count in sorted(group.sampling.items())),
+            )
+            for group in self.groups
+        ]
+
+
+_HEADERS = ("group", "layers", "before", "after", "of budget", "store", "templates", "sampling")
+_LEFT = ("group", "sampling")
+_SAMPLING = {"down": "down", "up": "up", "down+up": "down and up", "none": "neither"}
+
+
+def report(model: nn.Module | Plan) -> Report:
+    """Report on a compressed model, or on a plan for one.
+
+    Args:
+        model: a compressed model, a wrapper around one (by DDP, say), or what
+            :func:`shapeshift.plan_compression` returned.
+
+    Returns:
+        The report: a table when printed, and a dict by ``as_dict()``.
+
+    Raises:
+        ModelError: if the model is not compressed.
+    """
+    if isinstance(model, Plan):
+        trainable = sum(model.generator.size(group.layout) * group.weights[0].dtype.itemsize for group in model.groups)
+        itemsize = max(weight.dtype.itemsize for group in model.groups for weight in group.weights)
+        return _report(model, model.total, trainable + model.untouched * itemsize)
+    root = require_root(model)
+    tensors, _ = stored_tensors(root)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return _report(shared_parameters(model).plan, count_parameters(root), size)
+
+
+def _report(plan: Plan, parameters: int, checkpoint_bytes: int) -> Report:
+    groups = tuple(_group_report(group, plan) for group in plan.groups)
+    return Report(groups, plan.dense, plan.untouched, parameters, plan.budget, checkpoint_bytes)
+
+
+def _group_report(group: GroupPlan, plan: Plan) -> GroupReport:
+    described = plan.generator.describe(group.weights, group.layout)
+    weights = tuple(
+        WeightReport(weight.name, weight.shape, source)
+        for weight, source in zip(group.weights, described.weights, strict=True)
+    )
+    return GroupReport(group.name, described.stores, described.coefficients, weights)
+
+
+def _in_bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
