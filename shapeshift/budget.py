@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 from numbers import Integral, Real
 
 from torch import nn
@@ -12,8 +13,8 @@ from shapeshift.errors import BudgetError
 
 Budget = int | float | str
 
-_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
-_PATTERN = re.compile(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmbg%x]?)\s*", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+_PATTERN = re.compile(r"\s*([0-9]+(?:_[0-9]+)*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmbg%x]?)\s*", re.IGNORECASE)
 _FORMS = 'a number of parameters (300000, "300k", "1.5M") or a share of the model\'s own (0.25, "25%", "4x")'
 
 
@@ -36,20 +37,21 @@ def parse_budget(budget: Budget, dense: int) -> int:
     Raises:
         BudgetError: if the budget is not of these forms, not finite, or not positive.
     """
+    number: int | float
     if isinstance(budget, str):
         match = _PATTERN.fullmatch(budget)
         if match is None:
             raise BudgetError(f"cannot read the budget {budget!r}; give {_FORMS}")
         number, unit = float(match[1]), match[2].lower()
-        scale = {"%": dense / 100, "x": float(dense)}.get(unit) or _UNITS[unit]
+        scale = {"%": Fraction(dense, 100), "x": Fraction(dense)}.get(unit) or Fraction(_UNITS[unit])
     elif isinstance(budget, bool) or not isinstance(budget, Real):
         raise BudgetError(f"cannot read a budget of type {type(budget).__name__}; give {_FORMS}")
     elif isinstance(budget, Integral):
-        number, scale = int(budget), 1
+        number, scale = int(budget), Fraction(1)
     else:
-        number, scale = float(budget), float(dense)
-    # The small allowance keeps "7%" of 100 at 7, which float arithmetic puts a hair below.
-    size = number * scale * (1 + 1e-12) if isinstance(scale, float) else number
-    if not math.isfinite(size) or size < 1:
-        raise BudgetError(f"the budget {budget!r} comes to {size:g} parameters; give {_FORMS}, at least one parameter")
-    return int(size)
+        number, scale = float(budget), Fraction(dense)
+    # A float stands for the decimal that it prints as: 0.07 of 100 is 7, which float arithmetic puts a hair above.
+    size = int(Fraction(str(number)) * scale) if math.isfinite(number) else 0
+    if size < 1:
+        raise BudgetError(f"the budget {budget!r} does not come to a number of parameters; give {_FORMS}")
+    return size
