@@ -84,3 +84,8 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.blocks(self.stem(x))))
         return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+def thin_wide_resnet(factor: float, depth: int, width: float = 1.0, **options: int | float) -> WideResNet:
+    """Build a wide residual network with all of its channels, the first convolution's too, scaled by a factor."""
+    return WideResNet(depth, width * factor, stem=max(1, round(16 * factor)), **options)  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+"""The generator as the papers' code has it, to measure ours against: every layer slices one store and mixes alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from shapeshift.weights import find_weights
+
+
+def share_in_paper_style(model: nn.Module, store_size: int, templates: int = 2) -> nn.Module:
+    """Let each layer cut its templates from one flat store, one after the other, and mix them before it runs.
+
+    Args:
+        model: changed in place.
+        store_size: numbers in the store; no less than ``templates`` times the largest weight.
+        templates: how many each layer mixes.
+
+    Returns:
+        The same model; the store is its parameter ``paper_store``.
+    """
+    store = nn.Parameter(torch.randn(store_size) * 0.02)
+    cursor = 0
+    for weight in find_weights(model):
+        path, _, name = weight.name.rpartition(".")
+        module = model.get_submodule(path)
+        span = templates * weight.numel
+        if cursor + span > store_size:
+            cursor = 0
+        del module._parameters[name]
+        coefficients = nn.Parameter(torch.full((templates,), templates**-0.5))
+        module.register_parameter(f"{name}_coefficients", coefficients)
+
+        def generate(
+            module: nn.Module,
+            args: object,
+            name: str = name,
+            shape: tuple[int, ...] = weight.shape,
+            block: slice = slice(cursor, cursor + span),
+            coefficients: nn.Parameter = coefficients,
+        ) -> None:
+            slices = store[block].view(templates, *shape)
+            setattr(module, name, (coefficients.view(-1, *[1] * len(shape)) * slices).sum(0))
+
+        module.register_forward_pre_hook(generate)
+        cursor += span
+    model.register_parameter("paper_store", store)
+    return model

@@ -1,0 +1,221 @@
+"""The price of generated weights: time and memory of a training step, dense and compressed in turn.
+
+    python -m benchmarks.step_time                    # all rows, three runs each; writes JSON and a table
+    python -m benchmarks.step_time bert vit --runs 1  # some rows, once
+
+A step is zero_grad, forward, backward and the optimizer's step. The contenders take turns within one process, so that
+a machine whose speed drifts slows all of them; what is reported is the ratio of their median times. Each run is a
+process of its own, and so is each measurement of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import shapeshift
+from benchmarks.machine import describe
+from benchmarks.paper_style import share_in_paper_style
+from benchmarks.tables import RESULTS, markdown_table, write_json
+from benchmarks.workloads import WORKLOADS, Workload, loss
+
+LARGE_MODELS = ("resnet152", "vit_large_patch16_224")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__.split("\n")[0])
+    parser.add_argument("rows", nargs="*", choices=[*WORKLOADS, []], help=f"of {', '.join(WORKLOADS)}; default: all")
+    parser.add_argument("--budget", default="25%")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of each contender in a run")
+    parser.add_argument("--runs", type=int, default=3, help="the lowest ratio of these is reported")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="a GPU runs under bfloat16 autocast")
+    parser.add_argument("--output", type=Path, help="the JSON file; the table is written beside it")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure, _, key = arguments.measure.partition(":")
+        print(json.dumps(_MEASURES[measure](key, arguments)))
+        return
+
+    rows = arguments.rows or list(WORKLOADS)
+    measurements = [f"{measure}:{row}" for row in rows for measure in ["steps"] * arguments.runs + ["dense", "shared"]]
+    measurements += [f"setup:{name}" for name in LARGE_MODELS]
+    results: dict[str, list[Any]] = {}
+    for measurement in tqdm(measurements, desc="step time"):
+        results.setdefault(measurement, []).append(_in_own_process(measurement, arguments))
+    content = {
+        "machine": describe(arguments.device),
+        "budget": arguments.budget,
+        "steps": arguments.steps,
+        "seed": 0,
+        "results": results,
+    }
+    path = arguments.output or RESULTS / f"step_time_{arguments.device}.json"
+    write_json(path, content)
+    table = render(content)
+    path.with_suffix(".md").write_text(table)
+    print(table)
+
+
+def render(content: dict[str, Any]) -> str:
+    """Make the tables of a result."""
+    results, machine = content["results"], content["machine"]
+    steps, setup = [], []
+    for row, workload in WORKLOADS.items():
+        if f"steps:{row}" not in results:
+            continue
+        runs = results[f"steps:{row}"]
+        ratios = [run["shared"] / run["dense"] for run in runs]
+        best = runs[ratios.index(min(ratios))]
+        dense, shared = results[f"dense:{row}"][0], results[f"shared:{row}"][0]
+        steps.append(
+            [
+                f"{workload.title}, batch {best['batch_size']}",
+                f"{best['dense'] * 1e3:,.0f} ms",
+                f"{min(ratios):.2f}",
+                " ".join(f"{ratio:.2f}" for ratio in ratios),
+                f"{min(run['paper'] / run['shared'] for run in runs):.2f}",
+                f"{min((run['materialized'] / run['inference'] for run in runs), key=lambda r: abs(r - 1)):.2f}",
+                f"{dense['peak_bytes'] / 2**20:,.0f} / {shared['peak_bytes'] / 2**20:,.0f}",
+                f"{dense['checkpoint_bytes'] / 1e6:,.1f} / {shared['checkpoint_bytes'] / 1e6:,.1f}",
+            ]
+        )
+    for name in LARGE_MODELS:
+        (times,) = results[f"setup:{name}"]
+        setup.append([name, *(f"{times[key]:.2f} s" for key in ("build", "compress", "materialize"))])
+    step_header = ["workload", "dense step", "step / dense", "runs", "papers' / ours", "inference"]
+    step_header += ["peak MiB, dense / ours", "checkpoint MB, dense / ours"]
+    return (
+        f"Made by `python -m benchmarks.step_time` on {machine['processor']}, {machine['threads']} threads, "
+        f"torch {machine['versions']['torch']}, at a budget of {content['budget']}.\n\n"
+        f"{markdown_table(step_header, steps)}\n\n"
+        f'"step / dense" is the lowest of the runs, each the ratio of medians over {content["steps"]} paired steps; '
+        "\"papers' / ours\" the time of the papers' generator over ours; \"inference\" the materialized model's "
+        "forward over the dense model's.\n\n"
+        f"{markdown_table(['model', 'build', 'compress', 'materialize'], setup)}\n"
+    )
+
+
+def _in_own_process(measurement: str, arguments: argparse.Namespace) -> Any:
+    command = [sys.executable, "-m", "benchmarks.step_time", "--measure", measurement]
+    command += ["--budget", arguments.budget, "--steps", str(arguments.steps), "--device", arguments.device]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(finished.stdout)
+
+
+class _Contender:
+    """A model with its optimizer and the median of its step times."""
+
+    def __init__(self, model: nn.Module, workload: Workload, device: str) -> None:
+        self.model = model.to(device)
+        self.optimizer = workload.optimizer(list(model.parameters()))
+        self.device = device
+        self.seconds: list[float] = []
+
+    def step(self, x: torch.Tensor) -> None:
+        self.optimizer.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
+            value = loss(self.model(x))
+        value.backward()
+        self.optimizer.step()
+
+
+def _timed(action: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _batch(workload: Workload, device: str) -> torch.Tensor:
+    return workload.batch(workload.batch_size if device == "cpu" else workload.gpu_batch_size).to(device)
+
+
+def measure_steps(row: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Time the steps of the dense, the compressed and the papers' model in turn, then inference."""
+    torch.manual_seed(0)
+    workload, device = WORKLOADS[row], arguments.device
+    dense = workload.model()
+    shared = shapeshift.compress(copy.deepcopy(dense), arguments.budget)
+    paper = share_in_paper_style(copy.deepcopy(dense), shapeshift.count_parameters(shared))
+    contenders = {
+        name: _Contender(model, workload, device)
+        for name, model in (("dense", dense), ("shared", shared), ("paper", paper))
+    }
+    x = _batch(workload, device)
+    for step in range(arguments.steps + 3):
+        for contender in contenders.values():
+            seconds = _timed(lambda contender=contender: contender.step(x), device)  # type: ignore[misc]
+            if step >= 3:
+                contender.seconds.append(seconds)
+    del contenders["paper"].model, paper
+
+    shapeshift.materialize(shared)
+    inference: dict[str, list[float]] = {"inference": [], "materialized": []}
+    with torch.inference_mode():
+        for step in range(arguments.steps + 3):
+            for name, model in (("inference", dense.eval()), ("materialized", shared.eval())):
+                seconds = _timed(lambda model=model: model(x), device)  # type: ignore[misc]
+                if step >= 3:
+                    inference[name].append(seconds)
+    times = {name: contender.seconds for name, contender in contenders.items()} | inference
+    return {"batch_size": len(x), **{name: statistics.median(seconds) for name, seconds in times.items()}}
+
+
+def measure_memory(row: str, arguments: argparse.Namespace, compress: bool) -> dict[str, float]:
+    """Measure the peak memory of a process that only takes steps, and the size of the checkpoint."""
+    torch.manual_seed(0)
+    workload, device = WORKLOADS[row], arguments.device
+    model = workload.model()
+    with tempfile.TemporaryDirectory() as folder:
+        if compress:
+            shapeshift.save(shapeshift.compress(model, arguments.budget), folder)
+        else:
+            torch.save(model.state_dict(), Path(folder) / "dense.pt")
+        checkpoint_bytes = sum(file.stat().st_size for file in Path(folder).iterdir())
+    contender, x = _Contender(model, workload, device), _batch(workload, device)
+    for _ in range(3):
+        contender.step(x)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    return {"peak_bytes": peak, "checkpoint_bytes": checkpoint_bytes}
+
+
+def measure_setup(name: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Time building a large model, compressing it and materializing it."""
+    torch.manual_seed(0)
+    models: list[nn.Module] = []
+    build = _timed(lambda: models.append(timm.create_model(name)), "cpu")
+    compress = _timed(lambda: shapeshift.compress(models[0], arguments.budget), "cpu")
+    materialize = _timed(lambda: shapeshift.materialize(models[0]), "cpu")
+    return {"build": build, "compress": compress, "materialize": materialize}
+
+
+_MEASURES: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {
+    "steps": measure_steps,
+    "dense": lambda row, arguments: measure_memory(row, arguments, compress=False),
+    "shared": lambda row, arguments: measure_memory(row, arguments, compress=True),
+    "setup": measure_setup,
+}
+
+if __name__ == "__main__":
+    main()

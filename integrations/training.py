@@ -1,0 +1,78 @@
+"""A plain training loop for image classifiers, the same for every kind of model that is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shapeshift.integrations.digits import Images
+from shapeshift.optimizer import parameter_groups
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: SGD with Nesterov momentum and a one-cycle learning rate.
+
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: images per step.
+        learning_rate: the peak of the cycle.
+        momentum: of SGD.
+        weight_decay: on all but coefficients and one-dimensional parameters.
+    """
+
+    epochs: int = 40
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+def train(
+    model: nn.Module,
+    data: Images,
+    recipe: Recipe,
+    seed: int,
+    on_epoch: Callable[[], None] = lambda: None,
+) -> None:
+    """Train a classifier in place.
+
+    Args:
+        model: maps images to logits.
+        data: the training set.
+        recipe: how.
+        seed: of the order of the images.
+        on_epoch: called after each epoch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps = -(-len(data.labels) // recipe.batch_size)
+    groups = parameter_groups(model, recipe.weight_decay)
+    optimizer = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps
+    )
+    model.train()
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(data.labels), generator=generator)
+        for batch in order.split(recipe.batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(model(data.images[batch]), data.labels[batch]).backward()
+            optimizer.step()
+            schedule.step()
+        on_epoch()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, data: Images, batch_size: int = 1024) -> Tensor:
+    """Return a classifier's logits, of shape (N, classes), in evaluation mode."""
+    model.eval()
+    return torch.cat([model(images) for images in data.images.split(batch_size)])
+
+
+def error(model: nn.Module, data: Images) -> float:
+    """Return the share of images that a classifier gets wrong, in percent."""
+    return (predict(model, data).argmax(1) != data.labels).float().mean().item() * 100

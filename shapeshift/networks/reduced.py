@@ -1,0 +1,40 @@
+"""The reduced baseline: an architecture made thinner until it meets a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from shapeshift.budget import count_parameters
+from shapeshift.errors import BudgetError
+
+
+def reduce_width(build: Callable[[float], nn.Module], budget: int, steps: int = 512) -> nn.Module:
+    """Build the thinner network whose parameter count is closest to a budget and not above it.
+
+    It is what a budget buys without sharing (the reduced baseline of Plummer et al. 2022, section 4).
+
+    Args:
+        build: makes the network at a factor in (0, 1] on its widths.
+        budget: the most trainable parameters that it may have.
+        steps: how many factors are tried.
+
+    Returns:
+        The network, freshly built.
+
+    Raises:
+        BudgetError: if even the thinnest one is larger than the budget.
+    """
+    fitting: dict[int, float] = {}
+    smallest = None
+    for step in range(1, steps + 1):
+        with torch.device("meta"):
+            size = count_parameters(build(step / steps))
+        smallest = min(size, smallest or size)
+        if size <= budget:
+            fitting.setdefault(size, step / steps)
+    if not fitting:
+        raise BudgetError(f"no width meets a budget of {budget:,} parameters: the thinnest network has {smallest:,}")
+    return build(fitting[max(fitting)])
