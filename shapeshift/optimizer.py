@@ -21,7 +21,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         weight_decay: the decay of the first group.
 
     Returns:
-        Two groups, each tensor in one of them once: those with ``weight_decay``, and those without, which are the
+        Two groups, each tensor in one of them once, those with ``weight_decay`` and those without, which are the
         coefficients and all parameters of at most one dimension. Frozen parameters are in neither.
 
     Raises:

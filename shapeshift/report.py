@@ -209,7 +209,7 @@ def report(model: nn.Module | Plan) -> Report:
             :func:`shapeshift.plan_compression` returned.
 
     Returns:
-        The report: a table when printed, and a dict by ``as_dict()``.
+        The report, which is a table when printed, and a dict by ``as_dict()``.
 
     Raises:
         ModelError: if the model is not compressed.

@@ -28,7 +28,7 @@ class WeightDescription:
 
     @property
     def sampling(self) -> str:
-        """How the weight comes out of its store: "down" is mixed, "up" stretched, "none" read as it is."""
+        """How the weight comes out of its store ("down" is mixed, "up" stretched, "none" read as it is)."""
         found = ["down"] * (len(self.templates) > 1) + ["up"] * self.upsampled
         return "+".join(found) or "none"
 
