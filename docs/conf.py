@@ -1,0 +1,32 @@
+"""How the documentation is built: `make docs`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from shapeshift.version import __version__
+
+project = "shapeshift"
+copyright = "the shapeshift authors"
+release = __version__
+extensions = ["myst_parser", "registry_directive", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "shapeshift"
+
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+# Names of other projects, whose pages a build without network cannot look up, and the type variables of our own.
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|nn|abc|collections|os|pathlib|typing|matplotlib)\..*"),
+    ("py:.*", r"(Any|Callable|Mapping|Path|Sequence|Tensor|str \| None|.*\bT|.*T)"),
+]

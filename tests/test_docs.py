@@ -1,0 +1,110 @@
+"""What the documents say is true: their code runs, and they leave no public name out."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shapeshift
+from shapeshift.generators import GENERATORS
+from shapeshift.mappings import MAPPINGS
+from shapeshift.registry import Registry
+from shapeshift.upsamplers import UPSAMPLERS
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+REGISTRIES: list[Registry] = [MAPPINGS, GENERATORS, UPSAMPLERS]
+
+
+def blocks(document: Path, language: str) -> list[tuple[int, str]]:
+    """Return the fenced code blocks of a language, each with its first line's number."""
+    text = document.read_text(encoding="utf-8")
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(text.count("\n", 0, match.start(1)), match[1]) for match in found]
+
+
+def commands(program: str) -> list[list[str]]:
+    """Return the words of every line "$ program ..." in the documents' console blocks."""
+    lines = (line for path in DOCUMENTS for _, block in blocks(path, "console") for line in block.splitlines())
+    split = [shlex.split(line[2:]) for line in lines if line.startswith("$ ")]
+    return [words for words in split if words[0] == program]
+
+
+@pytest.fixture
+def restored_registries() -> Iterator[None]:
+    """Take out again what a document's example registers."""
+    before = [dict(registry._entries) for registry in REGISTRIES]
+    yield
+    for registry, entries in zip(REGISTRIES, before, strict=True):
+        registry._entries = entries
+
+
+@pytest.mark.usefixtures("restored_registries")
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if blocks(path, "python")], ids=lambda path: path.name)
+def test_python_code_in_documents_runs(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The blocks of a document follow one another, as a reader would type them.
+    namespace: dict[str, object] = {"__name__": "document"}
+    for line, block in blocks(document, "python"):
+        # Empty lines in front let a traceback show the line of the document.
+        exec(compile("\n" * line + block, str(document), "exec"), namespace)
+    model = namespace["model"]
+    plain = not shapeshift.is_compressed(model)  # type: ignore[arg-type]
+    assert plain == ("materialize(model)" in blocks(document, "python")[-1][1])
+
+
+def test_the_readme_shows_an_example_of_each_ecosystem() -> None:
+    shown = [block for _, block in blocks(ROOT / "README.md", "python")]
+    assert [len(block.splitlines()) <= 15 for block in shown] == [True, True]
+    assert "import timm" in shown[0]
+    assert "from transformers" in shown[1]
+
+
+def test_make_targets_in_documents_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {words[1] for words in commands("make")}
+    assert targets == {"demo", "test", "check"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize("words", commands("shapeshift"), ids=" ".join)
+def test_command_lines_in_documents_run(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from shapeshift.integrations import cli
+
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = cli.main(words[1:])
+    except SystemExit as exit_:  # --help leaves this way
+        status = exit_.code
+    assert not status
+    assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+def test_every_public_name_is_documented() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", page, re.MULTILINE))
+    public = {name for name in shapeshift.__all__ if not name.startswith("_")}
+    assert documented == public
+    assert all(inspect.getdoc(getattr(shapeshift, name)) for name in public)
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+def test_every_registry_is_listed_in_the_documentation(registry: Registry) -> None:
+    name = {"mapping": "MAPPINGS", "generator": "GENERATORS", "upsampler": "UPSAMPLERS"}[registry.kind]
+    listed = [argument.rpartition(".")[2] for argument in _registry_directives()]
+    assert listed.count(name) == 1
+    assert all((entry := registry[key]).__doc__ and len(entry.__doc__) > 20 for key in registry)
+
+
+def _registry_directives() -> list[str]:
+    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    return re.findall(r"^```\{registry\} (\S+)$", page, re.MULTILINE)
