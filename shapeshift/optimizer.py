@@ -29,7 +29,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """
     groups = shared_parameters(model).groups() if find_root(model) is not None else []
     spared = {id(parameter) for group in groups for parameter in group.coefficient_parameters()}
-    with_decay, without_decay = [], []
+    with_decay: list[nn.Parameter] = []
+    without_decay: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             is_spared = parameter.dim() <= 1 or id(parameter) in spared
