@@ -8,7 +8,7 @@ bin := $(VENV)/bin
 # mypy finds a package by its folder's name: show it integrations/ where its import name says it is.
 types := build/types
 
-.PHONY: help demo test check docs format clean
+.PHONY: help demo test check check-format lint types docs format clean
 
 help:
 	@echo 'make demo    train a small network dense, thinner and compressed, and compare them'
@@ -24,14 +24,19 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp
 	$(bin)/python -m pytest $(ARGS)
 
-check: $(VENV)/dev.stamp
+check: check-format lint types docs
+
+check-format: $(VENV)/dev.stamp
 	$(bin)/ruff format --check .
+
+lint: $(VENV)/dev.stamp
 	$(bin)/ruff check .
+
+types: $(VENV)/dev.stamp
 	rm -rf $(types)
 	mkdir -p $(types)/shapeshift
 	ln -s $(CURDIR)/shapeshift/* $(CURDIR)/integrations $(types)/shapeshift/
 	cd $(types) && $(abspath $(bin))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
-	$(MAKE) docs
 
 docs: $(VENV)/dev.stamp
 	$(bin)/python -m sphinx -b html -W -n --keep-going -q docs docs/_build/html
