@@ -150,15 +150,15 @@ def _starting_std(module: nn.Module, parameter: nn.Parameter, name: str) -> floa
 
 def _matches(pattern: str, names: Sequence[str], field: str) -> set[str]:
     """Find the parameters that a parameter name, a module name or a shell pattern over either stands for."""
-    found = set()
+    found, paths = set(), set()
     for name in names:
         parts = name.split(".")
-        prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
         if any(prefix == pattern or fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes):
             found.add(name)
+        paths |= prefixes
     if not found:
-        modules = {name.rpartition(".")[0] for name in names}
-        close = difflib.get_close_matches(pattern, [*names, *modules], n=3)
+        close = difflib.get_close_matches(pattern, sorted(paths), n=3)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ConfigError(f"{field}: {pattern!r} matches no parameter or module of the model{hint}")
     return found
