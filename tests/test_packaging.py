@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import shutil
@@ -141,6 +142,15 @@ def test_the_library_needs_only_what_it_requires(module: str, file: Path) -> Non
     found = imports(ast.parse(file.read_text(encoding="utf-8")))
     needed = {name.partition(".")[0] for name, on_import in found if on_import} - set(sys.stdlib_module_names)
     assert needed <= {"shapeshift", "torch", "numpy", "safetensors"}
+
+
+def test_every_package_that_is_imported_is_named_by_an_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    named = {re.split(r"[\[<>=]", requirement)[0].replace("scikit-learn", "sklearn") for requirement in requirements}
+    found = {name for _, file in modules() for name, _ in imports(ast.parse(file.read_text(encoding="utf-8")))}
+    packages = {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) - {"benchmarks"}
+    assert packages <= named
 
 
 def test_pre_commit_runs_the_same_ruff() -> None:
