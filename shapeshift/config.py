@@ -34,7 +34,7 @@ class Config:
         ConfigError: if a value is of the wrong type or range, or a name is unknown.
     """
 
-    mapping: str = "shape"
+    mapping: str = "single"
     combine: str = "wavg"
     upsample: str = "tile"
     max_templates: int | None = None

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 _TEMPLATE_LIMIT = 16
 
+# The length that a weight's row of coefficients starts with; the gain takes it back. A gradient step on coefficients
+# moves a whole template, so under plain SGD rows of length one learn far faster than the store does: this makes them
+# ten times slower. `python -m benchmarks.starting_values` compares lengths.
+_COEFFICIENT_NORM = math.sqrt(10)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -142,31 +147,34 @@ class WeightedAverage(ParameterGroup[Layout]):
             return
         sizes = torch.tensor([float(weight.numel) for weight in self.weights])
         stds = torch.tensor([weight.std for weight in self.weights])
-        # The store starts near the scale of its weights, which leaves the gains near 1 and a gradient step on the
-        # store as large as one on the weight would be.
+        # The store starts near the scale of its weights, so that a gradient step on it moves them as far as one on
+        # the weights themselves would.
         scale = (stds.square() @ sizes / (sizes * (stds > 0)).sum()).sqrt() if stds.any() else torch.tensor(0.02)
         # Drawn on the CPU, so that one seed gives one store on every device.
         self.store.copy_(torch.randn(self.store.shape, generator=generator) * scale)
         if self.coefficients is not None:
             self.coefficients.copy_(_starting_coefficients(self.layout, generator))
-        self.gains.fill_(1.0)
+            for weight, draw in zip(self.weights, self.layout.draws, strict=True):
+                if weight.std == 0:
+                    self.coefficients[draw.start : draw.start + draw.count] = 0.0
+        self.calibrate()
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Set the gains so that each weight has its starting deviation at the present store and coefficients."""
+        self.gains.fill_(1 / _COEFFICIENT_NORM)
         for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True)):
-            if weight.std > 0:
-                measured = self.generate([index])[0].float().std(correction=0).item()
-                # A store of one number may stretch to a constant weight, which has no deviation to set.
-                gain = weight.std / measured if measured > 0 else 1.0
-                self.gains[draw.start : draw.start + draw.count] = gain
-            else:
-                self.coefficients[draw.start : draw.start + draw.count] = 0.0
+            measured = self.generate([index])[0].float().std(correction=0).item()
+            # A weight that starts at zero has no deviation to scale, nor has a store of one number stretched evenly.
+            if measured > 0:
+                self.gains[draw.start : draw.start + draw.count] *= weight.std / measured
 
 
 def _starting_coefficients(layout: Layout, generator: torch.Generator | None) -> Tensor:
-    """Draw random rows of unit length, which keep the variance of independent templates."""
-    values = torch.randn(layout.num_coefficients, generator=generator)
+    """Draw rows of equal magnitudes with random signs, which keep weights of the same templates apart."""
+    values = torch.randint(0, 2, (layout.num_coefficients,), generator=generator) * 2.0 - 1.0
     for draw in layout.draws:
-        row = values[draw.start : draw.start + draw.count]
-        if len(row):
-            row /= row.norm()
+        values[draw.start : draw.start + draw.count] *= _COEFFICIENT_NORM / math.sqrt(draw.count)
     return values
 
 
@@ -178,7 +186,7 @@ def _lay_out(weights: Sequence[Weight], store_size: int, config: Config) -> Layo
     """
     upsampler = UPSAMPLERS[config.upsample]
     total = sum(weight.numel for weight in weights)
-    limit = config.max_templates or min(_TEMPLATE_LIMIT, max(2, math.ceil(2 * store_size / total)))
+    limit = config.max_templates or min(_TEMPLATE_LIMIT, max(2, 2 * store_size // total))
     # Weights with learned coefficients come first among the coefficients, those with a fixed one after them.
     counts = [max(1, min(limit, -(-store_size // weight.numel))) for weight in weights]
     learned = [count > 1 or weight.std == 0 for count, weight in zip(counts, weights, strict=True)]
