@@ -48,9 +48,11 @@ def mix(store: Tensor, coefficients: Tensor, draws: Sequence[Draw]) -> Sequence[
     Returns:
         One vector of shape (draw.size,) per draw.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    # Compilers and transforms want plain operations, which the first of them fuse better than we could.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return mix_plain(store, coefficients, draws)
-    return _Mix.apply(store, coefficients, tuple(draws))
+    mixtures: tuple[Tensor, ...] = _Mix.apply(store, coefficients, tuple(draws))
+    return mixtures
 
 
 def mix_plain(store: Tensor, coefficients: Tensor, draws: Sequence[Draw]) -> list[Tensor]:
@@ -81,14 +83,13 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(store: Tensor, coefficients: Tensor, draws: tuple[Draw, ...]) -> tuple[Tensor, ...]:
-        flat = store.view(-1)
-        values = coefficients.tolist()
+        flat, scales = store.view(-1), _scalars(coefficients)
         mixtures = []
         for draw in draws:
             first, *others = draw.windows
-            mixture = flat[first] * values[draw.start]
-            for k, window in enumerate(others, start=1):
-                mixture.add_(flat[window], alpha=values[draw.start + k])
+            mixture = flat[first] * scales[draw.start]
+            for k, window in enumerate(others, start=draw.start + 1):
+                _add_scaled(mixture, flat[window], scales[k])
             mixtures.append(mixture)
         return tuple(mixtures)
 
@@ -106,13 +107,13 @@ class _Mix(torch.autograd.Function):
             return None, None, None
         if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
             return *_differentiable_backward(store, coefficients, arrived), None
-        flat, values = store.view(-1), coefficients.tolist()
+        flat, scales = store.view(-1), _scalars(coefficients)
         store_grad = torch.zeros_like(store)
         flat_grad = store_grad.view(-1)
         dots: dict[int, Tensor] = {}
         for draw, grad in arrived:
             for k, window in enumerate(draw.windows, start=draw.start):
-                flat_grad[window].add_(grad, alpha=values[k])
+                _add_scaled(flat_grad[window], grad, scales[k])
                 if ctx.needs_input_grad[1]:
                     dots[k] = torch.dot(flat[window], grad)
         coefficient_grad = None
@@ -123,12 +124,25 @@ class _Mix(torch.autograd.Function):
         return store_grad, coefficient_grad, None
 
 
+def _scalars(coefficients: Tensor) -> Sequence[float | Tensor]:
+    """Take coefficients apart: into floats where they are at hand, into tensors where reading them would wait."""
+    return coefficients.tolist() if coefficients.is_cpu else coefficients.unbind()
+
+
+def _add_scaled(target: Tensor, source: Tensor, scale: float | Tensor) -> None:
+    if isinstance(scale, Tensor):
+        target.addcmul_(source, scale)
+    else:
+        target.add_(source, alpha=scale)
+
+
 def _differentiable_backward(
     store: Tensor, coefficients: Tensor, arrived: Sequence[tuple[Draw, Tensor]]
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor | None, Tensor | None]:
     with torch.enable_grad():
         inputs = [tensor for tensor in (store, coefficients) if tensor.requires_grad]
         mixtures = mix_plain(store, coefficients, [draw for draw, _ in arrived])
         grads = torch.autograd.grad(mixtures, inputs, [grad for _, grad in arrived], create_graph=True)
     iterator = iter(grads)
-    return tuple(next(iterator) if tensor.requires_grad else None for tensor in (store, coefficients))
+    store_grad = next(iterator) if store.requires_grad else None
+    return store_grad, next(iterator) if coefficients.requires_grad else None
