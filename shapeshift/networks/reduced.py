@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 
 import torch
@@ -27,14 +28,12 @@ def reduce_width(build: Callable[[float], nn.Module], budget: int, steps: int = 
     Raises:
         BudgetError: if even the thinnest one is larger than the budget.
     """
-    fitting: dict[int, float] = {}
-    smallest = None
-    for step in range(1, steps + 1):
+    def size(step: int) -> int:
         with torch.device("meta"):
-            size = count_parameters(build(step / steps))
-        smallest = min(size, smallest or size)
-        if size <= budget:
-            fitting.setdefault(size, step / steps)
-    if not fitting:
-        raise BudgetError(f"no width meets a budget of {budget:,} parameters: the thinnest network has {smallest:,}")
-    return build(fitting[max(fitting)])
+            return count_parameters(build(step / steps))
+
+    # Wider is never smaller, so the widest that fits can be found by bisection.
+    widest = bisect.bisect_right(range(1, steps + 1), budget, key=size)
+    if not widest:
+        raise BudgetError(f"no width meets a budget of {budget:,} parameters: the thinnest network has {size(1):,}")
+    return build(widest / steps)

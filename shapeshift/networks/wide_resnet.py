@@ -83,7 +83,8 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.blocks(self.stem(x))))
-        return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        logits: Tensor = self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return logits
 
 
 def thin_wide_resnet(factor: float, depth: int, width: float = 1.0, **options: int | float) -> WideResNet:
