@@ -86,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--budget",
         required=True,
-        help="the most trainable parameters: a number (300000, 300k, 1.5M) or a share of the model's own (0.25, 25%%, 4x)",
+        help="the most trainable parameters: a number (300000, 300k, 1.5M) or a share of "
+        "the model's own (0.25, 25%%, 4x)",
     )
     for name, registry, what in (
         ("mapping", MAPPINGS, "which weights share a store"),

@@ -43,7 +43,7 @@ def build_on_meta(name: str) -> nn.Module:
     if not found:
         known = [known for library in libraries.values() for known in library.model_names()]
         absent = [source for source in SOURCES if source not in libraries]
-        hint = f'. Not looked at: {absent[0]} (pip install "shapeshift[{absent[0]}]")' if absent else ""
+        hint = f' ({absent[0]} is not installed: pip install "shapeshift[{absent[0]}]")' if absent else ""
         raise ModelError(_unknown(name, " or ".join(libraries), known) + hint)
     return libraries[found[0]].build(name)  # type: ignore[no-any-return]
 

@@ -39,7 +39,7 @@ def build_from_file(path: Path) -> nn.Module:
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read as the configuration of a transformers model: {error}") from None
     kind = fields.pop("model_type", None) if isinstance(fields, dict) else None
-    if kind not in transformers.CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         raise ModelError(f"{file} has the model_type {kind!r}, which transformers {transformers.__version__} lacks")
     return _build(transformers.AutoConfig.for_model(kind, **fields), str(file))
 
