@@ -19,7 +19,7 @@ from torch import nn
 
 import shapeshift
 from shapeshift.budget import count_parameters, parse_budget
-from shapeshift.integrations.digits import digits
+from shapeshift.integrations.digits import Images, digits
 from shapeshift.integrations.training import Recipe, error, predict, train
 from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import WideResNet, thin_wide_resnet
@@ -114,7 +114,7 @@ def _save(model: nn.Module, folder: Path) -> int:
     return (folder / "model.safetensors").stat().st_size
 
 
-def _check_checkpoints(model: nn.Module, folder: Path, test: shapeshift.integrations.digits.Images) -> None:
+def _check_checkpoints(model: nn.Module, folder: Path, test: Images) -> None:
     """Reload a compressed network, and the plain one made of it, and compare their predictions with its own."""
     expected = predict(model, test)
     reloaded = shapeshift.load(folder, _dense())

@@ -82,7 +82,7 @@ def install(model: nn.Module, shared: SharedParameters) -> None:
 
 
 def find_root(model: nn.Module) -> nn.Module | None:
-    """Return the root of the compressed model in a module, which may be wrapped (by DDP, say); None if there is none."""
+    """Return the root of the compressed model in a module, which may wrap it (as DDP does); None without one."""
     for module in model.modules():
         if is_attached(module) and ATTRIBUTE in module._modules:
             return module
@@ -107,7 +107,8 @@ def shared_parameters(model: nn.Module) -> SharedParameters:
     Raises:
         ModelError: if the model is not compressed.
     """
-    return getattr(require_root(model), ATTRIBUTE)
+    shared: SharedParameters = getattr(require_root(model), ATTRIBUTE)
+    return shared
 
 
 def is_compressed(model: nn.Module) -> bool:

@@ -18,7 +18,7 @@ _SOURCES = "_shapeshift_sources"
 _ORDER = "_shapeshift_order"
 
 
-def attach(module: nn.Module, sources: dict[str, tuple[ParameterGroup, int]], root: bool) -> None:
+def attach(module: nn.Module, sources: dict[str, tuple[ParameterGroup[Any], int]], root: bool) -> None:
     """Let a module read some of its parameters from parameter groups.
 
     Args:
@@ -32,12 +32,12 @@ def attach(module: nn.Module, sources: dict[str, tuple[ParameterGroup, int]], ro
         del module._parameters[name]
     if isinstance(module, nn.RNNBase):
         del module.__dict__["_flat_weights"]
-    module.__class__ = generated_class(type(module), tuple(sources), root)
+    module.__class__ = generated_class(type(module), tuple(sources), root)  # type: ignore[arg-type]
 
 
 def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     """Undo :func:`attach`: restore a module's class, and its parameters in their original order."""
-    module.__class__ = type(module).__base__
+    module.__class__ = type(module).__mro__[1]
     order = module.__dict__.pop(_ORDER)
     del module.__dict__[_SOURCES]
     parameters = {**module._parameters, **weights}
@@ -55,9 +55,10 @@ def is_attached(module: nn.Module) -> bool:
     return _SOURCES in module.__dict__
 
 
-def sources(module: nn.Module) -> dict[str, tuple[ParameterGroup, int]]:
+def sources(module: nn.Module) -> dict[str, tuple[ParameterGroup[Any], int]]:
     """Return from where an attached module reads its generated parameters."""
-    return module.__dict__[_SOURCES]
+    found: dict[str, tuple[ParameterGroup[Any], int]] = module.__dict__[_SOURCES]
+    return found
 
 
 def check_attachable(module: nn.Module, path: str) -> None:
@@ -92,7 +93,7 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
 
 def _weight_property(name: str) -> property:
     def read(self: nn.Module) -> Tensor:
-        group, index = self.__dict__[_SOURCES][name]
+        group, index = sources(self)[name]
         return group.read(index)
 
     def write(self: nn.Module, value: Any) -> None:
@@ -113,17 +114,17 @@ def _refuse(module: nn.Module, name: str) -> None:
 def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
     if name in self.__dict__[_SOURCES]:
         _refuse(self, name)
-    super(type(self), self).register_parameter(name, param)
+    super(type(self), self).register_parameter(name, param)  # type: ignore[misc]
 
 
 def _reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     # The class is made at run time, so pickle cannot find it by name: remake it from what it was made of.
-    _, _, *state = super(type(self), self).__reduce_ex__(max(2, protocol))
-    return _new, type(self)._rebuild, *state  # type: ignore[attr-defined]
+    reduced: Any = super(type(self), self).__reduce_ex__(max(2, protocol))
+    return _new, type(self)._rebuild, *reduced[2:]  # type: ignore[attr-defined]
 
 
 def _new(base: type[nn.Module], names: tuple[str, ...], root: bool) -> nn.Module:
-    cls = generated_class(base, names, root)
+    cls = generated_class(base, names, root)  # type: ignore[arg-type]
     return cls.__new__(cls)
 
 
@@ -160,7 +161,7 @@ def _adapt_container(base: Any, root: bool) -> dict[str, Any]:
     def length(self: nn.Module) -> int:
         return len(self._modules) - 1
 
-    def iterate(self: nn.Module) -> Iterator[nn.Module]:
+    def iterate(self: nn.Module) -> Iterator[Any]:
         return iter(list(islice(self._modules.values(), len(self._modules) - 1)))
 
     def item(self: nn.Module, index: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,7 +26,7 @@ class SharedParameters(nn.ModuleDict):
         for group in plan.groups:
             self[group.name] = plan.generator.build(group.weights, group.layout, plan.config)
 
-    def groups(self) -> list[ParameterGroup]:
+    def groups(self) -> list[ParameterGroup[Any]]:
         """Return the parameter groups in the plan's order."""
         return list(self._modules.values())  # type: ignore[arg-type]
 
@@ -32,7 +34,7 @@ class SharedParameters(nn.ModuleDict):
         """Draw new starting values; needed after ``to_empty()`` on a model that was compressed on the meta device."""
         seed = self.plan.config.seed
         if seed is None:
-            seed = int(torch.randint(2**62, ()).item())
+            seed = int(torch.randint(2**62, (), device="cpu").item())
         generator = torch.Generator().manual_seed(seed)
         for group in self.groups():
             group.reset_parameters(generator)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from shapeshift.errors import ConfigError, ModelError
 
@@ -139,8 +139,8 @@ def _starting_std(module: nn.Module, parameter: nn.Parameter, name: str) -> floa
         return fan_in_std(module, parameter.shape)
     with torch.no_grad():
         # In float32 at least: the variance of a half-precision weight underflows.
-        var, mean = torch.var_mean(parameter.to(torch.promote_types(parameter.dtype, torch.float32)), correction=0)
-    std, mean = math.sqrt(var.item()) if var.item() >= 0 else math.nan, mean.item()
+        var, center = torch.var_mean(parameter.to(torch.promote_types(parameter.dtype, torch.float32)), correction=0)
+    std, mean = math.sqrt(var.item()) if var.item() >= 0 else math.nan, center.item()
     if not (math.isfinite(std) and math.isfinite(mean)):
         raise ModelError(f"{name} {tuple(parameter.shape)} holds NaN or infinite values; repair or exclude it first")
     if std <= 1e-6 * abs(mean):

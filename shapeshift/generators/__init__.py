@@ -4,10 +4,12 @@ A generator is a :class:`~shapeshift.generators.base.ParameterGroup`. To add one
 by ``@GENERATORS.register("name")`` and import it below.
 """
 
+from typing import Any
+
 from shapeshift.generators.base import ParameterGroup
 from shapeshift.registry import Registry
 
-GENERATORS: Registry[type[ParameterGroup]] = Registry("generator")
+GENERATORS: Registry[type[ParameterGroup[Any]]] = Registry("generator")
 
 from shapeshift.generators import wavg  # noqa: E402
 
