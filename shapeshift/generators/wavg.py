@@ -67,13 +67,14 @@ class WeightedAverage(ParameterGroup[Layout]):
         self.register_parameter("coefficients", nn.Parameter(coefficients) if layout.num_coefficients else None)
         num_gains = sum(draw.count for draw in layout.draws)
         self.register_buffer("gains", torch.empty(num_gains, dtype=dtype, device=device))
-        self.upsamplers = nn.ModuleDict(
-            {
-                str(index): UPSAMPLERS[upsample](draw.size, weight.shape, index).to(device)
-                for index, (weight, draw) in enumerate(zip(weights, layout.draws, strict=True))
-                if draw.size < weight.numel
-            }
-        )
+        with torch.device(device):
+            self.upsamplers = nn.ModuleDict(
+                {
+                    str(index): UPSAMPLERS[upsample](draw.size, weight.shape, index)
+                    for index, (weight, draw) in enumerate(zip(weights, layout.draws, strict=True))
+                    if draw.size < weight.numel
+                }
+            )
 
     @classmethod
     def build(cls, weights: Sequence[Weight], layout: Layout, config: Config) -> WeightedAverage:

@@ -29,10 +29,14 @@ class Tile(Upsampler):
         self.reset_buffers()
 
     def reset_buffers(self) -> None:
+        if self.signs.is_meta:
+            return
         # A generator of its own: the pattern is part of the method, the same in every run and on every device.
         generator = torch.Generator().manual_seed(self.index)
         with torch.no_grad():
-            self.signs.copy_(torch.randint(0, 2, self.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1))
+            self.signs.copy_(
+                torch.randint(0, 2, self.shape, generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
+            )
 
     def forward(self, source: Tensor) -> Tensor:
         numel = math.prod(self.shape)
