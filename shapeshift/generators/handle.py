@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shapeshift.errors import GeneratedWeightError
 
@@ -15,13 +17,25 @@ if TYPE_CHECKING:
     from shapeshift.generators.base import ParameterGroup
 
 # Answered from the handle itself: asking for these must not cost a generation.
-_METADATA = {
+_ATTRIBUTES = (
     *(
-        getattr(Tensor, name).__get__
-        for name in ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "grad", "grad_fn")
-        + ("is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_mkldnn", "is_mps", "is_xpu")
-        + ("is_nested", "itemsize", "nbytes", "is_sparse_csr")
+        "shape",
+        "dtype",
+        "device",
+        "layout",
+        "ndim",
+        "requires_grad",
+        "is_leaf",
+        "grad",
+        "grad_fn",
+        "itemsize",
+        "nbytes",
     ),
+    *("is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_nested", "is_sparse", "is_sparse_csr", "is_quantized"),
+    *("is_mkldnn", "itemsize"),
+)
+_METADATA = {
+    *(getattr(Tensor, name).__get__ for name in _ATTRIBUTES),
     Tensor.size,
     Tensor.dim,
     Tensor.ndimension,
@@ -38,7 +52,8 @@ _METADATA = {
 }
 _DETACHING = {Tensor.data.__get__, Tensor.detach}  # type: ignore[attr-defined]
 # Setters, and what is meant to stay on a tensor: on a generated one it would be lost without a word.
-_WRITING = {"__set__", "__delete__", "__setitem__", "register_hook", "register_post_accumulate_grad_hook", "retain_grad"}
+_HOOKING = {"register_hook", "register_post_accumulate_grad_hook", "retain_grad"}
+_WRITING = {"__set__", "__delete__", "__setitem__", *_HOOKING}
 
 
 class WeightHandle(Tensor):
@@ -82,25 +97,39 @@ class WeightHandle(Tensor):
             if func in _DETACHING and isinstance(args[0], WeightHandle):
                 return cls.of(args[0]._group, args[0]._index, detached=True)
             inplace = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
-            if inplace and name not in ("__invert__", "__index__", "__int__") and isinstance(args[0], WeightHandle):
-                weight = args[0]._group.weights[args[0]._index]
-                raise GeneratedWeightError(
-                    f"{weight.name} {weight.shape} is generated from shared parameters: {name} on it would be lost. "
-                    "Write to model.shapeshift's parameters, or call shapeshift.materialize(model) first"
-                )
+            if inplace and name not in ("__invert__", "__index__", "__int__"):
+                _refuse(name, next(iter((*args, *kwargs.values())), None))
+            _refuse(name, kwargs.get("out"))
             args, kwargs = tree_map_only(WeightHandle, WeightHandle._compute, (args, kwargs))
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise GeneratedWeightError(
-            f"{func} was reached with a weight that is generated on use, outside of the model's own forward. "
-            "Call the compressed model itself, or shapeshift.materialize(model) first"
-        )
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        _refuse(str(func), (args, kwargs))
+        raise AssertionError(f"{func} was dispatched to {cls.__name__} without one")
 
     def _compute(self) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.requires_grad):
+        # Gradient checkpointing matches what a block saves when it is run again in the backward pass with what it
+        # saved at first, when the weights were there already: it must not see what generating them saves.
+        transformed = torch._C._are_functorch_transforms_active()
+        hidden = contextlib.nullcontext() if transformed else saved_tensors_hooks(_keep, _keep)
+        with hidden, torch.set_grad_enabled(torch.is_grad_enabled() and self.requires_grad):
             return self._group.generate([self._index])[0]
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"{type(self).__name__}({self._compute()!r})"
+
+
+def _keep(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _refuse(name: str, written: Any) -> None:
+    """Raise if an operation writes to a generated weight, be it alone or in a list."""
+    for handle in tree_leaves(written):
+        if isinstance(handle, WeightHandle):
+            weight = handle._group.weights[handle._index]
+            raise GeneratedWeightError(
+                f"{weight.name} {weight.shape} is generated from shared parameters: {name} on it would be lost. "
+                "Write to model.shapeshift's parameters, or call shapeshift.materialize(model) first"
+            )
