@@ -31,6 +31,7 @@ TOLERANCES = {
     "reordered gradient": Tolerance(1e-3, 1e-5, "float32 sums over a batch, taken in another order and cancelling"),
     "compiled": Tolerance(1e-3, 1e-5, "fused kernels round at other places than eager ones"),
     "half": Tolerance(5e-2, 5e-2, "bfloat16 has 8 bits, and rounds between layers"),
+    "finite differences": Tolerance(1e-5, 1e-7, "float64 central differences with a step of 1e-5"),
 }
 
 
