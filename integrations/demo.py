@@ -158,7 +158,9 @@ def _plot(results: Sequence[Result], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for method, marker in (("dense", "s"), ("reduced", "o"), ("compressed", "D")):
-        points = [(runs[0].parameters, [r.error for r in runs]) for name, _, runs in _summaries(results) if name == method]
+        points = [
+            (runs[0].parameters, [r.error for r in runs]) for name, _, runs in _summaries(results) if name == method
+        ]
         means = [statistics.mean(errors) for _, errors in points]
         spreads = [statistics.stdev(errors) if len(errors) > 1 else 0.0 for _, errors in points]
         axes.errorbar([size for size, _ in points], means, spreads, marker=marker, capsize=3, label=method)

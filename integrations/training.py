@@ -52,9 +52,7 @@ def train(
     steps = -(-len(data.labels) // recipe.batch_size)
     groups = parameter_groups(model, recipe.weight_decay)
     optimizer = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps)
     model.train()
     for _ in range(recipe.epochs):
         order = torch.randperm(len(data.labels), generator=generator)

@@ -49,7 +49,8 @@ def mix(store: Tensor, coefficients: Tensor, draws: Sequence[Draw]) -> Sequence[
         One vector of shape (draw.size,) per draw.
     """
     # Compilers and transforms want plain operations, which the first of them fuse better than we could.
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or torch._C._are_functorch_transforms_active():
         return mix_plain(store, coefficients, draws)
     mixtures: tuple[Tensor, ...] = _Mix.apply(store, coefficients, tuple(draws))
     return mixtures

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from shapeshift.generators import GENERATORS
 from shapeshift.generators.base import ParameterGroup
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.mixing import Draw, mix
-from shapeshift.upsamplers import UPSAMPLERS
+from shapeshift.upsamplers import UPSAMPLERS, Upsampler
 from shapeshift.weights import Weight
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class WeightedAverage(ParameterGroup[Layout]):
     """
 
     gains: Tensor
+    coefficients: nn.Parameter | None
 
     def __init__(self, weights: Sequence[Weight], layout: Layout, upsample: str) -> None:
         super().__init__(weights, layout)
@@ -143,7 +144,7 @@ class WeightedAverage(ParameterGroup[Layout]):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         for upsampler in self.upsamplers.values():
-            upsampler.reset_buffers()
+            cast(Upsampler, upsampler).reset_buffers()
         if self.store.is_meta:
             return
         sizes = torch.tensor([float(weight.numel) for weight in self.weights])

@@ -28,6 +28,7 @@ def reduce_width(build: Callable[[float], nn.Module], budget: int, steps: int = 
     Raises:
         BudgetError: if even the thinnest one is larger than the budget.
     """
+
     def size(step: int) -> int:
         with torch.device("meta"):
             return count_parameters(build(step / steps))
