@@ -13,6 +13,7 @@ from torch import nn
 
 import shapeshift
 from benchmarks.sweep import NETWORKS, Row, run
+from shapeshift.budget import parse_budget
 from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import thin_wide_resnet
 
@@ -21,7 +22,7 @@ LOW, HIGH = ("6k", "12k", "25k", "50k"), ("100%", "200%", "400%")
 
 def reduced(budget: str) -> nn.Module:
     """Build the thinner WRN-16-1 of a budget."""
-    size = shapeshift.parse_budget(budget, shapeshift.count_parameters(NETWORKS["WRN-16-1"]()))
+    size = parse_budget(budget, shapeshift.count_parameters(NETWORKS["WRN-16-1"]()))
     return reduce_width(partial(thin_wide_resnet, depth=16, in_channels=1), size)
 
 
