@@ -433,7 +433,7 @@ DAMAGES = {
 def test_a_damaged_or_foreign_file_is_refused_and_the_model_unchanged(kind: str, tmp_path: Path) -> None:
     damage, message = DAMAGES[kind]
     folder = tmp_path / "saved"
-    saved(folder)
+    saved(folder, mapping="shape", combine="wavg")
     damage(folder)
     refuses(folder, Residual(), message)
 

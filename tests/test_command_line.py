@@ -90,12 +90,13 @@ def test_include_exclude_and_max_templates_are_passed_on(capsys: pytest.CaptureF
 
 
 def test_the_table_and_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["inspect", "resnet18", "--budget", "25%", "--plot", str(tmp_path / "mapping.png")]) == 0
+    plot = tmp_path / "mapping.png"
+    assert cli.main(["inspect", "resnet18", "--budget", "25%", "--mapping", "shape", "--plot", str(plot)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("resnet18 (ResNet)\n")
     assert "512x512x3x3" in printed
     assert "11,689,512 parameters before, 2,922,378 after (25.0%)" in printed
-    assert (tmp_path / "mapping.png").read_bytes().startswith(b"\x89PNG")
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
