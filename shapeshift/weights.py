@@ -87,7 +87,7 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
         sites.setdefault(parameter, []).append(name)
 
     every_name = [name for names in sites.values() for name in names]
-    included = set().union(*(_matches(pattern, every_name, "include") for pattern in include or ["*"]))
+    included = set().union(*(_matches(pattern, every_name, "include") for pattern in include)) or set(every_name)
     excluded = set().union(*(_matches(pattern, every_name, "exclude") for pattern in exclude))
     owners = dict(model.named_modules())
     weights = []
@@ -143,7 +143,7 @@ def _starting_std(module: nn.Module, parameter: nn.Parameter, name: str) -> floa
     std, mean = math.sqrt(var.item()) if var.item() >= 0 else math.nan, center.item()
     if not (math.isfinite(std) and math.isfinite(mean)):
         raise ModelError(f"{name} {tuple(parameter.shape)} holds NaN or infinite values; repair or exclude it first")
-    if std <= 1e-6 * abs(mean):
+    if mean != 0 and std <= 1e-6 * abs(mean):
         return None
     return std
 
