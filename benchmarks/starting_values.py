@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 import shapeshift
-from benchmarks.sweep import NETWORKS, Row, run
+from benchmarks.sweep import NETWORKS, RECIPE, Row, run
 from shapeshift.generators.wavg import WeightedAverage
-from shapeshift.integrations.training import Recipe
 
 NETWORK = "WRN-16-0.25"
 
@@ -56,8 +55,9 @@ def rows() -> list[Row]:
         for length in (1.0, 10.0):
             found.append(_row(budget, f"signs, length {length:g}", "signs", length))
         found.append(_row(budget, "signs, 16 templates", "signs", long, max_templates=16))
-        for label, change in (("a third of the learning rate", {"learning_rate": 0.03}), ("no decay", {"weight_decay": 0.0})):
-            found.append(replace(_row(budget, label, "signs", long), recipe=replace(Recipe(), **change)))
+        for recipe in (replace(RECIPE, learning_rate=0.03), replace(RECIPE, weight_decay=0.0)):
+            method = f"signs, lr {recipe.learning_rate:g}, decay {recipe.weight_decay:g}"
+            found.append(replace(_row(budget, method, "signs", long), recipe=recipe))
     return found
 
 

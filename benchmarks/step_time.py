@@ -1,7 +1,7 @@
 """The price of generated weights: time and memory of a training step, dense and compressed in turn.
 
     python -m benchmarks.step_time                    # all rows, three runs each; writes JSON and a table
-    python -m benchmarks.step_time bert vit --runs 1  # some rows, once
+    python -m benchmarks.step_time --rows bert vit --runs 1  # some rows, once
 
 A step is zero_grad, forward, backward and the optimizer's step. The contenders take turns within one process, so that
 a machine whose speed drifts slows all of them; what is reported is the ratio of their median times. Each run is a
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ LARGE_MODELS = ("resnet152", "vit_large_patch16_224")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__.split("\n")[0])
-    parser.add_argument("rows", nargs="*", choices=[*WORKLOADS, []], help=f"of {', '.join(WORKLOADS)}; default: all")
+    parser.add_argument("--rows", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--budget", default="25%")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each contender in a run")
     parser.add_argument("--runs", type=int, default=3, help="the lowest ratio of these is reported")
@@ -52,8 +52,8 @@ def main() -> None:
         print(json.dumps(_MEASURES[measure](key, arguments)))
         return
 
-    rows = arguments.rows or list(WORKLOADS)
-    measurements = [f"{measure}:{row}" for row in rows for measure in ["steps"] * arguments.runs + ["dense", "shared"]]
+    measures = ["steps"] * arguments.runs + ["paper", "dense", "shared"]
+    measurements = [f"{measure}:{row}" for row in arguments.rows for measure in measures]
     measurements += [f"setup:{name}" for name in LARGE_MODELS]
     results: dict[str, list[Any]] = {}
     for measurement in tqdm(measurements, desc="step time"):
@@ -82,14 +82,14 @@ def render(content: dict[str, Any]) -> str:
         runs = results[f"steps:{row}"]
         ratios = [run["shared"] / run["dense"] for run in runs]
         best = runs[ratios.index(min(ratios))]
-        dense, shared = results[f"dense:{row}"][0], results[f"shared:{row}"][0]
+        paper, dense, shared = (results[f"{measure}:{row}"][0] for measure in ("paper", "dense", "shared"))
         steps.append(
             [
                 f"{workload.title}, batch {best['batch_size']}",
                 f"{best['dense'] * 1e3:,.0f} ms",
                 f"{min(ratios):.2f}",
                 " ".join(f"{ratio:.2f}" for ratio in ratios),
-                f"{min(run['paper'] / run['shared'] for run in runs):.2f}",
+                f"{paper['paper'] / paper['shared']:.2f}",
                 f"{min((run['materialized'] / run['inference'] for run in runs), key=lambda r: abs(r - 1)):.2f}",
                 f"{dense['peak_bytes'] / 2**20:,.0f} / {shared['peak_bytes'] / 2**20:,.0f}",
                 f"{dense['checkpoint_bytes'] / 1e6:,.1f} / {shared['checkpoint_bytes'] / 1e6:,.1f}",
@@ -105,7 +105,7 @@ def render(content: dict[str, Any]) -> str:
         f"torch {machine['versions']['torch']}, at a budget of {content['budget']}.\n\n"
         f"{markdown_table(step_header, steps)}\n\n"
         f'"step / dense" is the lowest of the runs, each the ratio of medians over {content["steps"]} paired steps; '
-        "\"papers' / ours\" the time of the papers' generator over ours; \"inference\" the materialized model's "
+        '"papers\' / ours" the time of the papers\' generator over ours; "inference" the materialized model\'s '
         "forward over the dense model's.\n\n"
         f"{markdown_table(['model', 'build', 'compress', 'materialize'], setup)}\n"
     )
@@ -119,13 +119,12 @@ def _in_own_process(measurement: str, arguments: argparse.Namespace) -> Any:
 
 
 class _Contender:
-    """A model with its optimizer and the median of its step times."""
+    """A model with its optimizer."""
 
     def __init__(self, model: nn.Module, workload: Workload, device: str) -> None:
         self.model = model.to(device)
         self.optimizer = workload.optimizer(list(model.parameters()))
         self.device = device
-        self.seconds: list[float] = []
 
     def step(self, x: torch.Tensor) -> None:
         self.optimizer.zero_grad()
@@ -149,35 +148,47 @@ def _batch(workload: Workload, device: str) -> torch.Tensor:
     return workload.batch(workload.batch_size if device == "cpu" else workload.gpu_batch_size).to(device)
 
 
+def _alternate(actions: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Time actions in turn, after three rounds to warm up, and return the median seconds of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(rounds + 3):
+        for name, action in actions.items():
+            taken = _timed(action, device)
+            if turn >= 3:
+                seconds[name].append(taken)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
 def measure_steps(row: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Time the steps of the dense, the compressed and the papers' model in turn, then inference."""
+    """Time the steps of the dense and the compressed model in turn, then the inference of the materialized one."""
     torch.manual_seed(0)
     workload, device = WORKLOADS[row], arguments.device
-    dense = workload.model()
-    shared = shapeshift.compress(copy.deepcopy(dense), arguments.budget)
-    paper = share_in_paper_style(copy.deepcopy(dense), shapeshift.count_parameters(shared))
-    contenders = {
-        name: _Contender(model, workload, device)
-        for name, model in (("dense", dense), ("shared", shared), ("paper", paper))
-    }
     x = _batch(workload, device)
-    for step in range(arguments.steps + 3):
-        for contender in contenders.values():
-            seconds = _timed(lambda contender=contender: contender.step(x), device)  # type: ignore[misc]
-            if step >= 3:
-                contender.seconds.append(seconds)
-    del contenders["paper"].model, paper
+    dense = _Contender(workload.model(), workload, device)
+    shared = _Contender(shapeshift.compress(copy.deepcopy(dense.model), arguments.budget), workload, device)
+    steps = {"dense": lambda: dense.step(x), "shared": lambda: shared.step(x)}
+    times = _alternate(steps, arguments.steps, device)
 
-    shapeshift.materialize(shared)
-    inference: dict[str, list[float]] = {"inference": [], "materialized": []}
+    shapeshift.materialize(shared.model)
+    dense.model.eval()
+    shared.model.eval()
     with torch.inference_mode():
-        for step in range(arguments.steps + 3):
-            for name, model in (("inference", dense.eval()), ("materialized", shared.eval())):
-                seconds = _timed(lambda model=model: model(x), device)  # type: ignore[misc]
-                if step >= 3:
-                    inference[name].append(seconds)
-    times = {name: contender.seconds for name, contender in contenders.items()} | inference
-    return {"batch_size": len(x), **{name: statistics.median(seconds) for name, seconds in times.items()}}
+        passes = {"inference": lambda: dense.model(x), "materialized": lambda: shared.model(x)}
+        times |= _alternate(passes, arguments.steps, device)
+    return {"batch_size": len(x), **times}
+
+
+def measure_paper(row: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Time the steps of the compressed model and of the papers' generator at the same budget, in turn."""
+    torch.manual_seed(0)
+    workload, device = WORKLOADS[row], arguments.device
+    x = _batch(workload, device)
+    model = workload.model()
+    shared = _Contender(shapeshift.compress(copy.deepcopy(model), arguments.budget), workload, device)
+    store_size = shapeshift.count_parameters(shared.model)
+    paper = _Contender(share_in_paper_style(model, store_size), workload, device)
+    steps = {"shared": lambda: shared.step(x), "paper": lambda: paper.step(x)}
+    return _alternate(steps, max(5, arguments.steps // 4), device)
 
 
 def measure_memory(row: str, arguments: argparse.Namespace, compress: bool) -> dict[str, float]:
@@ -212,6 +223,7 @@ def measure_setup(name: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 _MEASURES: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {
     "steps": measure_steps,
+    "paper": measure_paper,
     "dense": lambda row, arguments: measure_memory(row, arguments, compress=False),
     "shared": lambda row, arguments: measure_memory(row, arguments, compress=True),
     "setup": measure_setup,

@@ -27,6 +27,8 @@ NETWORKS = {
     "WRN-16-0.25": partial(WideResNet, 16, 0.25, in_channels=1, stem=8),
 }
 
+RECIPE = Recipe()
+
 
 class Build(Protocol):
     """Makes the network of one row; a function that another process can import."""
@@ -50,7 +52,7 @@ class Row:
     method: str
     budget: str
     build: Build
-    recipe: Recipe = Recipe()
+    recipe: Recipe = RECIPE
 
     @property
     def key(self) -> str:
@@ -77,7 +79,7 @@ def run(name: str, description: str, rows: Sequence[Row]) -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json")
     arguments = parser.parse_args()
-    settings = {"recipe": asdict(Recipe()), "config": shapeshift.Config().to_dict(), "machine": describe("cpu")}
+    settings = {"recipe": asdict(RECIPE), "config": shapeshift.Config().to_dict(), "machine": describe("cpu")}
     runs: dict[str, dict[str, Any]] = {}
     if arguments.output.exists():
         kept = json.loads(arguments.output.read_text())

@@ -60,9 +60,7 @@ def _images(side: int) -> Callable[[int], Tensor]:
 
 
 WORKLOADS = {
-    "bert": Workload(
-        "BERT-base encoder, 64 tokens", BertEncoder, lambda n: torch.randn(n, 64, 768), _adamw, 8, 32
-    ),
+    "bert": Workload("BERT-base encoder, 64 tokens", BertEncoder, lambda n: torch.randn(n, 64, 768), _adamw, 8, 32),
     "vit": Workload(
         "ViT-S, 64 px",
         lambda: timm.create_model("vit_small_patch16_224", img_size=64),
