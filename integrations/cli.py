@@ -33,7 +33,7 @@ allocated, so models of any size are planned in seconds.
 _INSPECT_EXAMPLES = """\
 examples:
   shapeshift inspect resnet50 --budget 25%
-  shapeshift inspect vit_large_patch16_224 --budget 80M --mapping single --upsample interpolate
+  shapeshift inspect vit_large_patch16_224 --budget 80M --mapping shape --upsample interpolate
   shapeshift inspect transformers:bert --budget 4x --exclude embeddings --json
 """
 

@@ -75,7 +75,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _replacing(folder / TENSORS_FILE) as written:
         save_file(_apart(tensors), written, metadata={"format": "pt"})
-        description["sha256"] = _sha256(written)
+        description["sha256"] = _seal(description, written)
     with _replacing(folder / PLAN_FILE) as written:
         written.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
@@ -86,7 +86,8 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
     Args:
         directory: what :func:`save` wrote.
         model: a plain model of the same architecture, or one that is compressed by the same plan; it is changed in
-            place and keeps its devices and dtypes. What it has on the meta device moves to the CPU.
+            place and keeps its devices and dtypes. What it has on the meta device moves to the CPU, and what was
+            frozen when it was saved is frozen again.
 
     Returns:
         The same model, compressed.
@@ -179,10 +180,10 @@ def _read(folder: Path) -> _Checkpoint:
         architecture = str(description["architecture"])
         aliases = {str(alias): str(name) for alias, name in description["aliases"].items()}
         frozen, non_persistent = (frozenset(map(str, description[field])) for field in ("frozen", "non_persistent"))
-        sha256 = str(description["sha256"])
+        sha256 = str(description.pop("sha256"))
     except ShapeshiftError as error:
         raise CheckpointError(f"{plan_file} (shapeshift {description.get('shapeshift')}): {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise CheckpointError(
             f"{plan_file} is damaged: its plan cannot be read ({what}). Save the model again"
@@ -192,10 +193,10 @@ def _read(folder: Path) -> _Checkpoint:
         tensors = load_file(tensors_file)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{tensors_file} is damaged or not a safetensors file ({error})") from None
-    if _sha256(tensors_file) != sha256:
+    if _seal(description, tensors_file) != sha256:
         raise CheckpointError(
-            f"{tensors_file} is not the file that {PLAN_FILE} was written with: it is damaged, or one of the two was "
-            "replaced. Take both from one shapeshift.save(model, ...)"
+            f"{TENSORS_FILE} and {PLAN_FILE} in {folder} do not belong together: one of them was damaged or replaced. "
+            "Take both from one shapeshift.save(model, ...)"
         )
     missing = sorted(set(aliases.values()) - set(tensors))
     if missing:
@@ -434,6 +435,8 @@ def _replacing(file: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def _seal(description: Mapping[str, Any], tensors_file: Path) -> str:
+    """Return a checksum of both files of a checkpoint, given the content of the one that will hold it."""
+    checksum = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    with tensors_file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: checksum).hexdigest()

@@ -90,6 +90,12 @@ class Plan:
         config = Config.from_dict(fields["config"])
         generator = GENERATORS[config.combine]
         groups = tuple(GroupPlan.from_dict(group, generator) for group in fields["groups"])
+        weights = [weight for group in groups for weight in group.weights]
+        names = [name for weight in weights for name in weight.names]
+        if not all(group.weights for group in groups) or not all(weight.names for weight in weights):
+            raise ValueError("a group without weights, or a weight without a name")
+        if len(set(names)) < len(names) or len({group.name for group in groups}) < len(groups):
+            raise ValueError("two groups, or two weights, of one name")
         return cls(config, groups, int(fields["dense"]), int(fields["untouched"]), int(fields["budget"]))
 
 

@@ -338,12 +338,15 @@ def foreign_tensors(folder: Path) -> None:
     save_file({"weight": torch.zeros(3)}, folder / TENSORS_FILE)
 
 
-def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Change the plan file's content."""
+def edit(change: Callable[[dict[str, Any]], Any], sealed: bool = True) -> Callable[[Path], None]:
+    """Change the plan file's content, and the checksum with it, so that only what it says is wrong."""
 
     def damage(folder: Path) -> None:
         content = json.loads((folder / PLAN_FILE).read_text())
         change(content)
+        if sealed:
+            content.pop("sha256")
+            content["sha256"] = checkpoint._seal(content, folder / TENSORS_FILE)
         (folder / PLAN_FILE).write_text(json.dumps(content))
 
     return damage
@@ -356,7 +359,7 @@ def edit_tensors(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path],
         content = load_file(folder / TENSORS_FILE)
         change(content)
         save_file(content, folder / TENSORS_FILE)
-        edit(lambda plan: plan.update(sha256=checkpoint._sha256(folder / TENSORS_FILE)))(folder)
+        edit(lambda plan: None)(folder)
 
     return damage
 
@@ -370,9 +373,12 @@ DAMAGES = {
     "no plan": (lambda folder: (folder / PLAN_FILE).unlink(), "shapeshift.json does not exist"),
     "no tensors": (lambda folder: (folder / TENSORS_FILE).unlink(), "model.safetensors does not exist"),
     **{f"tensors cut at {at}": (cut(TENSORS_FILE, at), "damaged or not a safe") for at in (0, 4, 8, 99, 0.3, 0.7, -1)},
-    **{f"header flipped at {at}": (flip(TENSORS_FILE, at), "model.safetensors is") for at in (0, 5, 7, 8, 9, 40, 200)},
-    **{f"numbers flipped at {at}": (flip(TENSORS_FILE, at), "replaced. Take both") for at in (-1, -2000)},
-    "foreign tensors": (foreign_tensors, "replaced. Take both"),
+    **{
+        f"header flipped at {at}": (flip(TENSORS_FILE, at), "model.safetensors (is|and)")
+        for at in (0, 5, 7, 8, 9, 40, 200)
+    },
+    **{f"numbers flipped at {at}": (flip(TENSORS_FILE, at), "do not belong together") for at in (-1, -2000)},
+    "foreign tensors": (foreign_tensors, "do not belong together"),
     "tensors that are a pickle": (lambda folder: torch.save({}, folder / TENSORS_FILE), "damaged or not a safe"),
     **{f"plan cut at {at}": (cut(PLAN_FILE, at), "it is not JSON") for at in (0, 1, 100, 0.5, 0.9, -3)},
     "binary plan": (write(PLAN_FILE, bytes(range(256))), "it is not JSON"),
@@ -389,7 +395,10 @@ DAMAGES = {
     ),
     "unknown option": (edit(lambda plan: plan["plan"]["config"].update(magic=1)), r"unknown config fields \['magic'\]"),
     **{
-        f"plan without {field}": (edit(lambda plan, field=field: plan.pop(field)), f"cannot be read.*{field}")
+        f"plan without {field}": (
+            edit(lambda plan, field=field: plan.pop(field), sealed=field != "sha256"),
+            f"cannot be read.*{field}",
+        )
         for field in ("plan", "architecture", "aliases", "frozen", "non_persistent", "sha256")
     },
     "plan without groups": (edit(lambda plan: plan["plan"].pop("groups")), "cannot be read.*groups"),
@@ -398,6 +407,14 @@ DAMAGES = {
     "layout without draws": (edit(lambda plan: group(plan).update(layout={})), "cannot be read"),
     "layout of no size": (edit(lambda plan: group(plan)["layout"].update(store_size=-1)), "does not work"),
     "layout of another size": (edit(lambda plan: group(plan)["layout"].update(store_size=10**15)), "has another archi"),
+    "a template elsewhere": (
+        edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=1), sealed=False),
+        "do not belong together",
+    ),
+    "another budget": (edit(lambda plan: plan["plan"].update(budget=7), sealed=False), "do not belong together"),
+    "an endless budget": (edit(lambda plan: plan["plan"].update(budget=float("inf"))), "cannot be read"),
+    "a weight twice": (edit(lambda plan: group(plan)["weights"].append(group(plan)["weights"][0])), "of one name"),
+    "a weight without a name": (edit(lambda plan: group(plan)["weights"][0].update(names=[])), "without a name"),
     "a template outside": (edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=10**6)), "damaged: its"),
     "a template before": (edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=-9)), "damaged: its"),
     "a template of words": (edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset="x")), "damaged: its"),
