@@ -21,6 +21,7 @@ from shapeshift.mappings import MAPPINGS
 from shapeshift.plot import plot_mapping
 from shapeshift.upsamplers import UPSAMPLERS
 from tests.models import MODELS, Language, PartlyFrozen, Residual, mlp
+from tests.tolerances import assert_close
 
 METHODS = list(itertools.product(MAPPINGS, GENERATORS, UPSAMPLERS))
 BUDGETS = (0.4, 0.8, 2.5)
@@ -178,6 +179,24 @@ def test_weight_decay_spares_coefficients_and_vectors(name: str, budget: float |
     matrices = {id(parameter) for parameter in spared["params"] if parameter.dim() > 1}
     assert matrices <= {id(parameter) for parameter in coefficients}
     torch.optim.AdamW([decayed, spared])
+
+
+def test_wrapped_models_are_looked_into(tmp_path: Path) -> None:
+    model = shapeshift.compress(Residual(), 0.5)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", world_size=1, rank=0)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(model)
+        for wrapped in (parallel, torch.compile(model, backend="eager"), torch.compile(parallel, backend="eager")):
+            assert shapeshift.report(wrapped) == shapeshift.report(model)
+            for ours, theirs in zip(
+                shapeshift.parameter_groups(wrapped, 0.1), shapeshift.parameter_groups(model, 0.1), strict=True
+            ):
+                assert list(map(id, ours["params"])) == list(map(id, theirs["params"]))
+            shapeshift.save(wrapped, tmp_path / "saved")
+            restored = shapeshift.load(tmp_path / "saved", Residual())
+            assert_close(dict(restored.state_dict()), dict(model.state_dict()), "identical")
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_wholly_frozen_model_has_nothing_to_optimize() -> None:
