@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from shapeshift.errors import ConfigError, ModelError
@@ -124,6 +124,18 @@ def fan_in_std(module: nn.Module, shape: Sequence[int]) -> float:
     return 1 / math.sqrt(3 * fan_in)
 
 
+@torch.no_grad()
+def mean_and_std(values: Tensor) -> tuple[float, float]:
+    """Return the mean and the standard deviation (of a population) of a tensor's entries, in few passes over them."""
+    # In float32 at least: the variance of a half-precision weight underflows.
+    flat = values.reshape(-1).to(torch.promote_types(values.dtype, torch.float32))
+    mean = flat.mean().item()
+    variance = torch.dot(flat, flat).item() / flat.numel() - mean * mean
+    if variance < 1e-3 * mean * mean:  # the difference of two numbers this close is rounding error
+        variance = flat.var(correction=0).item()
+    return mean, math.sqrt(variance) if variance >= 0 else math.nan
+
+
 def _is_candidate(parameter: nn.Parameter) -> bool:
     return (
         parameter.requires_grad
@@ -137,10 +149,7 @@ def _starting_std(module: nn.Module, parameter: nn.Parameter, name: str) -> floa
     """Measure what the initialisation gave a weight; None for a gain, which is no weight."""
     if parameter.is_meta:
         return fan_in_std(module, parameter.shape)
-    with torch.no_grad():
-        # In float32 at least: the variance of a half-precision weight underflows.
-        var, center = torch.var_mean(parameter.to(torch.promote_types(parameter.dtype, torch.float32)), correction=0)
-    std, mean = math.sqrt(var.item()) if var.item() >= 0 else math.nan, center.item()
+    mean, std = mean_and_std(parameter)
     if not (math.isfinite(std) and math.isfinite(mean)):
         raise ModelError(f"{name} {tuple(parameter.shape)} holds NaN or infinite values; repair or exclude it first")
     if mean != 0 and std <= 1e-6 * abs(mean):

@@ -17,7 +17,7 @@ from shapeshift.generators.base import ParameterGroup
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.mixing import Draw, mix
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
-from shapeshift.weights import Weight
+from shapeshift.weights import Weight, mean_and_std
 
 if TYPE_CHECKING:
     from shapeshift.config import Config
@@ -153,7 +153,7 @@ class WeightedAverage(ParameterGroup[Layout]):
         # the weights themselves would.
         scale = (stds.square() @ sizes / (sizes * (stds > 0)).sum()).sqrt() if stds.any() else torch.tensor(0.02)
         # Drawn on the CPU, so that one seed gives one store on every device.
-        self.store.copy_(torch.randn(self.store.shape, generator=generator) * scale)
+        self.store.copy_(torch.randn(self.store.shape, generator=generator).mul_(scale))
         if self.coefficients is not None:
             self.coefficients.copy_(_starting_coefficients(self.layout, generator))
             for weight, draw in zip(self.weights, self.layout.draws, strict=True):
@@ -166,7 +166,7 @@ class WeightedAverage(ParameterGroup[Layout]):
         """Set the gains so that each weight has its starting deviation at the present store and coefficients."""
         self.gains.fill_(1 / _COEFFICIENT_NORM)
         for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True)):
-            measured = self.generate([index])[0].float().std(correction=0).item()
+            _, measured = mean_and_std(self.generate([index])[0])
             # A weight that starts at zero has no deviation to scale, nor has a store of one number stretched evenly.
             if measured > 0:
                 self.gains[draw.start : draw.start + draw.count] *= weight.std / measured
