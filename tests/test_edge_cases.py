@@ -257,7 +257,7 @@ class TestFailuresChangeNothing:
     def test_compressing_twice(self) -> None:
         model, x = shapeshift.compress(mlp(), 0.5), torch.randn(2, 16)
         expected, keys = model(x), list(model.state_dict())
-        with pytest.raises(ModelError, match="is compressed already; call shapeshift[.]materialize"):
+        with pytest.raises(ModelError, match=r"is compressed already; call shapeshift\.materialize"):
             shapeshift.compress(model, 0.25)
         with pytest.raises(ModelError, match="is compressed already"):
             shapeshift.compress(nn.Sequential(model), 0.25)
@@ -266,7 +266,7 @@ class TestFailuresChangeNothing:
 
     def test_materializing_what_is_not_compressed(self) -> None:
         model = mlp()
-        with pytest.raises(ModelError, match="Sequential is not compressed; call shapeshift[.]compress"):
+        with pytest.raises(ModelError, match=r"Sequential is not compressed; call shapeshift\.compress"):
             shapeshift.materialize(model)
         assert_looks_like(model, copy.deepcopy(model))
 
