@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
 from shapeshift.errors import MissingExtraError
 from shapeshift.plan import Plan
-from shapeshift.report import GroupReport, Report, WeightReport, report
+from shapeshift.report import GroupReport, Report, report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = {"none": "#4a9d7c", "down": "#3f6fb5", "up": "#e0923a", "down+up": "#a3599c"}
+COLORS = {"none": "#4a9d7c", "down": "#3f6fb5", "up": "#e0923a", "down+up": "#a3599c"}
 _LEGEND = {
     "none": "one template, read as it is",
     "down": "several templates, mixed",
     "up": "one template, stretched",
     "down+up": "several templates, mixed and stretched",
 }
-_INK, _STORE = "#303338", "#e9ecef"
+STORE_COLOR = "#e9ecef"
+_INK = "#303338"
 
 _WIDTH = 10.0  # inches
 _ROW = 0.17  # inches: a name of 7 points fits
@@ -30,6 +32,8 @@ _TALLEST = 150
 # However small a store, its templates are to be told apart.
 _NARROWEST = 0.15
 _SHORTEST = 0.002
+# How much of a row's height is filled.
+_BAND = 0.84
 
 
 def plot_mapping(model: nn.Module | Plan | Report, path: str | os.PathLike[str]) -> None:
@@ -48,6 +52,7 @@ def plot_mapping(model: nn.Module | Plan | Report, path: str | os.PathLike[str])
     """
     found = model if isinstance(model, Report) else report(model)
     try:
+        from matplotlib.collections import PolyCollection
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("a picture of the mapping", "plot") from None
@@ -56,21 +61,55 @@ def plot_mapping(model: nn.Module | Plan | Report, path: str | os.PathLike[str])
     # Outside of pyplot: it needs no display, and leaves the user's own figures alone.
     figure = Figure(figsize=(_WIDTH, 1.1 + _ROW * min(rows, _TALLEST)), layout="constrained")
     axes = figure.add_subplot()
-    largest = max(sum(group.stores.values()) for group in found.groups)
-    names: dict[float, str] = {}
+    names: dict[int, str] = {}
     top = 0
     for group in found.groups:
-        scale = max(_NARROWEST, (sum(group.stores.values()) / largest) ** 0.5)
-        _draw_header(axes, top, group, found)
-        for place, weight in enumerate(group.weights, start=top + 1):
-            _draw_weight(axes, place, group, weight, scale)
-            names[place] = weight.name
+        _write_header(axes, top, group, found)
+        names |= {place: weight.name for place, weight in enumerate(group.weights, start=top + 1)}
         top += len(group.weights) + 2
+    # All bars in one collection: one for each would take minutes for a deep model.
+    shapes = bars(found)
+    corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h, _ in shapes]
+    axes.add_collection(PolyCollection(corners, facecolors=[bar.color for bar in shapes], linewidths=0))
     _finish(axes, names, rows, found)
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.2)
 
 
-def _draw_header(axes: Axes, top: float, group: GroupReport, found: Report) -> None:
+class Bar(NamedTuple):
+    """One rectangle of the picture: across, the longest store is 1 wide; down, each row is 1 high."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    color: str
+
+
+def bars(found: Report) -> list[Bar]:
+    """Lay out the picture: for each weight its stores end to end, and its templates on them."""
+    result = []
+    largest = max(sum(group.stores.values()) for group in found.groups)
+    place = 0
+    for group in found.groups:
+        total = sum(group.stores.values())
+        scale = max(_NARROWEST, (total / largest) ** 0.5) / total
+        ends = list(itertools.accumulate(group.stores.values()))
+        begins = dict(zip(group.stores, [0, *ends], strict=False))
+        for row, weight in enumerate(group.weights, start=place + 1):
+            top = row - _BAND / 2
+            for store, size in group.stores.items():
+                result.append(Bar(scale * begins[store], top, scale * size, _BAND, STORE_COLOR))
+            height = _BAND / len(weight.source.templates)
+            for k, (store, begin, end) in enumerate(weight.source.templates):
+                left, width = scale * (begins[store] + begin), max(_SHORTEST, scale * (end - begin))
+                # A gap under each template, where there are several.
+                thick = height if len(weight.source.templates) == 1 else 0.9 * height
+                result.append(Bar(left, top + k * height, width, thick, COLORS[weight.source.sampling]))
+        place += len(group.weights) + 2
+    return result
+
+
+def _write_header(axes: Axes, top: float, group: GroupReport, found: Report) -> None:
     layers = f"{len(group.weights)} layer{'s' * (len(group.weights) > 1)}"
     text = f"{group.parameters:,} parameters, {group.parameters / found.budget:.2%} of the budget, for {layers} of "
     text += f"{group.dense:,} in all" if len(group.weights) > 1 else f"{group.dense:,}"
@@ -79,27 +118,7 @@ def _draw_header(axes: Axes, top: float, group: GroupReport, found: Report) -> N
     axes.annotate(text, (1, top), ha="right", fontsize=7, alpha=0.75, **style)
 
 
-def _draw_weight(axes: Axes, place: float, group: GroupReport, weight: WeightReport, scale: float) -> None:
-    """Draw one row: the stores end to end, and the weight's templates on them."""
-    total = sum(group.stores.values())
-    begins, cursor = {}, 0
-    for store, size in group.stores.items():
-        begins[store] = cursor
-        axes.broken_barh([(scale * cursor / total, scale * size / total)], (place - 0.42, 0.84), color=_STORE, lw=0)
-        cursor += size
-    templates = weight.source.templates
-    height = 0.84 / len(templates)
-    for k, window in enumerate(templates):
-        begin, length = begins[window.store] + window.begin, window.end - window.begin
-        axes.broken_barh(
-            [(scale * begin / total, max(_SHORTEST, scale * length / total))],
-            (place - 0.42 + k * height, height * (0.9 if len(templates) > 1 else 1)),
-            color=_COLORS[weight.source.sampling],
-            lw=0,
-        )
-
-
-def _finish(axes: Axes, names: dict[float, str], rows: int, found: Report) -> None:
+def _finish(axes: Axes, names: dict[int, str], rows: int, found: Report) -> None:
     """Set the names, the legend and the title."""
     every = -(-rows // _TALLEST)
     shown = dict(list(names.items())[::every])
@@ -112,7 +131,7 @@ def _finish(axes: Axes, names: dict[float, str], rows: int, found: Report) -> No
         spine.set_visible(False)
     kinds = sorted({weight.source.sampling for group in found.groups for weight in group.weights})
     for kind in kinds:
-        axes.broken_barh([], (0, 0), color=_COLORS[kind], label=_LEGEND[kind])
+        axes.bar(0, 0, color=COLORS[kind], label=_LEGEND[kind])
     axes.figure.legend(loc="outside lower left", ncols=len(kinds), frameon=False, fontsize=8)
     share = found.parameters / found.dense
     axes.set_title(

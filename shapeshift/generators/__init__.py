@@ -4,13 +4,7 @@ A generator is a :class:`~shapeshift.generators.base.ParameterGroup`. To add one
 by ``@GENERATORS.register("name")`` and import it below.
 """
 
-from typing import Any
-
-from shapeshift.generators.base import ParameterGroup
-from shapeshift.registry import Registry
-
-GENERATORS: Registry[type[ParameterGroup[Any]]] = Registry("generator")
-
-from shapeshift.generators import wavg  # noqa: E402
+from shapeshift.generators import wavg
+from shapeshift.generators.base import GENERATORS, ParameterGroup
 
 __all__ = ["GENERATORS", "ParameterGroup", "wavg"]

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from shapeshift.generators.description import GroupDescription
 from shapeshift.generators.handle import WeightHandle
+from shapeshift.registry import Registry
 from shapeshift.weights import Weight
 
-if TYPE_CHECKING:
-    from shapeshift.config import Config
-
 LayoutT = TypeVar("LayoutT")
+
+
+class Options(Protocol):
+    """What a generator reads of a :class:`shapeshift.Config`."""
+
+    @property
+    def upsample(self) -> str: ...
+
+    @property
+    def max_templates(self) -> int | None: ...
 
 
 class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
@@ -39,17 +47,17 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
 
     @classmethod
     @abc.abstractmethod
-    def least(cls, weights: Sequence[Weight], config: Config) -> int:
+    def least(cls, weights: Sequence[Weight], options: Options) -> int:
         """Return the fewest parameters that the group can do with."""
 
     @classmethod
     @abc.abstractmethod
-    def most(cls, weights: Sequence[Weight], config: Config) -> int:
+    def most(cls, weights: Sequence[Weight], options: Options) -> int:
         """Return the most parameters that the group can use."""
 
     @classmethod
     @abc.abstractmethod
-    def plan(cls, weights: Sequence[Weight], available: int, config: Config) -> LayoutT:
+    def plan(cls, weights: Sequence[Weight], available: int, options: Options) -> LayoutT:
         """Lay out the group in at most ``available`` parameters, between :meth:`least` and :meth:`most`."""
 
     @staticmethod
@@ -74,7 +82,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
 
     @classmethod
     @abc.abstractmethod
-    def build(cls, weights: Sequence[Weight], layout: LayoutT, config: Config) -> ParameterGroup[LayoutT]:
+    def build(cls, weights: Sequence[Weight], layout: LayoutT, options: Options) -> ParameterGroup[LayoutT]:
         """Make the group of a layout, its parameters uninitialised."""
 
     @abc.abstractmethod
@@ -110,3 +118,6 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start outside of any forward pass.
         return {**self.__dict__, "_current": None}
+
+
+GENERATORS: Registry[type[ParameterGroup[Any]]] = Registry("generator")

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shapeshift.errors import GeneratedWeightError
+from shapeshift.weights import Weight
 
-if TYPE_CHECKING:
-    from shapeshift.generators.base import ParameterGroup
+
+class Source(Protocol):
+    """What a handle needs of the parameter group behind it."""
+
+    weights: tuple[Weight, ...]
+
+    def generate(self, indices: Sequence[int]) -> list[Tensor]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
 
 # Answered from the handle itself: asking for these must not cost a generation.
 _ATTRIBUTES = (
@@ -64,11 +73,11 @@ class WeightHandle(Tensor):
     and hooks raise :class:`~shapeshift.errors.GeneratedWeightError`, since they would be lost.
     """
 
-    _group: ParameterGroup[Any]
+    _group: Source
     _index: int
 
     @classmethod
-    def of(cls, group: ParameterGroup[Any], index: int, detached: bool = False) -> WeightHandle:
+    def of(cls, group: Source, index: int, detached: bool = False) -> WeightHandle:
         """Make the handle of one weight of a group."""
         source = next(group.parameters())
         handle = Tensor._make_wrapper_subclass(

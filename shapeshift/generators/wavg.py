@@ -6,21 +6,17 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.generators import GENERATORS
-from shapeshift.generators.base import ParameterGroup
+from shapeshift.generators.base import GENERATORS, Options, ParameterGroup
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.mixing import Draw, mix
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
 from shapeshift.weights import Weight, mean_and_std
-
-if TYPE_CHECKING:
-    from shapeshift.config import Config
 
 _TEMPLATE_LIMIT = 16
 
@@ -78,29 +74,29 @@ class WeightedAverage(ParameterGroup[Layout]):
             )
 
     @classmethod
-    def build(cls, weights: Sequence[Weight], layout: Layout, config: Config) -> WeightedAverage:
-        return cls(weights, layout, config.upsample)
+    def build(cls, weights: Sequence[Weight], layout: Layout, options: Options) -> WeightedAverage:
+        return cls(weights, layout, options.upsample)
 
     @classmethod
-    def least(cls, weights: Sequence[Weight], config: Config) -> int:
-        return cls.size(_lay_out(weights, 1, config))
+    def least(cls, weights: Sequence[Weight], options: Options) -> int:
+        return cls.size(_lay_out(weights, 1, options))
 
     @classmethod
-    def most(cls, weights: Sequence[Weight], config: Config) -> int:
-        limit = config.max_templates or _TEMPLATE_LIMIT
-        return cls.size(_lay_out(weights, limit * sum(weight.numel for weight in weights), config))
+    def most(cls, weights: Sequence[Weight], options: Options) -> int:
+        limit = options.max_templates or _TEMPLATE_LIMIT
+        return cls.size(_lay_out(weights, limit * sum(weight.numel for weight in weights), options))
 
     @classmethod
-    def plan(cls, weights: Sequence[Weight], available: int, config: Config) -> Layout:
+    def plan(cls, weights: Sequence[Weight], available: int, options: Options) -> Layout:
         # The more the store holds, the more coefficients the weights need: look for the largest store that fits.
-        low, high = 1, min(available, (config.max_templates or _TEMPLATE_LIMIT) * sum(w.numel for w in weights))
+        low, high = 1, min(available, (options.max_templates or _TEMPLATE_LIMIT) * sum(w.numel for w in weights))
         while low < high:
             middle = (low + high + 1) // 2
-            if cls.size(_lay_out(weights, middle, config)) <= available:
+            if cls.size(_lay_out(weights, middle, options)) <= available:
                 low = middle
             else:
                 high = middle - 1
-        return _lay_out(weights, low, config)
+        return _lay_out(weights, low, options)
 
     @staticmethod
     def size(layout: Layout) -> int:
@@ -180,15 +176,15 @@ def _starting_coefficients(layout: Layout, generator: torch.Generator | None) ->
     return values
 
 
-def _lay_out(weights: Sequence[Weight], store_size: int, config: Config) -> Layout:
+def _lay_out(weights: Sequence[Weight], store_size: int, options: Options) -> Layout:
     """Place each weight's templates in a store, so that every number in it is used.
 
     Each weight gets a span of consecutive windows; the spans follow one another and start over at the end of the
     store. A weight larger than the store is stretched from all of it.
     """
-    upsampler = UPSAMPLERS[config.upsample]
+    upsampler = UPSAMPLERS[options.upsample]
     total = sum(weight.numel for weight in weights)
-    limit = config.max_templates or min(_TEMPLATE_LIMIT, max(2, 2 * store_size // total))
+    limit = options.max_templates or min(_TEMPLATE_LIMIT, max(2, 2 * store_size // total))
     # Weights with learned coefficients come first among the coefficients, those with a fixed one after them.
     counts = [max(1, min(limit, -(-store_size // weight.numel))) for weight in weights]
     learned = [count > 1 or weight.std == 0 for count, weight in zip(counts, weights, strict=True)]
@@ -210,5 +206,5 @@ def _lay_out(weights: Sequence[Weight], store_size: int, config: Config) -> Layo
             start_fixed += count
     used = max(draw.offset + draw.span for draw in draws)
     if used < store_size:  # an upsampler that cannot use every number of a store: leave out those nobody reads
-        return _lay_out(weights, used, config)
+        return _lay_out(weights, used, options)
     return Layout(store_size, tuple(draws), num_coefficients)

@@ -5,14 +5,7 @@ parameter group. To add one, write a file with a function decorated by ``@MAPPIN
 import it below.
 """
 
-from collections.abc import Callable, Sequence
-
-from shapeshift.registry import Registry
-from shapeshift.weights import Weight
-
-Mapping = Callable[[Sequence[Weight]], Sequence[str]]
-MAPPINGS: Registry[Mapping] = Registry("mapping")
-
-from shapeshift.mappings import shape, single  # noqa: E402
+from shapeshift.mappings import shape, single
+from shapeshift.mappings.base import MAPPINGS, Mapping
 
 __all__ = ["MAPPINGS", "Mapping", "shape", "single"]

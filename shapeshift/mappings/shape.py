@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shapeshift.mappings import MAPPINGS
+from shapeshift.mappings.base import MAPPINGS
 from shapeshift.weights import Weight
 
 

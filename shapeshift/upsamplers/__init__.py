@@ -4,11 +4,7 @@ An upsampler is an :class:`~shapeshift.upsamplers.base.Upsampler`. To add one, w
 ``@UPSAMPLERS.register("name")`` and import it below.
 """
 
-from shapeshift.registry import Registry
-from shapeshift.upsamplers.base import Upsampler
-
-UPSAMPLERS: Registry[type[Upsampler]] = Registry("upsampler")
-
-from shapeshift.upsamplers import interpolate, tile  # noqa: E402
+from shapeshift.upsamplers import interpolate, tile
+from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
 __all__ = ["UPSAMPLERS", "Upsampler", "interpolate", "tile"]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from shapeshift.registry import Registry
+
 
 class Upsampler(nn.Module):
     """Stretch a vector of ``size`` numbers into a weight of ``shape``, linearly in the vector.
@@ -33,3 +35,6 @@ class Upsampler(nn.Module):
     def forward(self, source: Tensor) -> Tensor:
         """Stretch ``source``, of shape (size,), into the weight."""
         raise NotImplementedError
+
+
+UPSAMPLERS: Registry[type[Upsampler]] = Registry("upsampler")

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shapeshift.upsamplers import UPSAMPLERS
-from shapeshift.upsamplers.base import Upsampler
+from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
 
 @UPSAMPLERS.register("tile")
