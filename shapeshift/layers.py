@@ -132,8 +132,8 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def generate_and_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         shared: SharedParameters = getattr(self, ATTRIBUTE)
-        shared.begin()
         try:
+            shared.begin()
             return forward(self, *args, **kwargs)
         finally:
             shared.end()
