@@ -120,7 +120,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     model = build_on_meta(arguments.model)
     report = shapeshift.report(shapeshift.plan_compression(model, _budget(arguments.budget), config))
     if arguments.plot is not None:
-        report.plot(arguments.plot)
+        try:
+            report.plot(arguments.plot)
+        except (OSError, ValueError) as error:  # a folder that is missing, or a suffix that no format has
+            raise ShapeshiftError(f"the picture cannot be written to {arguments.plot}: {error}") from error
     if arguments.json:
         print(json.dumps(report.as_dict(), indent=2))
     else:

@@ -146,6 +146,8 @@ def test_large_models_are_planned_without_their_weights() -> None:
         (["resnet18", "--budget", "3"], r"a budget of 3 parameters cannot be met: the least"),
         (["resnet18", "--budget", "lots"], r"cannot read the budget 'lots'"),
         (["resnet18", "--budget", "25%", "--exclude", "lyer1"], r"exclude: 'lyer1' matches no .* did you mean 'layer1"),
+        (["resnet18", "--budget", "25%", "--plot", "no/where.png"], r"cannot be written to no/where.png"),
+        (["resnet18", "--budget", "25%", "--plot", "picture.xyz"], r"cannot be written to picture.xyz.*png"),
         (["resnet18", "--budget", "25%", "--max-templates", "0"], r"max_templates must be"),
     ],
 )

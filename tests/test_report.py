@@ -18,7 +18,7 @@ from shapeshift.compression import shared_parameters
 from shapeshift.errors import MissingExtraError, ModelError
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
-from shapeshift.plot import plot_mapping
+from shapeshift.plot import COLORS, STORE_COLOR, bars, plot_mapping
 from shapeshift.upsamplers import UPSAMPLERS
 from tests.models import MODELS, Language, PartlyFrozen, Residual, mlp
 from tests.tolerances import assert_close
@@ -126,16 +126,23 @@ def test_a_plain_model_has_no_report() -> None:
 @pytest.mark.parametrize("mapping", list(MAPPINGS))
 def test_a_picture_shows_every_layer_and_every_template(mapping: str, budget: float, tmp_path: Path) -> None:
     model = shapeshift.compress(Residual(), budget, mapping=mapping)
-    shapeshift.report(model).plot(tmp_path / "mapping.svg")
-    drawn = (tmp_path / "mapping.svg").read_text()
     report = shapeshift.report(model)
+    report.plot(tmp_path / "mapping.svg")
+    drawn = (tmp_path / "mapping.svg").read_text()
+    found = iter(bars(report))
     for group in report.groups:
-        for name in (group.name, *(weight.name for weight in group.weights)):
-            assert f"<!-- {name} -->" in drawn
-    templates = sum(len(weight.source.templates) for group in report.groups for weight in group.weights)
-    bands = sum(len(group.stores) * len(group.weights) for group in report.groups)
-    # matplotlib writes one group per collection of bars.
-    assert drawn.count('id="FillBetweenPolyCollection') + drawn.count('id="PolyCollection') >= templates + bands
+        assert f"<!-- {group.name} -->" in drawn
+        for weight in group.weights:
+            assert f"<!-- {weight.name} -->" in drawn
+            bands = {store: next(found) for store in group.stores}
+            for window in weight.source.templates:
+                band, bar = bands[window.store], next(found)
+                unit = band.width / group.stores[window.store]
+                assert (band.color, bar.color) == (STORE_COLOR, COLORS[weight.source.sampling])
+                assert bar.left == pytest.approx(band.left + unit * window.begin)
+                assert bar.width == pytest.approx(max(0.002, unit * (window.end - window.begin)))
+                assert band.top <= bar.top < bar.top + bar.height <= band.top + band.height + 1e-9
+    assert next(found, None) is None
 
 
 def test_a_picture_is_a_png(tmp_path: Path) -> None:
