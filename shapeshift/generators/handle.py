@@ -26,10 +26,29 @@ class Source(Protocol):
 
 
 # Answered from the handle itself: asking for these must not cost a generation.
-_ATTRIBUTES = (
-    "shape dtype device layout ndim requires_grad is_leaf grad grad_fn itemsize nbytes is_cuda is_cpu is_meta is_mps "
-    "is_xpu is_nested is_sparse is_sparse_csr is_quantized is_mkldnn"
-).split()
+_ATTRIBUTES = [
+    "shape",
+    "dtype",
+    "device",
+    "layout",
+    "ndim",
+    "requires_grad",
+    "is_leaf",
+    "grad",
+    "grad_fn",
+    "itemsize",
+    "nbytes",
+    "is_cuda",
+    "is_cpu",
+    "is_meta",
+    "is_mps",
+    "is_xpu",
+    "is_nested",
+    "is_sparse",
+    "is_sparse_csr",
+    "is_quantized",
+    "is_mkldnn",
+]
 _METADATA = {
     *(getattr(Tensor, name).__get__ for name in _ATTRIBUTES),
     Tensor.size,
