@@ -121,7 +121,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     report = shapeshift.report(shapeshift.plan_compression(model, _budget(arguments.budget), config))
     if arguments.plot is not None:
         try:
-            report.plot(arguments.plot)
+            shapeshift.plot_mapping(report, arguments.plot)
         except (OSError, ValueError) as error:  # a folder that is missing, or a suffix that no format has
             raise ShapeshiftError(f"the picture cannot be written to {arguments.plot}: {error}") from error
     if arguments.json:

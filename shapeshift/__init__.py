@@ -14,6 +14,7 @@ from shapeshift.errors import (
     ShapeshiftError,
 )
 from shapeshift.optimizer import parameter_groups
+from shapeshift.plot import plot_mapping
 from shapeshift.report import Report, report
 from shapeshift.version import __version__
 
@@ -35,6 +36,7 @@ __all__ = [
     "materialize",
     "parameter_groups",
     "plan_compression",
+    "plot_mapping",
     "report",
     "save",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,19 +126,6 @@ class Report:
         totals = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         groups = [{**group.as_dict(), "budget_share": group.parameters / self.budget} for group in self.groups]
         return {**totals, "budget_used": self.parameters / self.budget, "groups": groups}
-
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw which layer draws on which part of which store, as :func:`shapeshift.plot.plot_mapping`.
-
-        Args:
-            path: the image to write; its suffix names the format, such as .png.
-
-        Raises:
-            MissingExtraError: if matplotlib is not installed.
-        """
-        from shapeshift.plot import plot_mapping
-
-        plot_mapping(self, path)
 
     def summary(self) -> str:
         """Return the totals in two lines."""

@@ -127,7 +127,7 @@ def test_a_plain_model_has_no_report() -> None:
 def test_a_picture_shows_every_layer_and_every_template(mapping: str, budget: float, tmp_path: Path) -> None:
     model = shapeshift.compress(Residual(), budget, mapping=mapping)
     report = shapeshift.report(model)
-    report.plot(tmp_path / "mapping.svg")
+    plot_mapping(report, tmp_path / "mapping.svg")
     drawn = (tmp_path / "mapping.svg").read_text()
     found = iter(bars(report))
     for group in report.groups:
@@ -163,7 +163,7 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatc
     report = shapeshift.report(shapeshift.compress(mlp(), 0.5))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r'pip install "shapeshift\[plot\]"'):
-        report.plot(tmp_path / "mapping.png")
+        plot_mapping(report, tmp_path / "mapping.png")
 
 
 @pytest.mark.parametrize("wrap", [False, True])
