@@ -42,8 +42,8 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         super().__init__()
         self.weights = tuple(weights)
         self.layout = layout
-        self._current: list[Tensor] | None = None
-        self._current_has_grad = False
+        # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
+        self._current: tuple[list[Tensor], bool] | None = None
 
     @classmethod
     @abc.abstractmethod
@@ -99,8 +99,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
 
     def begin(self) -> None:
         """Generate every weight for the forward pass that starts now."""
-        self._current_has_grad = torch.is_grad_enabled()
-        self._current = self.generate(range(len(self.weights)))
+        self._current = self.generate(range(len(self.weights))), torch.is_grad_enabled()
 
     def end(self) -> None:
         """Forget the weights of the forward pass that ends now."""
@@ -109,8 +108,9 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     def read(self, index: int) -> Tensor:
         """Return one weight: the current forward pass's own, or a handle that generates it when it is used."""
         # A pass under no_grad leaves weights without a graph: they may not serve a reader who wants gradients.
-        if self._current is not None and (self._current_has_grad or not torch.is_grad_enabled()):
-            return self._current[index]
+        current = self._current
+        if current is not None and (current[1] or not torch.is_grad_enabled()):
+            return current[0][index]
         if torch.compiler.is_compiling():
             return self.generate([index])[0]
         return WeightHandle.of(self, index)
