@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,37 @@ class TestTwoForwards:
         found = {name: parameter.grad for name, parameter in model.named_parameters()}
         assert_close(found, {name: first[name] + second[name] for name in first}, "reordered gradient")
 
+    def test_before_two_backwards_through_one_graph(self) -> None:
+        model, x = compressed(mlp()), torch.randn(2, 16)
+        once = gradients(model, (x,))
+        model.zero_grad()
+        loss = loss_of(model(x))
+        loss.backward(retain_graph=True)
+        loss.backward()
+        found = {name: parameter.grad for name, parameter in model.named_parameters()}
+        assert_close(found, {name: 2 * once[name] for name in once}, "reordered gradient")
+
+    def test_in_threads_with_and_without_gradients(self) -> None:
+        model, x = compressed(mlp()), torch.randn(2, 16)
+        expected, stop = model(x), threading.Event()
+
+        def infer() -> None:
+            with torch.no_grad():
+                while not stop.is_set():
+                    model(x)
+
+        thread = threading.Thread(target=infer)
+        thread.start()
+        try:
+            outputs = [model(x) for _ in range(200)]
+        finally:
+            stop.set()
+            thread.join()
+        for output in outputs:
+            assert_close(output, expected, "identical")
+            found = torch.autograd.grad(output.sum(), list(shared_parameters(model).parameters()))
+            assert all(gradient.any() for gradient in found)
+
     def test_a_model_that_calls_itself(self) -> None:
         class Recursive(nn.Module):
             def __init__(self) -> None:
@@ -288,6 +320,14 @@ class TestTies:
         assert model.lm_head.weight is model.transformer.wte.weight
         model.tie_weights()
         assert_close(model(tokens).logits, expected, "identical")
+
+    def test_generation_of_text_equals_that_of_the_plain_model(self) -> None:
+        model, tokens = compressed(tiny_gpt2()).eval(), torch.randint(3, 48, (2, 4))
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+        options["attention_mask"] = torch.ones_like(tokens)
+        found = model.generate(tokens, **options)
+        assert found.shape[1] > tokens.shape[1]
+        assert found.equal(shapeshift.materialize(model).generate(tokens, **options))
 
     def test_resize_token_embeddings_is_refused_by_name(self) -> None:
         model = compressed(tiny_gpt2())
@@ -362,6 +402,16 @@ class TestReading:
         generations.clear()
         assert_close(model[2](x), plain[2](x), "identical")
         assert generations == [1]
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+    def test_a_submodule_in_every_gradient_mode(self, mode: Any) -> None:
+        model, x = compressed(mlp()), torch.randn(2, 16)
+        plain = shapeshift.materialize(copy.deepcopy(model))
+        with mode():
+            assert_close(model[2](x), plain[2](x), "identical")
+            assert_close(model(x), plain(x), "identical")
+            assert model[2](x).requires_grad == torch.is_grad_enabled()
+        assert model[2](x).requires_grad
 
     def test_values_outside_of_a_forward_have_a_graph(self) -> None:
         model = compressed(mlp(), mapping="single")
@@ -543,6 +593,12 @@ class TestFunctionalTransforms:
         for index in range(3):
             expected = gradients(model, (x[index : index + 1],))
             assert_close({name: found[index] for name, found in per_sample.items()}, expected, "reordered gradient")
+
+    def test_grad_of_a_submodule(self) -> None:
+        model, x = compressed(mlp()), torch.randn(2, 16)
+        plain = shapeshift.materialize(copy.deepcopy(model))
+        found = grad(lambda x: model[2](x).square().sum())(x)
+        assert_close(found, grad(lambda x: plain[2](x).square().sum())(x), "reordered gradient")
 
     def test_vmap_over_an_ensemble(self) -> None:
         models, x = [compressed(mlp(), seed=seed) for seed in range(3)], torch.randn(2, 16)

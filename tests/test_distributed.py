@@ -1,0 +1,128 @@
+"""Real runs of two processes: the gradients are those of one process with the joint batch."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+import shapeshift
+from tests.tolerances import assert_close
+
+WORLD = 2
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+
+
+class Blocks(nn.Module):
+    """Blocks in a row, checkpointed or not."""
+
+    def __init__(self, use_reentrant: bool | None = None) -> None:
+        super().__init__()
+        self.use_reentrant = use_reentrant
+        self.stem = nn.Linear(8, 16)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16)) for _ in range(2))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x) if self.use_reentrant is None else checkpoint(block, x, use_reentrant=self.use_reentrant)
+        return self.head(x)
+
+
+def build(use_reentrant: bool | None = None, mapping: str = "single") -> Blocks:
+    torch.manual_seed(0)
+    return shapeshift.compress(Blocks(use_reentrant), 0.6, mapping=mapping)
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(8, 8, generator=generator), torch.randn(8, 4, generator=generator)
+
+
+def train(model: nn.Module, x: Tensor, y: Tensor, steps: int = 3) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Train for a few steps; return the losses, and the last gradients by the names that the compressed model has."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    found = {name.removeprefix("module."): parameter.grad for name, parameter in model.named_parameters()}
+    return losses, {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in found.items()}
+
+
+def share(x: Tensor) -> Tensor:
+    return x.chunk(WORLD)[dist.get_rank()]
+
+
+def wrap_ddp(model: Blocks) -> nn.Module:
+    return DistributedDataParallel(model, static_graph=model.use_reentrant is True)
+
+
+def wrap_fsdp(model: Blocks, per_block: bool) -> nn.Module:
+    if per_block:
+        for block in model.blocks:
+            fully_shard(block)
+    return fully_shard(model)
+
+
+def work(rank: int, port: int, folder: str, model: Callable[[], Blocks], wrap: Callable[[Blocks], nn.Module]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
+    try:
+        x, y = map(share, data())
+        losses, found = train(wrap(model()), x, y)
+        for loss in losses:
+            dist.all_reduce(loss)
+        result = {"losses": [loss / WORLD for loss in losses], "gradients": found}
+        torch.save(result, Path(folder) / f"{rank}.pt")
+        # A process that leaves while the other still talks to it, or with a group still referred to, may abort.
+        gc.collect()
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def run(folder: Path, model: Callable[[], Blocks], wrap: Callable[[Blocks], nn.Module]) -> list[dict[str, Any]]:
+    """Train in processes of their own, and return what each of them found."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    mp.spawn(work, (port, str(folder), model, wrap), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("use_reentrant", [None, False, True], ids=["plain", "checkpointed", "reentrant"])
+def test_ddp_has_the_gradients_of_one_process_with_the_joint_batch(tmp_path: Path, use_reentrant: bool | None) -> None:
+    losses, gradients = train(build(), *data())
+    for result in run(tmp_path, partial(build, use_reentrant), wrap_ddp):
+        assert_close(result["losses"], losses, "reordered gradient")
+        assert_close(result["gradients"], gradients, "reordered gradient")
+
+
+@pytest.mark.parametrize("per_block", [False, True], ids=["root", "per block"])
+def test_fsdp2_trains_as_one_process_does(tmp_path: Path, per_block: bool) -> None:
+    losses, gradients = train(build(mapping="shape"), *data())
+    for result in run(tmp_path, partial(build, mapping="shape"), partial(wrap_fsdp, per_block=per_block)):
+        assert_close(result["losses"], losses, "reordered gradient")
+        assert_close(result["gradients"], gradients, "reordered gradient")
