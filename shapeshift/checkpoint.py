@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from shapeshift.checkpoint_files import PLAN_FILE, Checkpoint, read, write
 from shapeshift.compression import find_root, install, require_root
-from shapeshift.errors import CheckpointError, ModelError, ShapeshiftError
+from shapeshift.errors import CheckpointError, ModelError
 from shapeshift.layers import check_attachable, is_attached
 from shapeshift.plan import GroupPlan, Plan
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
-from shapeshift.version import __version__
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-TENSORS_FILE = "model.safetensors"
-PLAN_FILE = "shapeshift.json"
-FORMAT = "shapeshift"
-FORMAT_VERSION = 1
 
 _SHOWN_DIFFERENCES = 5
 
@@ -60,24 +49,14 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
             raise ModelError(f"{name} is sharded over processes; gather the model into one process before saving it")
     parameters = root.named_parameters(remove_duplicate=False)
     persistent = root.state_dict(keep_vars=True)
-    description: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "shapeshift": __version__,
-        "torch": torch.__version__,
+    description = {
         "architecture": _original_class(root),
         "plan": _plan_of(root).to_dict(),
         "aliases": aliases,
         "frozen": sorted(name for name, parameter in parameters if not parameter.requires_grad),
         "non_persistent": sorted(name for name in {**tensors, **aliases} if name not in persistent),
     }
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / TENSORS_FILE) as written:
-        save_file(_apart(tensors), written, metadata={"format": "pt"})
-        description["sha256"] = _seal(description, written)
-    with _replacing(folder / PLAN_FILE) as written:
-        written.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    write(Path(directory), description, tensors)
 
 
 def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
@@ -97,7 +76,7 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
             another architecture. The model is then unchanged.
         ModelError: if the model cannot be compressed, such as a scripted one. It is then unchanged.
     """
-    checkpoint = _read(Path(directory))
+    checkpoint = read(Path(directory))
     root = find_root(model)
     if root is None:
         for path, module in model.named_modules():
@@ -145,67 +124,7 @@ def stored_tensors(root: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, aliases
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """The content of a checkpoint: its plan, and its tensors by every name that they have."""
-
-    folder: Path
-    architecture: str
-    plan: Plan
-    tensors: dict[str, Tensor]
-    frozen: frozenset[str]
-    non_persistent: frozenset[str]
-
-
-def _read(folder: Path) -> _Checkpoint:
-    """Read and check the files of a checkpoint, without regard to a model."""
-    plan_file, tensors_file = folder / PLAN_FILE, folder / TENSORS_FILE
-    for file in (plan_file, tensors_file):
-        if not file.is_file():
-            raise CheckpointError(f"{file} does not exist; give the directory that shapeshift.save(model, ...) wrote")
-    try:
-        description = json.loads(plan_file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{plan_file} is damaged: it is not JSON ({error}). Save the model again") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{plan_file} was not written by shapeshift.save")
-    version = description.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{plan_file} has format version {version!r}, written by shapeshift {description.get('shapeshift')}; "
-            f"this is shapeshift {__version__}, which reads up to version {FORMAT_VERSION}. Upgrade shapeshift"
-        )
-    try:
-        plan = Plan.from_dict(description["plan"])
-        architecture = str(description["architecture"])
-        aliases = {str(alias): str(name) for alias, name in description["aliases"].items()}
-        frozen, non_persistent = (frozenset(map(str, description[field])) for field in ("frozen", "non_persistent"))
-        sha256 = str(description.pop("sha256"))
-    except ShapeshiftError as error:
-        raise CheckpointError(f"{plan_file} (shapeshift {description.get('shapeshift')}): {error}") from None
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            f"{plan_file} is damaged: its plan cannot be read ({what}). Save the model again"
-        ) from None
-
-    try:
-        tensors = load_file(tensors_file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{tensors_file} is damaged or not a safetensors file ({error})") from None
-    if _seal(description, tensors_file) != sha256:
-        raise CheckpointError(
-            f"{TENSORS_FILE} and {PLAN_FILE} in {folder} do not belong together: one of them was damaged or replaced. "
-            "Take both from one shapeshift.save(model, ...)"
-        )
-    missing = sorted(set(aliases.values()) - set(tensors))
-    if missing:
-        raise CheckpointError(f"{plan_file} is damaged: it refers to {missing[0]}, which {TENSORS_FILE} does not hold")
-    tensors |= {alias: tensors[name] for alias, name in aliases.items()}
-    return _Checkpoint(folder, architecture, plan, tensors, frozen, non_persistent)
-
-
-def _fit(checkpoint: _Checkpoint, model: nn.Module) -> Plan:
+def _fit(checkpoint: Checkpoint, model: nn.Module) -> Plan:
     """Return the checkpoint's plan with the dtypes and devices of a plain model, which must have all its weights."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names_of: dict[nn.Parameter, set[str]] = {}
@@ -264,7 +183,7 @@ def _shared_state(plan: Plan) -> dict[str, Tensor]:
     return {f"{ATTRIBUTE}.{name}": tensor for name, tensor in shared.state_dict(keep_vars=True).items()}
 
 
-def _check_state(checkpoint: _Checkpoint, state: Mapping[str, Any], model: nn.Module) -> None:
+def _check_state(checkpoint: Checkpoint, state: Mapping[str, Any], model: nn.Module) -> None:
     """Check that a checkpoint holds every tensor of a state, in its shape, and no other."""
     differences = []
     found = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in checkpoint.non_persistent}
@@ -283,7 +202,7 @@ def _check_state(checkpoint: _Checkpoint, state: Mapping[str, Any], model: nn.Mo
     _raise_if_different(checkpoint, differences, model)
 
 
-def _check_same_plan(checkpoint: _Checkpoint, plan: Plan) -> None:
+def _check_same_plan(checkpoint: Checkpoint, plan: Plan) -> None:
     """Check that a model is compressed as a checkpoint's model was: what is generated, and from what."""
 
     def essence(plan: Plan) -> Any:
@@ -300,7 +219,7 @@ def _check_same_plan(checkpoint: _Checkpoint, plan: Plan) -> None:
         )
 
 
-def _raise_if_different(checkpoint: _Checkpoint, differences: list[str], model: nn.Module) -> None:
+def _raise_if_different(checkpoint: Checkpoint, differences: list[str], model: nn.Module) -> None:
     if not differences:
         return
     shown = "".join(f"\n  {difference}" for difference in differences[:_SHOWN_DIFFERENCES])
@@ -313,7 +232,7 @@ def _raise_if_different(checkpoint: _Checkpoint, differences: list[str], model: 
     )
 
 
-def _build_shared(checkpoint: _Checkpoint, plan: Plan) -> SharedParameters:
+def _build_shared(checkpoint: Checkpoint, plan: Plan) -> SharedParameters:
     """Make and fill the shared parameters, and see that each weight comes out of them."""
     shared = _guarded(lambda: SharedParameters(plan))
     prefix = f"{ATTRIBUTE}."
@@ -345,7 +264,7 @@ def _guarded(build: Callable[[], ResultT]) -> ResultT:
         ) from None
 
 
-def _fill(root: nn.Module, checkpoint: _Checkpoint) -> None:
+def _fill(root: nn.Module, checkpoint: Checkpoint) -> None:
     """Give a compressed model the values of a checkpoint that was found to fit."""
     allocated = _allocate(root)
     if any(name.startswith(f"{ATTRIBUTE}.") for name in allocated):
@@ -402,41 +321,8 @@ def _original_class(model: nn.Module) -> str:
     return type(model).__mro__[1 if is_attached(model) else 0].__name__
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors that are parts of one memory, and those that are not contiguous: safetensors takes neither."""
-    storages: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        pointer = tensor.untyped_storage().data_ptr()
-        overlaps = pointer in storages and tensor.numel() > 0
-        result[name] = tensor.detach().clone(memory_format=torch.contiguous_format) if overlaps else tensor.detach()
-        result[name] = result[name].contiguous()
-        storages.add(pointer)
-    return result
-
-
 def _memory(tensor: Tensor) -> Any:
     """Identify the memory behind a tensor; what has none is told apart by the object itself."""
     if tensor.numel() == 0 or tensor.is_meta or hasattr(tensor, "full_tensor"):
         return id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """Write to a temporary file that takes the place of another once it is complete."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _seal(description: Mapping[str, Any], tensors_file: Path) -> str:
-    """Return a checksum of both files of a checkpoint, given the content of the one that will hold it."""
-    checksum = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    with tensors_file.open("rb") as content:
-        return hashlib.file_digest(content, lambda: checksum).hexdigest()

@@ -1,0 +1,146 @@
+"""The two files of a checkpoint: how they are written, and read again with every reason to distrust them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from shapeshift.errors import CheckpointError, ShapeshiftError
+from shapeshift.plan import Plan
+from shapeshift.version import __version__
+
+TENSORS_FILE = "model.safetensors"
+PLAN_FILE = "shapeshift.json"
+FORMAT = "shapeshift"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint: its plan, and its tensors by every name that they have."""
+
+    folder: Path
+    architecture: str
+    plan: Plan
+    tensors: dict[str, Tensor]
+    frozen: frozenset[str]
+    non_persistent: frozenset[str]
+
+
+def write(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint, each file beside its place first and moved there when it is complete.
+
+    Args:
+        folder: where; it is made if it does not exist.
+        description: what the JSON file holds, beside what identifies the format.
+        tensors: what the safetensors file holds.
+    """
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "shapeshift": __version__,
+        "torch": torch.__version__,
+        **description,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with _replacing(folder / TENSORS_FILE) as written:
+        save_file(_apart(tensors), written, metadata={"format": "pt"})
+        description["sha256"] = _seal(description, written)
+    with _replacing(folder / PLAN_FILE) as written:
+        written.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read and check the files of a checkpoint, without regard to a model.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged or foreign, or was written by a newer version.
+    """
+    plan_file, tensors_file = folder / PLAN_FILE, folder / TENSORS_FILE
+    for file in (plan_file, tensors_file):
+        if not file.is_file():
+            raise CheckpointError(f"{file} does not exist; give the directory that shapeshift.save(model, ...) wrote")
+    try:
+        description = json.loads(plan_file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{plan_file} is damaged: it is not JSON ({error}). Save the model again") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{plan_file} was not written by shapeshift.save")
+    version = description.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{plan_file} has format version {version!r}, written by shapeshift {description.get('shapeshift')}; "
+            f"this is shapeshift {__version__}, which reads up to version {FORMAT_VERSION}. Upgrade shapeshift"
+        )
+    try:
+        plan = Plan.from_dict(description["plan"])
+        architecture = str(description["architecture"])
+        aliases = {str(alias): str(name) for alias, name in description["aliases"].items()}
+        frozen, non_persistent = (frozenset(map(str, description[field])) for field in ("frozen", "non_persistent"))
+        sha256 = str(description.pop("sha256"))
+    except ShapeshiftError as error:
+        raise CheckpointError(f"{plan_file} (shapeshift {description.get('shapeshift')}): {error}") from None
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"{plan_file} is damaged: its plan cannot be read ({what}). Save the model again"
+        ) from None
+
+    try:
+        tensors = load_file(tensors_file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{tensors_file} is damaged or not a safetensors file ({error})") from None
+    if _seal(description, tensors_file) != sha256:
+        raise CheckpointError(
+            f"{TENSORS_FILE} and {PLAN_FILE} in {folder} do not belong together: one of them was damaged or replaced. "
+            "Take both from one shapeshift.save(model, ...)"
+        )
+    missing = sorted(set(aliases.values()) - set(tensors))
+    if missing:
+        raise CheckpointError(f"{plan_file} is damaged: it refers to {missing[0]}, which {TENSORS_FILE} does not hold")
+    tensors |= {alias: tensors[name] for alias, name in aliases.items()}
+    return Checkpoint(folder, architecture, plan, tensors, frozen, non_persistent)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that are parts of one memory, and those that are not contiguous: safetensors takes neither."""
+    storages: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        overlaps = pointer in storages and tensor.numel() > 0
+        result[name] = tensor.detach().clone(memory_format=torch.contiguous_format) if overlaps else tensor.detach()
+        result[name] = result[name].contiguous()
+        storages.add(pointer)
+    return result
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """Write to a temporary file that takes the place of another once it is complete."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _seal(description: Mapping[str, Any], tensors_file: Path) -> str:
+    """Return a checksum of both files of a checkpoint, given the content of the one that will hold it."""
+    checksum = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    with tensors_file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: checksum).hexdigest()
