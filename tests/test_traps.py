@@ -709,3 +709,25 @@ def test_freezing_parts_of_a_compressed_model(upsample: str) -> None:
     assert not any(path.startswith("shapeshift.") for path in found)
     assert_close(found, {path: everything[path] for path in found}, "identical")
     assert model.conv1.weight.requires_grad is False
+
+
+def test_freezing_the_stores_leaves_the_coefficients_training() -> None:
+    model, x = compressed(mlp(), 0.8, mapping="single"), torch.randn(2, 16)
+    everything = gradients(model, (x,))
+    group = shared_parameters(model)["all"]
+    group.store.requires_grad_(False)
+    found = gradients(model, (x,))
+    assert "shapeshift.all.coefficients" in found
+    assert_close(found, {path: everything[path] for path in found}, "identical")
+    group.zero_grad()
+    model[0](x).square().sum().backward()
+    assert group.coefficients.grad.any(), "a layer called by itself reaches the coefficients too"
+
+
+def test_materialize_keeps_frozen_what_was_frozen() -> None:
+    model = compressed(mlp(), 0.8)
+    shared_parameters(model).requires_grad_(False)
+    model[0].bias.requires_grad_(False)
+    shapeshift.materialize(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"2.bias", "4.bias", "6.bias"}

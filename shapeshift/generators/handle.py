@@ -91,7 +91,7 @@ class WeightHandle(Tensor):
             group.weights[index].shape,
             dtype=source.dtype,
             device=source.device,
-            requires_grad=source.requires_grad and not detached,
+            requires_grad=not detached and any(parameter.requires_grad for parameter in group.parameters()),
         )
         handle._group, handle._index = group, index
         return handle
