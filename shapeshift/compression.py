@@ -11,7 +11,7 @@ from torch import nn
 from shapeshift.budget import Budget, parse_budget
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
-from shapeshift.layers import attach, check_attachable, detach, is_attached, sources
+from shapeshift.layers import attach, check_attachable, detach, generated_class, is_attached, sources
 from shapeshift.plan import Plan, make_plan
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
 
@@ -75,6 +75,16 @@ def install(model: nn.Module, shared: SharedParameters) -> None:
                 by_module.setdefault(path, {})[parameter] = (group, index)
     # A module that occurs twice in the tree has two paths and is attached once.
     modules = {id(model.get_submodule(path)): (path, found) for path, found in reversed(by_module.items())}
+    # The classes first: one that cannot be derived from fails before anything is changed.
+    for path, found in modules.values():
+        module = model.get_submodule(path)
+        try:
+            generated_class(type(module), tuple(found), root=not path)
+        except Exception as error:
+            raise ModelError(
+                f"{path or 'the model'} ({type(module).__name__}) cannot read generated weights, since its class does not let "
+                f"others derive from it: {error}. Keep it out with exclude="
+            ) from error
     for path, found in modules.values():
         attach(model.get_submodule(path), found, root=not path)
     model.add_module(ATTRIBUTE, shared)

@@ -246,6 +246,16 @@ class TestFailuresChangeNothing:
         assert type(model[0]) is nn.Linear
         assert not shapeshift.is_compressed(model)
 
+    def test_of_a_class_that_nobody_may_derive_from(self) -> None:
+        class Final(nn.Linear):
+            def __init_subclass__(cls) -> None:
+                raise TypeError("Final is final")
+
+        model = nn.Sequential(nn.Linear(8, 8), Final(8, 8), nn.Linear(8, 8))
+        assert_unchanged_by(model, ModelError, r"1 \(Final\) cannot read .*Final is final.*exclude", 0.7)
+        shapeshift.compress(model, 0.8, exclude=["1"])
+        assert type(model[1]) is Final
+
     def test_of_a_model_with_an_attribute_of_our_name(self) -> None:
         model = mlp()
         model.shapeshift = 3
@@ -346,6 +356,17 @@ class TestRoots:
             fast = model(x)
         assert_close(fast, model(x), "reordered")
         assert_close(shapeshift.materialize(model)(x), model(x), "reordered")
+
+
+def test_a_forward_that_was_replaced_on_the_instance_still_runs() -> None:
+    model, x = mlp(), torch.randn(2, 16)
+    forward = model.forward
+    model.forward = lambda x: forward(x) * 2
+    shapeshift.compress(model, 0.6)
+    expected = model(x)
+    found = gradients(model, (x,))
+    assert any(name.endswith(".store") for name in found)
+    assert_close(shapeshift.materialize(model)(x), expected, "identical")
 
 
 class TestParametrizations:
