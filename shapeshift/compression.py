@@ -79,11 +79,11 @@ def install(model: nn.Module, shared: SharedParameters) -> None:
     for path, found in modules.values():
         module = model.get_submodule(path)
         try:
-            generated_class(type(module), tuple(found), root=not path)
+            generated_class(type(module), tuple(found), root=not path)  # type: ignore[arg-type]
         except Exception as error:
             raise ModelError(
-                f"{path or 'the model'} ({type(module).__name__}) cannot read generated weights, since its class does not let "
-                f"others derive from it: {error}. Keep it out with exclude="
+                f"{path or 'the model'} ({type(module).__name__}) cannot read generated weights, since its class does "
+                f"not let others derive from it: {error}. Keep it out with exclude="
             ) from error
     for path, found in modules.values():
         attach(model.get_submodule(path), found, root=not path)
