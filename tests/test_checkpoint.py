@@ -406,7 +406,7 @@ DAMAGES = {
     "unknown dtype": (edit(lambda plan: group(plan)["weights"][0].update(dtype="Tensor")), "unknown dtype 'Tensor'"),
     "layout without draws": (edit(lambda plan: group(plan).update(layout={})), "cannot be read"),
     "layout of no size": (edit(lambda plan: group(plan)["layout"].update(store_size=-1)), "does not work"),
-    "layout of another size": (edit(lambda plan: group(plan)["layout"].update(store_size=10**15)), "has another archi"),
+    "layout of another size": (edit(lambda plan: group(plan)["layout"].update(store_size=10**15)), "does not work"),
     "a template elsewhere": (
         edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=1), sealed=False),
         "do not belong together",
@@ -432,8 +432,8 @@ DAMAGES = {
         "head.bias is in the model and not in the checkpoint",
     ),
     "a missing store": (
-        edit_tensors(lambda tensors: tensors.pop("shapeshift.5x8.store")),
-        "shapeshift.5x8.store is in the model and not in the checkpoint",
+        edit_tensors(lambda tensors: tensors.pop("shapeshift.5x8.store.0")),
+        "shapeshift.5x8.store.0 is in the model and not in the checkpoint",
     ),
     "a tensor of another shape": (
         edit_tensors(lambda tensors: tensors.update({"head.bias": torch.zeros(7)})),

@@ -320,7 +320,7 @@ class TestRoots:
         shapeshift.compress(model, 0.5, mapping="shape")
         expected = model(x)
         assert isinstance(model, nn.Linear)
-        assert {"bias", "shapeshift.8x16.store"} <= set(gradients(model, (x,)))
+        assert {"bias", "shapeshift.8x16.store.0"} <= set(gradients(model, (x,)))
         assert_close(copy.deepcopy(model)(x), expected, "identical")
         shapeshift.materialize(model)
         assert type(model) is nn.Linear
@@ -365,7 +365,7 @@ def test_a_forward_that_was_replaced_on_the_instance_still_runs() -> None:
     shapeshift.compress(model, 0.6)
     expected = model(x)
     found = gradients(model, (x,))
-    assert any(name.endswith(".store") for name in found)
+    assert any(".store." in name for name in found)
     assert_close(shapeshift.materialize(model)(x), expected, "identical")
 
 

@@ -292,7 +292,7 @@ def check(
 
     found = gradients(call(model), inputs)
     forget(model)
-    assert any(name.endswith(".store") for name in found)
+    assert any(".store." in name for name in found)
     kept = {name for name, _ in call(model).named_parameters()} & {name for name, _ in call(plain).named_parameters()}
     assert expected_gradients & kept == set(found) & kept
     assert all(gradient.isfinite().all() for gradient in found.values())

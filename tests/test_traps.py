@@ -297,7 +297,7 @@ class TestFlatWeights:
         model, x = compressed(Recurrent()), torch.randn(2, 4, 6)
         before = model(x)
         with torch.no_grad():
-            shared_parameters(model)[next(iter(shared_parameters(model)))].store.mul_(2)
+            shared_parameters(model)[next(iter(shared_parameters(model)))].store[0].mul_(2)
         assert not model(x).equal(before)
 
 
@@ -416,7 +416,7 @@ class TestReading:
     def test_values_outside_of_a_forward_have_a_graph(self) -> None:
         model = compressed(mlp(), mapping="single")
         model[0].weight.square().sum().backward()
-        assert shared_parameters(model)["all"].store.grad.any()
+        assert shared_parameters(model)["all"].store[0].grad.any()
         assert model[0].weight.detach().clone().requires_grad is False
         assert_close(model[0].weight + 0, F.linear(torch.eye(16), model[0].weight).T.contiguous(), "identical")
 
@@ -626,14 +626,14 @@ class TestMixing:
         store, coefficients = self.numbers()
         results = []
         for form in (mix, mix_plain):
-            mixtures = form(store, coefficients, DRAWS)
+            mixtures = form(store.split(13), coefficients, DRAWS)
             loss = sum((mixture**3).sum() for mixture in mixtures)
             results.append((list(mixtures), torch.autograd.grad(loss, (store, coefficients))))
         assert_close(results[0], results[1], "double")
 
     def test_the_formula(self) -> None:
         store, coefficients = self.numbers()
-        for draw, mixture in zip(DRAWS, mix(store, coefficients, DRAWS), strict=True):
+        for draw, mixture in zip(DRAWS, mix(store.split(13), coefficients, DRAWS), strict=True):
             begins = [draw.offset + k * (draw.span - draw.size) // max(1, draw.count - 1) for k in range(draw.count)]
             expected = sum(
                 coefficients[draw.start + k] * store[begin : begin + draw.size, 0] for k, begin in enumerate(begins)
@@ -642,25 +642,25 @@ class TestMixing:
 
     def test_double_backward(self) -> None:
         store, coefficients = self.numbers()
-        assert torch.autograd.gradcheck(lambda s, c: tuple(mix(s, c, DRAWS)), (store, coefficients))
-        assert torch.autograd.gradgradcheck(lambda s, c: tuple(mix(s, c, DRAWS)), (store, coefficients))
+        assert torch.autograd.gradcheck(lambda s, c: tuple(mix(s.split(13), c, DRAWS)), (store, coefficients))
+        assert torch.autograd.gradgradcheck(lambda s, c: tuple(mix(s.split(13), c, DRAWS)), (store, coefficients))
 
     @pytest.mark.parametrize("frozen", [0, 1])
     def test_one_side_frozen(self, frozen: int) -> None:
         inputs = self.numbers()
         inputs[frozen].requires_grad_(False)
-        assert torch.autograd.gradcheck(lambda s, c: tuple(mix(s, c, DRAWS)), inputs)
-        assert torch.autograd.gradgradcheck(lambda s, c: tuple(mix(s, c, DRAWS)), inputs)
+        assert torch.autograd.gradcheck(lambda s, c: tuple(mix(s.split(13), c, DRAWS)), inputs)
+        assert torch.autograd.gradgradcheck(lambda s, c: tuple(mix(s.split(13), c, DRAWS)), inputs)
 
     def test_some_results_unused(self) -> None:
         store, coefficients = self.numbers()
-        found = torch.autograd.grad(mix(store, coefficients, DRAWS)[1].sum(), (store, coefficients))
-        expected = torch.autograd.grad(mix_plain(store, coefficients, DRAWS)[1].sum(), (store, coefficients))
+        found = torch.autograd.grad(mix(store.split(13), coefficients, DRAWS)[1].sum(), (store, coefficients))
+        expected = torch.autograd.grad(mix_plain([store], coefficients, DRAWS)[1].sum(), (store, coefficients))
         assert_close(found, expected, "double")
 
     def test_gradient_penalty_of_a_model_equals_finite_differences(self) -> None:
         model, x = compressed(mlp(8, 2).double()), torch.randn(2, 8, dtype=torch.float64)
-        store = next(shared_parameters(model).parameters())
+        store = shared_parameters(model)["all"].store[0]
 
         def penalty() -> Tensor:
             parameters = list(model.parameters())
@@ -715,7 +715,7 @@ def test_freezing_the_stores_leaves_the_coefficients_training() -> None:
     model, x = compressed(mlp(), 0.8, mapping="single"), torch.randn(2, 16)
     everything = gradients(model, (x,))
     group = shared_parameters(model)["all"]
-    group.store.requires_grad_(False)
+    group.store[0].requires_grad_(False)
     found = gradients(model, (x,))
     assert "shapeshift.all.coefficients" in found
     assert_close(found, {path: everything[path] for path in found}, "identical")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +31,12 @@ class Draw:
     span: int
     start: int
 
+    def __post_init__(self) -> None:
+        if min(self.offset, self.start) < 0 or not 1 <= self.size <= self.span <= self.count * self.size:
+            raise ValueError(f"templates that cannot be: {self}")
+        if self.count > self.span:
+            raise ValueError(f"more templates than they have numbers: {self}")
+
     @property
     def windows(self) -> list[slice]:
         """The templates, as slices of the store."""
@@ -37,11 +45,11 @@ class Draw:
         return [slice(begin, begin + self.size) for begin in begins]
 
 
-def mix(store: Tensor, coefficients: Tensor, draws: Sequence[Draw]) -> Sequence[Tensor]:
+def mix(store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw]) -> Sequence[Tensor]:
     """Mix templates into vectors: ``sum_k coefficients[k] * template_k`` for each draw.
 
     Args:
-        store: numbers of shape (N, 1).
+        store: the store's pieces in order, numbers of shape (n, 1) each.
         coefficients: numbers of shape (C,).
         draws: where the templates and the coefficients of each vector lie.
 
@@ -52,13 +60,13 @@ def mix(store: Tensor, coefficients: Tensor, draws: Sequence[Draw]) -> Sequence[
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if tracing or torch._C._are_functorch_transforms_active():
         return mix_plain(store, coefficients, draws)
-    mixtures: tuple[Tensor, ...] = _Mix.apply(store, coefficients, tuple(draws))
+    mixtures: tuple[Tensor, ...] = _Mix.apply(tuple(draws), coefficients, *store)  # type: ignore[no-untyped-call]
     return mixtures
 
 
-def mix_plain(store: Tensor, coefficients: Tensor, draws: Sequence[Draw]) -> list[Tensor]:
+def mix_plain(store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw]) -> list[Tensor]:
     """Mix with differentiable tensor operations only, one product for all vectors of the same templates."""
-    flat = store.view(-1)
+    flat = torch.cat([piece.view(-1) for piece in store]) if len(store) > 1 else store[0].view(-1)
     products: dict[tuple[int, int, int, int], list[int]] = {}
     for index, draw in enumerate(draws):
         products.setdefault((draw.offset, draw.count, draw.size, draw.span), []).append(index)
@@ -76,6 +84,30 @@ def mix_plain(store: Tensor, coefficients: Tensor, draws: Sequence[Draw]) -> lis
     return mixtures
 
 
+class _Segment(NamedTuple):
+    """The part of a template that lies in one piece of the store."""
+
+    template: int
+    piece: int
+    source: slice
+    target: slice
+
+
+@functools.lru_cache(maxsize=2**16)
+def _segments(draw: Draw, sizes: tuple[int, ...]) -> tuple[_Segment, ...]:
+    """Cut the templates of a draw where the store's pieces, of the given sizes, meet."""
+    segments = []
+    ends = list(itertools.accumulate(sizes))
+    for template, window in enumerate(draw.windows):
+        for piece, (end, size) in enumerate(zip(ends, sizes, strict=True)):
+            low, high = max(window.start, end - size), min(window.stop, end)
+            if low < high:
+                source = slice(low - (end - size), high - (end - size))
+                target = slice(low - window.start, high - window.start)
+                segments.append(_Segment(template, piece, source, target))
+    return tuple(segments)
+
+
 class _Mix(torch.autograd.Function):
     """The same with a backward pass that accumulates into one gradient of the store.
 
@@ -83,51 +115,65 @@ class _Mix(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(store: Tensor, coefficients: Tensor, draws: tuple[Draw, ...]) -> tuple[Tensor, ...]:
-        flat, scales = store.view(-1), _scalars(coefficients)
+    def forward(draws: tuple[Draw, ...], coefficients: Tensor, *store: Tensor) -> tuple[Tensor, ...]:
+        flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
+        sizes = tuple(map(len, flat))
         mixtures = []
         for draw in draws:
-            first, *others = draw.windows
-            mixture = flat[first] * scales[draw.start]
-            for k, window in enumerate(others, start=draw.start + 1):
-                _add_scaled(mixture, flat[window], scales[k])
+            mixture = flat[0].new_empty(draw.size)
+            for template, piece, source, target in _segments(draw, sizes):
+                scale = scales[draw.start + template]
+                if template == 0:
+                    torch.mul(flat[piece][source], scale, out=mixture[target])
+                else:
+                    _add_scaled(mixture[target], flat[piece][source], scale)
             mixtures.append(mixture)
         return tuple(mixtures)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        store, coefficients, ctx.draws = inputs
-        ctx.save_for_backward(store, coefficients)
+        ctx.draws, *tensors = inputs
+        ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
-        store, coefficients = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        coefficients, *store = ctx.saved_tensors
         arrived = [(draw, grad) for draw, grad in zip(ctx.draws, grads, strict=True) if grad is not None]
         if not arrived:
-            return None, None, None
+            return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
-            return *_differentiable_backward(store, coefficients, arrived), None
-        flat, scales = store.view(-1), _scalars(coefficients)
-        store_grad = torch.zeros_like(store)
-        flat_grad = store_grad.view(-1)
-        dots: dict[int, Tensor] = {}
+            return None, *_differentiable_backward(coefficients, store, arrived)
+        wants_coefficients = ctx.needs_input_grad[1]
+        flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
+        sizes = tuple(map(len, flat))
+        store_grads = [
+            torch.zeros_like(piece) if needed else None
+            for piece, needed in zip(store, ctx.needs_input_grad[2:], strict=True)
+        ]
+        flat_grads = [grad if grad is None else grad.view(-1) for grad in store_grads]
+        positions, products = [], []
         for draw, grad in arrived:
-            for k, window in enumerate(draw.windows, start=draw.start):
-                _add_scaled(flat_grad[window], grad, scales[k])
-                if ctx.needs_input_grad[1]:
-                    dots[k] = torch.dot(flat[window], grad)
+            for template, piece, source, target in _segments(draw, sizes):
+                part, into = grad[target], flat_grads[piece]
+                if into is not None:
+                    _add_scaled(into[source], part, scales[draw.start + template])
+                if wants_coefficients:
+                    positions.append(draw.start + template)
+                    products.append(torch.dot(flat[piece][source], part))
         coefficient_grad = None
-        if ctx.needs_input_grad[1]:
-            coefficient_grad = torch.zeros_like(coefficients)
-            positions = torch.tensor(list(dots), device=coefficients.device)
-            coefficient_grad[positions] = torch.stack(list(dots.values()))
-        return store_grad, coefficient_grad, None
+        if wants_coefficients:
+            where = torch.tensor(positions, device=coefficients.device)
+            coefficient_grad = torch.zeros_like(coefficients).index_add_(0, where, torch.stack(products))
+        return None, coefficient_grad, *store_grads
 
 
 def _scalars(coefficients: Tensor) -> Sequence[float | Tensor]:
     """Take coefficients apart: into floats where they are at hand, into tensors where reading them would wait."""
-    return coefficients.tolist() if coefficients.is_cpu else coefficients.unbind()
+    if coefficients.is_cpu:
+        values: list[float] = coefficients.tolist()
+        return values
+    return coefficients.unbind()
 
 
 def _add_scaled(target: Tensor, source: Tensor, scale: float | Tensor) -> None:
@@ -138,12 +184,13 @@ def _add_scaled(target: Tensor, source: Tensor, scale: float | Tensor) -> None:
 
 
 def _differentiable_backward(
-    store: Tensor, coefficients: Tensor, arrived: Sequence[tuple[Draw, Tensor]]
-) -> tuple[Tensor | None, Tensor | None]:
+    coefficients: Tensor, store: Sequence[Tensor], arrived: Sequence[tuple[Draw, Tensor]]
+) -> tuple[Tensor | None, ...]:
     with torch.enable_grad():
-        inputs = [tensor for tensor in (store, coefficients) if tensor.requires_grad]
+        tensors = (coefficients, *store)
         mixtures = mix_plain(store, coefficients, [draw for draw, _ in arrived])
-        grads = torch.autograd.grad(mixtures, inputs, [grad for _, grad in arrived], create_graph=True)
-    iterator = iter(grads)
-    store_grad = next(iterator) if store.requires_grad else None
-    return store_grad, next(iterator) if coefficients.requires_grad else None
+        inputs = [tensor for tensor in tensors if tensor.requires_grad]
+        grads = iter(
+            torch.autograd.grad(mixtures, inputs, [grad for _, grad in arrived], create_graph=True, allow_unused=True)
+        )
+    return tuple(next(grads) if tensor.requires_grad else None for tensor in tensors)

@@ -20,6 +20,11 @@ from shapeshift.weights import Weight, mean_and_std
 
 _TEMPLATE_LIMIT = 16
 
+# A store is held in pieces of at most this many numbers. Memory allocators hand blocks of this size out again, and
+# take larger ones from the system afresh each time: on a CPU, an optimizer's step on one large tensor takes several
+# times as long as on its pieces.
+_PIECE_SIZE = 2**22
+
 # The length that a weight's row of coefficients starts with; the gain takes it back. A gradient step on coefficients
 # moves a whole template, so under plain SGD rows of length one learn far faster than the store does: this makes them
 # ten times slower. `python -m benchmarks.starting_values` compares lengths.
@@ -59,7 +64,14 @@ class WeightedAverage(ParameterGroup[Layout]):
         dtype, device = weights[0].dtype, weights[0].device
         # A column, not a vector: optimizers that spare one-dimensional parameters from weight decay (timm's do) are to
         # decay the store and to spare the coefficients, and FSDP shards the first axis.
-        self.store = nn.Parameter(torch.empty(layout.store_size, 1, dtype=dtype, device=device))
+        used = max(draw.offset + draw.span for draw in layout.draws)
+        if layout.store_size != used:
+            raise ValueError(f"a store of {layout.store_size} numbers of which the weights use {used}")
+        pieces = math.ceil(layout.store_size / _PIECE_SIZE)
+        sizes = [
+            layout.store_size * (piece + 1) // pieces - layout.store_size * piece // pieces for piece in range(pieces)
+        ]
+        self.store = nn.ParameterList(torch.empty(size, 1, dtype=dtype, device=device) for size in sizes)
         coefficients = torch.empty(layout.num_coefficients, dtype=dtype, device=device)
         self.register_parameter("coefficients", nn.Parameter(coefficients) if layout.num_coefficients else None)
         num_gains = sum(draw.count for draw in layout.draws)
@@ -129,7 +141,7 @@ class WeightedAverage(ParameterGroup[Layout]):
         scales = gains if self.coefficients is None else gains * F.pad(self.coefficients, (0, fixed), value=1.0)
         # Mixed in the store's own precision: autocast is for what the weights are used in.
         with torch.autocast(gains.device.type, enabled=False):
-            mixtures = mix(self.store, scales, [self.layout.draws[index] for index in indices])
+            mixtures = mix(list(self.store), scales, [self.layout.draws[index] for index in indices])
             return [
                 self.upsamplers[str(index)](mixture)
                 if str(index) in self.upsamplers
@@ -141,7 +153,7 @@ class WeightedAverage(ParameterGroup[Layout]):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         for upsampler in self.upsamplers.values():
             cast(Upsampler, upsampler).reset_buffers()
-        if self.store.is_meta:
+        if self.gains.is_meta:
             return
         sizes = torch.tensor([float(weight.numel) for weight in self.weights])
         stds = torch.tensor([weight.std for weight in self.weights])
@@ -149,7 +161,8 @@ class WeightedAverage(ParameterGroup[Layout]):
         # the weights themselves would.
         scale = (stds.square() @ sizes / (sizes * (stds > 0)).sum()).sqrt() if stds.any() else torch.tensor(0.02)
         # Drawn on the CPU, so that one seed gives one store on every device.
-        self.store.copy_(torch.randn(self.store.shape, generator=generator).mul_(scale))
+        for piece in self.store:
+            piece.copy_(torch.randn(piece.shape, generator=generator).mul_(scale))
         if self.coefficients is not None:
             self.coefficients.copy_(_starting_coefficients(self.layout, generator))
             for weight, draw in zip(self.weights, self.layout.draws, strict=True):
