@@ -38,7 +38,7 @@ class GroupDescription:
     """What one group holds, and where its weights come from.
 
     Attributes:
-        stores: the number of shared numbers in each store, by the name of the parameter that holds them.
+        stores: the number of shared numbers in each store, by the name of what holds them.
         coefficients: the number of trainable numbers beside the stores.
         weights: one description per weight, in the group's order.
     """
