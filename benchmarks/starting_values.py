@@ -6,7 +6,6 @@ learning rate or weight decay of the store than the default's.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 
@@ -48,16 +47,16 @@ def with_coefficients(budget: str, start: str, length: float, **options: int) ->
 
 def rows() -> list[Row]:
     """List what is compared."""
-    long, found = math.sqrt(10), [Row(NETWORK, "dense", "", NETWORKS[NETWORK])]
+    found = [Row(NETWORK, "dense", "", NETWORKS[NETWORK])]
     for budget in ("200%", "400%"):
         for start in ("signs", "equal", "one-hot", "random"):
-            found.append(_row(budget, f"{start}, length 3.2", start, long))
+            found.append(_row(budget, f"{start}, length 5", start, 5.0))
         for length in (1.0, 10.0):
             found.append(_row(budget, f"signs, length {length:g}", "signs", length))
-        found.append(_row(budget, "signs, 16 templates", "signs", long, max_templates=16))
+        found.append(_row(budget, "signs, 16 templates", "signs", 5.0, max_templates=16))
         for recipe in (replace(RECIPE, learning_rate=0.03), replace(RECIPE, weight_decay=0.0)):
             method = f"signs, lr {recipe.learning_rate:g}, decay {recipe.weight_decay:g}"
-            found.append(replace(_row(budget, method, "signs", long), recipe=recipe))
+            found.append(replace(_row(budget, method, "signs", 5.0), recipe=recipe))
     return found
 
 

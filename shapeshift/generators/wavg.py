@@ -26,9 +26,9 @@ _TEMPLATE_LIMIT = 16
 _PIECE_SIZE = 2**22
 
 # The length that a weight's row of coefficients starts with; the gain takes it back. A gradient step on coefficients
-# moves a whole template, so under plain SGD rows of length one learn far faster than the store does: this makes them
-# ten times slower. `python -m benchmarks.starting_values` compares lengths.
-_COEFFICIENT_NORM = math.sqrt(10)
+# moves whole templates, so under SGD rows of length one learn far faster than the store does. Longer rows slow them
+# down by the square of the length: `python -m benchmarks.starting_values` compares lengths.
+_COEFFICIENT_NORM = 5.0
 
 
 @dataclass(frozen=True)
