@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from shapeshift.budget import Budget, parse_budget
+from shapeshift.budget import Budget
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.layers import attach, check_attachable, detach, generated_class, is_attached, sources
@@ -60,7 +60,7 @@ def plan_compression(model: nn.Module, budget: Budget, config: Config | None = N
         raise ConfigError(f"unknown option {unknown}; the options are {', '.join(sorted(known))}") from None
     for path, module in model.named_modules():
         check_attachable(module, path)
-    return make_plan(model, lambda dense: parse_budget(budget, dense), config)
+    return make_plan(model, budget, config)
 
 
 def install(model: nn.Module, shared: SharedParameters) -> None:

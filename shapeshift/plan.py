@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from shapeshift.budget import count_parameters
+from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError
 from shapeshift.generators import GENERATORS, ParameterGroup
@@ -99,22 +99,22 @@ class Plan:
         return cls(config, groups, int(fields["dense"]), int(fields["untouched"]), int(fields["budget"]))
 
 
-def make_plan(model: nn.Module, budget: Callable[[int], int], config: Config) -> Plan:
+def make_plan(model: nn.Module, budget: Budget, config: Config) -> Plan:
     """Decide which weights of a model share which parameters.
 
     Args:
         model: the model; it is not changed.
-        budget: returns the number of parameters allowed, given the model's own.
+        budget: the most trainable parameters, as :func:`shapeshift.budget.parse_budget` reads it.
         config: the choices.
 
     Raises:
-        BudgetError: if the budget lies below the least or above the most that the config allows; it names the bound.
+        BudgetError: if the budget cannot be read, or lies outside of what the config allows; it names the bound.
         ModelError, ConfigError: as :func:`shapeshift.weights.find_weights`.
     """
     weights = find_weights(model, config.include, config.exclude)
     dense = count_parameters(model)
     untouched = dense - sum(weight.numel for weight in weights)
-    allowed = budget(dense)
+    allowed = parse_budget(budget, dense)
 
     groups = _group(weights, config)
     generator = GENERATORS[config.combine]
