@@ -18,6 +18,9 @@ def share_in_paper_style(model: nn.Module, store_size: int, templates: int = 2) 
 
     Returns:
         The same model; the store is its parameter ``paper_store``.
+
+    Raises:
+        ValueError: if the store is too small for the largest weight.
     """
     store = nn.Parameter(torch.randn(store_size) * 0.02)
     cursor = 0
@@ -25,6 +28,8 @@ def share_in_paper_style(model: nn.Module, store_size: int, templates: int = 2) 
         path, _, name = weight.name.rpartition(".")
         module = model.get_submodule(path)
         span = templates * weight.numel
+        if span > store_size:
+            raise ValueError(f"{weight.name} needs {span} numbers, more than the {store_size} in the store")
         if cursor + span > store_size:
             cursor = 0
         del module._parameters[name]

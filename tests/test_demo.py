@@ -1,0 +1,68 @@
+"""The demo, and the data and the training loop behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import shapeshift
+from shapeshift.integrations import demo
+from shapeshift.integrations.digits import digits
+from shapeshift.integrations.training import Recipe, error, predict, train
+from shapeshift.networks.wide_resnet import WideResNet
+
+
+def test_digits_are_split_and_standardised() -> None:
+    training, test = digits()
+    assert (len(training.labels), len(test.labels)) == (1200, 597)
+    assert training.images.shape[1:] == (1, 8, 8)
+    assert training.images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert training.images.std().item() == pytest.approx(1, abs=1e-5)
+    assert set(test.labels.tolist()) == set(range(10))
+    again, _ = digits()
+    assert torch.equal(again.images, training.images)
+
+
+@pytest.mark.parametrize("budget", [None, "25%"])
+def test_a_network_learns_and_the_seed_decides_how(budget: str | None) -> None:
+    training, test = digits()
+    predictions = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = WideResNet(10, 0.5, in_channels=1)
+        if budget is not None:
+            shapeshift.compress(model, budget)
+        before = error(model, test)
+        epochs: list[None] = []
+        train(model, training, Recipe(epochs=2), seed=0, on_epoch=lambda epochs=epochs: epochs.append(None))
+        assert len(epochs) == 2
+        assert error(model, test) < before / 2
+        predictions.append(predict(model, test))
+    assert torch.equal(*predictions)
+
+
+def test_the_demo_leaves_a_table_a_plot_and_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--budgets", "12k", "--seeds", "1", "--epochs", "1", "--output", str(tmp_path)]
+    assert demo.main(arguments) == 0
+    printed = capsys.readouterr().out
+    for words in ("dense", "reduced 12k", "compressed 12k", "12,000", "174,778", "equal predictions"):
+        assert words in printed
+    assert (tmp_path / "error_against_parameters.png").read_bytes().startswith(b"\x89PNG")
+
+    compressed = shapeshift.load(tmp_path / "compressed-12k", WideResNet(16, 1, in_channels=1))
+    plain = WideResNet(16, 1, in_channels=1)
+    plain.load_state_dict(safetensors.torch.load_file(tmp_path / "compressed-12k" / "materialized.safetensors"))
+    _, test = digits()
+    assert torch.equal(predict(compressed, test), predict(plain, test))
+
+
+def test_a_checkpoint_that_predicts_otherwise_is_noticed(tmp_path: Path) -> None:
+    model = shapeshift.compress(WideResNet(16, 1, in_channels=1), "12k")
+    shapeshift.save(model, tmp_path)
+    with torch.no_grad():
+        model.head.bias.add_(1 + torch.arange(10))
+    with pytest.raises(RuntimeError, match="compressed checkpoint"):
+        demo._check_checkpoints(model, tmp_path, digits()[1])
