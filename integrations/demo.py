@@ -12,6 +12,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -79,10 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if method == "compressed":
                 _check_checkpoints(model, folder, test)
                 console.print(f"{folder}: compressed and materialized checkpoints reloaded, equal predictions")
-    console.print(_table(results))
+    table = _table(results)
+    console.print(table)
+    # The same for a document; the title and the caption are the document's.
+    table.box, table.title, table.caption = box.MARKDOWN, None, None
+    with (arguments.output / "table.md").open("w", encoding="utf-8") as file:
+        Console(file=file, width=100).print(table)
     plot = arguments.output / "error_against_parameters.png"
     _plot(results, plot)
-    console.print(f"Saved {plot} and a checkpoint of each network in {arguments.output}.")
+    console.print(f"Saved {plot}, table.md and a checkpoint of each network in {arguments.output}.")
     return 0
 
 

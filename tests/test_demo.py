@@ -50,6 +50,7 @@ def test_the_demo_leaves_a_table_a_plot_and_checkpoints(tmp_path: Path, capsys: 
     printed = capsys.readouterr().out
     for words in ("dense", "reduced 12k", "compressed 12k", "12,000", "174,778", "equal predictions"):
         assert words in printed
+    assert (tmp_path / "table.md").read_text().count("\n| ") == 4
     assert (tmp_path / "error_against_parameters.png").read_bytes().startswith(b"\x89PNG")
 
     compressed = shapeshift.load(tmp_path / "compressed-12k", WideResNet(16, 1, in_channels=1))
