@@ -19,6 +19,7 @@ import shapeshift
 from benchmarks.machine import describe
 from benchmarks.tables import RESULTS, markdown_table, write_json
 from shapeshift.integrations.digits import digits
+from shapeshift.integrations.error_plot import plot_errors, spread
 from shapeshift.integrations.training import Recipe, error, train
 from shapeshift.networks.wide_resnet import WideResNet
 
@@ -103,7 +104,7 @@ def render(name: str, rows: Sequence[Row], runs: Mapping[str, Mapping[str, Any]]
     lines = []
     for row in rows:
         parameters, errors = _errors(row, runs)
-        score = f"{statistics.mean(errors):.2f} ± {_spread(errors):.2f}"
+        score = f"{statistics.mean(errors):.2f} ± {spread(errors):.2f}"
         lines.append([row.network, row.method, row.budget, f"{parameters:,}", score, str(len(errors))])
     header = ["network", "method", "budget", "parameters", "test error, %", "seeds"]
     return (
@@ -114,29 +115,12 @@ def render(name: str, rows: Sequence[Row], runs: Mapping[str, Mapping[str, Any]]
 
 def plot(rows: Sequence[Row], runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw test error against parameters, a line for each method on each network."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for network, method in dict.fromkeys((row.network, row.method) for row in rows):
-        points = sorted(_errors(row, runs) for row in rows if (row.network, row.method) == (network, method))
-        sizes, means = [size for size, _ in points], [statistics.mean(errors) for _, errors in points]
-        spreads = [_spread(errors) for _, errors in points]
-        axes.errorbar(sizes, means, spreads, marker="o", markersize=4, capsize=2, label=f"{network}, {method}")
-    axes.set(xscale="log", xlabel="trainable parameters", ylabel="test error on digits, %")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    lines: dict[str, list[tuple[int, list[float]]]] = {}
+    for row in rows:
+        lines.setdefault(f"{row.network}, {row.method}", []).append(_errors(row, runs))
+    plot_errors(lines, "Digits", path)
 
 
 def _errors(row: Row, runs: Mapping[str, Mapping[str, Any]]) -> tuple[int, list[float]]:
     found = [result for key, result in runs.items() if key.rpartition("/")[0] == row.key]
     return found[0]["parameters"], [result["error"] for result in found]
-
-
-def _spread(errors: Sequence[float]) -> float:
-    return statistics.stdev(errors) if len(errors) > 1 else 0.0

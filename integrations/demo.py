@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import nn
 import shapeshift
 from shapeshift.budget import count_parameters, parse_budget
 from shapeshift.integrations.digits import Images, digits
+from shapeshift.integrations.error_plot import plot_errors, spread
 from shapeshift.integrations.training import Recipe, error, predict, train
 from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import WideResNet, thin_wide_resnet
@@ -86,9 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     table.box, table.title, table.caption = box.MARKDOWN, None, None
     with (arguments.output / "table.md").open("w", encoding="utf-8") as file:
         Console(file=file, width=100).print(table)
+    results_file = arguments.output / "results.json"
+    results_file.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
     plot = arguments.output / "error_against_parameters.png"
     _plot(results, plot)
-    console.print(f"Saved {plot}, table.md and a checkpoint of each network in {arguments.output}.")
+    console.print(f"Saved {plot}, table.md, results.json and a checkpoint of each network in {arguments.output}.")
     return 0
 
 
@@ -145,11 +149,10 @@ def _table(results: Sequence[Result]) -> Table:
         table.add_column(column, justify="right")
     for method, budget, runs in _summaries(results):
         errors = [run.error for run in runs]
-        spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
         table.add_row(
             f"{method} {budget}",
             f"{runs[0].parameters:,}",
-            f"{statistics.mean(errors):.2f}{spread}",
+            f"{statistics.mean(errors):.2f} ± {spread(errors):.2f}",
             f"{runs[0].checkpoint_bytes / 1e3:,.1f}",
             f"{statistics.mean(run.seconds for run in runs):.1f}",
         )
@@ -157,26 +160,10 @@ def _table(results: Sequence[Result]) -> Table:
 
 
 def _plot(results: Sequence[Result], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for method, marker in (("dense", "s"), ("reduced", "o"), ("compressed", "D")):
-        points = [
-            (runs[0].parameters, [r.error for r in runs]) for name, _, runs in _summaries(results) if name == method
-        ]
-        means = [statistics.mean(errors) for _, errors in points]
-        spreads = [statistics.stdev(errors) if len(errors) > 1 else 0.0 for _, errors in points]
-        axes.errorbar([size for size, _ in points], means, spreads, marker=marker, capsize=3, label=method)
-    axes.set(xscale="log", xlabel="trainable parameters", ylabel="test error, %", title=f"WRN-{DEPTH}-1 on digits")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    lines: dict[str, list[tuple[int, list[float]]]] = {}
+    for method, _, runs in _summaries(results):
+        lines.setdefault(method, []).append((runs[0].parameters, [run.error for run in runs]))
+    plot_errors(lines, f"WRN-{DEPTH}-1 on digits", path)
 
 
 if __name__ == "__main__":

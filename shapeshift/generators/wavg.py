@@ -62,8 +62,6 @@ class WeightedAverage(ParameterGroup[Layout]):
     def __init__(self, weights: Sequence[Weight], layout: Layout, upsample: str) -> None:
         super().__init__(weights, layout)
         dtype, device = weights[0].dtype, weights[0].device
-        # A column, not a vector: optimizers that spare one-dimensional parameters from weight decay (timm's do) are to
-        # decay the store and to spare the coefficients, and FSDP shards the first axis.
         used = max(draw.offset + draw.span for draw in layout.draws)
         if layout.store_size != used:
             raise ValueError(f"a store of {layout.store_size} numbers of which the weights use {used}")
@@ -71,6 +69,8 @@ class WeightedAverage(ParameterGroup[Layout]):
         sizes = [
             layout.store_size * (piece + 1) // pieces - layout.store_size * piece // pieces for piece in range(pieces)
         ]
+        # Columns, not vectors: optimizers that spare one-dimensional parameters from weight decay (timm's do) are to
+        # decay the store and to spare the coefficients, and FSDP shards the first axis.
         self.store = nn.ParameterList(torch.empty(size, 1, dtype=dtype, device=device) for size in sizes)
         coefficients = torch.empty(layout.num_coefficients, dtype=dtype, device=device)
         self.register_parameter("coefficients", nn.Parameter(coefficients) if layout.num_coefficients else None)
@@ -95,13 +95,12 @@ class WeightedAverage(ParameterGroup[Layout]):
 
     @classmethod
     def most(cls, weights: Sequence[Weight], options: Options) -> int:
-        limit = options.max_templates or _TEMPLATE_LIMIT
-        return cls.size(_lay_out(weights, limit * sum(weight.numel for weight in weights), options))
+        return cls.size(_lay_out(weights, _largest_store(weights, options), options))
 
     @classmethod
     def plan(cls, weights: Sequence[Weight], available: int, options: Options) -> Layout:
         # The more the store holds, the more coefficients the weights need: look for the largest store that fits.
-        low, high = 1, min(available, (options.max_templates or _TEMPLATE_LIMIT) * sum(w.numel for w in weights))
+        low, high = 1, min(available, _largest_store(weights, options))
         while low < high:
             middle = (low + high + 1) // 2
             if cls.size(_lay_out(weights, middle, options)) <= available:
@@ -187,6 +186,11 @@ def _starting_coefficients(layout: Layout, generator: torch.Generator | None) ->
     for draw in layout.draws:
         values[draw.start : draw.start + draw.count] *= _COEFFICIENT_NORM / math.sqrt(draw.count)
     return values
+
+
+def _largest_store(weights: Sequence[Weight], options: Options) -> int:
+    """Return the most numbers that weights can use, each mixing as many templates as it may."""
+    return (options.max_templates or _TEMPLATE_LIMIT) * sum(weight.numel for weight in weights)
 
 
 def _lay_out(weights: Sequence[Weight], store_size: int, options: Options) -> Layout:

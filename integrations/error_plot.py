@@ -1,0 +1,39 @@
+"""Test error against parameters, over seeds: the picture that every comparison of networks ends with."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def spread(errors: Sequence[float]) -> float:
+    """Return the standard deviation over seeds, 0 for a single one."""
+    return statistics.stdev(errors) if len(errors) > 1 else 0.0
+
+
+def plot_errors(lines: Mapping[str, Sequence[tuple[int, Sequence[float]]]], title: str, path: Path) -> None:
+    """Draw one line per method, with the standard deviation over seeds as bars.
+
+    Args:
+        lines: for each method its points, of a number of parameters and the test errors of all seeds in percent.
+        title: above the picture.
+        path: the image to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for label, points in lines.items():
+        sizes, errors = zip(*sorted(points), strict=True)
+        means, spreads = [statistics.mean(found) for found in errors], [spread(found) for found in errors]
+        axes.errorbar(sizes, means, spreads, marker="o", markersize=4, capsize=2, label=label)
+    axes.set(xscale="log", xlabel="trainable parameters", ylabel="test error, %", title=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
