@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,18 @@ def test_the_demo_leaves_a_table_a_plot_and_checkpoints(tmp_path: Path, capsys: 
     plain.load_state_dict(safetensors.torch.load_file(tmp_path / "compressed-12k" / "materialized.safetensors"))
     _, test = digits()
     assert torch.equal(predict(compressed, test), predict(plain, test))
+
+
+def test_the_table_in_the_readme_comes_from_the_committed_numbers() -> None:
+    root = Path(__file__).parent.parent
+    results = [demo.Result(**fields) for fields in json.loads((root / "benchmarks/results/demo.json").read_text())]
+    expected = [
+        [str(cell) for cell in row]
+        for row in zip(*(column.cells for column in demo._table(results).columns), strict=True)
+    ]
+    written = (root / "README.md").read_text().partition("<!-- demo table -->")[2].partition("<!-- end")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in written.splitlines() if line[:1] == "|"]
+    assert rows[2:] == [[cell.strip() for cell in row] for row in expected]
 
 
 def test_a_checkpoint_that_predicts_otherwise_is_noticed(tmp_path: Path) -> None:
