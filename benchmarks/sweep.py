@@ -18,7 +18,7 @@ from tqdm import tqdm
 import shapeshift
 from benchmarks.machine import describe
 from benchmarks.tables import RESULTS, markdown_table, write_json
-from shapeshift.integrations.digits import digits
+from shapeshift.integrations.data.digits import digits
 from shapeshift.integrations.error_plot import plot_errors, spread
 from shapeshift.integrations.training import Recipe, error, train
 from shapeshift.networks.wide_resnet import WideResNet

@@ -21,7 +21,8 @@ from torch import nn
 
 import shapeshift
 from shapeshift.budget import count_parameters, parse_budget
-from shapeshift.integrations.digits import Images, digits
+from shapeshift.integrations.data import Images
+from shapeshift.integrations.data.digits import digits
 from shapeshift.integrations.error_plot import plot_errors, spread
 from shapeshift.integrations.training import Recipe, error, predict, train
 from shapeshift.networks.reduced import reduce_width

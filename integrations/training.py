@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.integrations.digits import Images
+from shapeshift.integrations.data import Images
 from shapeshift.optimizer import parameter_groups
 
 

@@ -21,6 +21,10 @@ class CheckpointError(ShapeshiftError, ValueError):
     """A checkpoint that is damaged, foreign, or made for another architecture."""
 
 
+class DataError(ShapeshiftError, ValueError):
+    """A data set that is missing, damaged, or not laid out as its loader expects."""
+
+
 class GeneratedWeightError(ShapeshiftError, RuntimeError):
     """A write to a weight that is generated, and would therefore be lost."""
 

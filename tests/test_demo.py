@@ -11,7 +11,7 @@ import torch
 
 import shapeshift
 from shapeshift.integrations import demo
-from shapeshift.integrations.digits import digits
+from shapeshift.integrations.data.digits import digits
 from shapeshift.integrations.training import Recipe, error, predict, train
 from shapeshift.networks.wide_resnet import WideResNet
 
