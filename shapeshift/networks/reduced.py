@@ -12,6 +12,11 @@ from shapeshift.budget import count_parameters
 from shapeshift.errors import BudgetError
 
 
+def scaled_width(width: int, factor: float) -> int:
+    """Return a width times a factor, rounded, and at least 1."""
+    return max(1, round(width * factor))
+
+
 def reduce_width(build: Callable[[float], nn.Module], budget: int, steps: int = 512) -> nn.Module:
     """Build the thinner network whose parameter count is closest to a budget and not above it.
 

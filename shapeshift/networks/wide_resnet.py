@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shapeshift.networks.initialization import initialize
+from shapeshift.networks.reduced import scaled_width
+
 
 class PreActivationBlock(nn.Module):
     """A residual block with batch norm and ReLU before each of its two 3x3 convolutions.
@@ -65,7 +68,7 @@ class WideResNet(nn.Module):
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"the depth of a wide residual network is 6n + 4, such as 16, 22 or 28, not {depth}")
-        channels = [max(1, round(base * width)) for base in (16, 32, 64)]
+        channels = [scaled_width(base, width) for base in (16, 32, 64)]
         self.stem = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
         layers, current = [], stem
         for stage, out_channels in enumerate(channels):
@@ -76,10 +79,7 @@ class WideResNet(nn.Module):
         self.blocks = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(current)
         self.head = nn.Linear(current, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.head.bias)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.blocks(self.stem(x))))
@@ -89,4 +89,4 @@ class WideResNet(nn.Module):
 
 def thin_wide_resnet(factor: float, depth: int, width: float = 1.0, **options: int | float) -> WideResNet:
     """Build a wide residual network with all of its channels, the first convolution's too, scaled by a factor."""
-    return WideResNet(depth, width * factor, stem=max(1, round(16 * factor)), **options)  # type: ignore[arg-type]
+    return WideResNet(depth, width * factor, stem=scaled_width(16, factor), **options)  # type: ignore[arg-type]
