@@ -147,7 +147,10 @@ def test_the_library_needs_only_what_it_requires(module: str, file: Path) -> Non
 def test_every_package_that_is_imported_is_named_by_an_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
-    named = {re.split(r"[\[<>=]", requirement)[0].replace("scikit-learn", "sklearn") for requirement in requirements}
+    named = {
+        re.split(r"[\[<>=]", requirement)[0].replace("scikit-learn", "sklearn").replace("pillow", "PIL")
+        for requirement in requirements
+    }
     found = {name for _, file in modules() for name, _ in imports(ast.parse(file.read_text(encoding="utf-8")))}
     packages = {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) - {"benchmarks"}
     assert packages <= named

@@ -4,7 +4,7 @@ A data set is a function that loads a training set and a test set. To add one, w
 by ``@DATASETS.register("name")`` and import it below.
 """
 
-from shapeshift.integrations.data import digits
+from shapeshift.integrations.data import cifar, digits, glyphs, image_folder
 from shapeshift.integrations.data.base import DATASETS, Images, Loader
 
-__all__ = ["DATASETS", "Images", "Loader", "digits"]
+__all__ = ["DATASETS", "Images", "Loader", "cifar", "digits", "glyphs", "image_folder"]

@@ -1,0 +1,45 @@
+"""Arrays that take long to make, kept on disk."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[np.uint8]]
+
+
+def cache_dir() -> Path:
+    """Return the user's folder for what can be made again: ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shapeshift"
+
+
+def load_or_make(path: Path, make: Callable[[], Arrays]) -> Arrays:
+    """Read arrays from a file, or make them and write the file.
+
+    Args:
+        path: an .npz file; one that cannot be read, such as a truncated one, is replaced.
+        make: makes the arrays.
+
+    Returns:
+        The arrays by name.
+    """
+    try:
+        with path.open("rb") as stored, np.load(stored) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Under a name of this process's own, so that others see the whole file or none.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **made)  # type: ignore[arg-type]
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return made

@@ -1,0 +1,157 @@
+"""Characters of several alphabets on textures: a data set of the size and shape of CIFAR-100 that needs no files."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from shapeshift.errors import ConfigError
+from shapeshift.integrations.data.base import DATASETS, Images, standardise
+from shapeshift.integrations.data.cache import Arrays, cache_dir, load_or_make
+
+# One class each. Every face below has all of them, and none is drawn like another.
+CHARACTERS = (
+    "23456789"
+    "ABCDEFGHJKLMNOPQRSTUVWXYZabdefhmt"  # Latin
+    "ΓΔΘΞΠΣΦΨΩζλμξω"  # Greek
+    "БДЖИЦЧШЫЭЮЯЪЉЂ"  # Cyrillic
+    "ԳԺԽԾՁՃՄՇՊՋՖ"  # Armenian
+    "აბდლთქშწჭხჯჰ"  # Georgian
+    "&@#%€£§?"
+)
+
+# The test set has a face of each family (sans, mono, serif) that the training set has in other styles only.
+TRAINING_FACES = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+)
+TEST_FACES = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-BoldItalic")
+
+# Counts up whenever an image comes out otherwise, so that a cache of another recipe is not read.
+_VERSION = 1
+
+_SIDE = 32  # pixels, as CIFAR
+
+# How hard the data set is.
+_FONT_SIZE = 16.0, 28.0  # pixels
+_SHIFT = 4.0  # pixels off the middle, at most, in each direction
+_ROTATION = 15.0  # degrees, at most, either way
+_SHEAR = 0.25  # columns per row, at most, either way
+_CONTRAST = 60.0, 220.0  # distance between the colours of glyph and background, in levels of 0 to 255
+_TEXTURE = 0.0, 60.0  # levels that the background deviates by at most
+_NOISE = 5.0, 40.0  # standard deviation in levels
+
+# A glyph is rendered once per face, large, and then transformed into each image at twice the image's resolution.
+_MASTER_FONT_SIZE = 48  # pixels
+_MASTER_SIDE = 72  # pixels; the largest glyph takes 66
+_OVERSAMPLING = 2
+
+
+@DATASETS.register("glyphs")
+def glyphs(
+    data_dir: Path | None = None, train: int = 50_000, test: int = 10_000, seed: int = 0
+) -> tuple[Images, Images]:
+    """Draw images of shape (3, 32, 32) of 100 characters, the test set in faces that the training set does not use.
+
+    Face, size, place, rotation, shear, colours, background and noise of an image are random, and depend on the seed,
+    the set and the image's index alone: a smaller set is the beginning of a larger one. The classes take turns. The
+    images are the same on every machine with the same versions of numpy (its random generator), Pillow (with the
+    FreeType it comes with) and matplotlib (which installs the DejaVu fonts), up to rounding in floating point.
+
+    Args:
+        data_dir: the folder to keep the images in; None for ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache.
+        train: images of the training set.
+        test: images of the test set.
+        seed: of all random choices.
+
+    Returns:
+        The training set and the test set, each channel standardised by its mean and deviation over the former.
+
+    Raises:
+        ConfigError: if a size is less than 1 or the seed is negative.
+    """
+    if train < 1 or test < 1 or seed < 0:
+        raise ConfigError(f"glyphs with train={train}, test={test}, seed={seed}: give sizes from 1 and a seed from 0")
+    path = (data_dir or cache_dir()) / f"glyphs-v{_VERSION}-seed{seed}-{train}-{test}.npz"
+    arrays = load_or_make(path, lambda: _draw_sets(train, test, seed))
+    return standardise(_labelled(arrays["train"]), _labelled(arrays["test"]))
+
+
+def _labelled(images: NDArray[np.uint8]) -> Images:
+    labels = torch.arange(len(images)) % len(CHARACTERS)
+    return Images(torch.from_numpy(images), labels, num_classes=len(CHARACTERS))
+
+
+def _draw_sets(train: int, test: int, seed: int) -> Arrays:
+    sets = {"train": (train, TRAINING_FACES), "test": (test, TEST_FACES)}
+    images = {name: np.empty((size, 3, _SIDE, _SIDE), np.uint8) for name, (size, _) in sets.items()}
+    with tqdm(total=train + test, desc="drawing glyphs", unit="image") as progress:
+        for position, (name, (size, faces)) in enumerate(sets.items()):
+            for index in range(size):
+                rng = np.random.default_rng((seed, position, index))
+                images[name][index] = _draw(CHARACTERS[index % len(CHARACTERS)], faces, rng)
+                progress.update()
+    return images
+
+
+def _draw(character: str, faces: tuple[str, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw one image, of shape (3, 32, 32)."""
+    alpha = _place(_master(faces[rng.integers(len(faces))], character), rng)
+    middle = rng.uniform(80, 175, 3)
+    direction = rng.standard_normal(3)
+    half = direction / np.linalg.norm(direction) * rng.uniform(*_CONTRAST) / 2
+    background = middle - half + rng.uniform(*_TEXTURE) * _texture(rng)
+    image = background + alpha[..., None] * (middle + half - background)
+    image += rng.uniform(*_NOISE) * rng.standard_normal(image.shape)
+    return image.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
+
+
+@cache
+def _master(face: str, character: str) -> Image.Image:
+    """Render a character in white on black, its ink in the middle of a square."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
+    # The basic layout is in every build of Pillow.
+    font = ImageFont.truetype(str(path), _MASTER_FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+    left, top, right, bottom = font.getbbox(character)
+    master = Image.new("L", (_MASTER_SIDE, _MASTER_SIDE))
+    corner = (_MASTER_SIDE - left - right) // 2, (_MASTER_SIDE - top - bottom) // 2
+    ImageDraw.Draw(master).text(corner, character, fill=255, font=font)
+    return master
+
+
+def _place(master: Image.Image, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Size, shear, rotate and shift a glyph at random, and return how much of each pixel it covers."""
+    scale = _OVERSAMPLING * rng.uniform(*_FONT_SIZE) / _MASTER_FONT_SIZE
+    angle = math.radians(rng.uniform(-_ROTATION, _ROTATION))
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    shear = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
+    side = _SIDE * _OVERSAMPLING
+    center = side / 2 + _OVERSAMPLING * rng.uniform(-_SHIFT, _SHIFT, 2)
+    # Pillow asks where in the master a pixel of the image comes from: the inverse transform.
+    inverse = np.linalg.inv(scale * rotation @ shear)
+    start = _MASTER_SIDE / 2 - inverse @ center
+    data = (*inverse[0], start[0], *inverse[1], start[1])
+    placed = master.transform((side, side), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+    return np.asarray(placed.reduce(_OVERSAMPLING), np.float64) / 255
+
+
+def _texture(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw smooth colour noise between -1 and 1, of shape (32, 32, 3): few large spots or many small ones."""
+    cells = rng.integers(2, 9)
+    spots = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
+    return np.asarray(spots.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), np.float64) / 127.5 - 1
