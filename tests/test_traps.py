@@ -38,10 +38,10 @@ def generations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     for generator in map(GENERATORS.__getitem__, GENERATORS):
 
         def recorded(
-            self: ParameterGroup[Any], indices: Any, generate: Callable[..., Any] = generator.generate
+            self: ParameterGroup[Any], indices: Any, *memory: Any, generate: Callable[..., Any] = generator.generate
         ) -> list[Tensor]:
             found.extend(indices)
-            return generate(self, indices)
+            return generate(self, indices, *memory)
 
         monkeypatch.setattr(generator, "generate", recorded)
     return found

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shapeshift.generators.description import GroupDescription
 from shapeshift.generators.handle import WeightHandle
+from shapeshift.generators.memory import WeightMemory
 from shapeshift.registry import Registry
 from shapeshift.weights import Weight
 
@@ -42,6 +43,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         super().__init__()
         self.weights = tuple(weights)
         self.layout = layout
+        self._memory = WeightMemory()
         # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
         self._current: tuple[list[Tensor], bool] | None = None
 
@@ -90,8 +92,13 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         """Draw new starting values, so that each weight starts with its own standard deviation."""
 
     @abc.abstractmethod
-    def generate(self, indices: Sequence[int]) -> list[Tensor]:
-        """Generate the weights of the given indices, differentiably in the shared parameters."""
+    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
+        """Generate the weights of the given indices, differentiably in the shared parameters.
+
+        Args:
+            indices: which of the group's weights.
+            memory: where to write them if the generator can; fresh memory if None.
+        """
 
     @abc.abstractmethod
     def coefficient_parameters(self) -> list[nn.Parameter]:
@@ -99,7 +106,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
 
     def begin(self) -> None:
         """Generate every weight for the forward pass that starts now."""
-        self._current = self.generate(range(len(self.weights))), torch.is_grad_enabled()
+        self._current = self.generate(range(len(self.weights)), self._memory), torch.is_grad_enabled()
 
     def end(self) -> None:
         """Forget the weights of the forward pass that ends now."""

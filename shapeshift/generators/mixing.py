@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from shapeshift.generators.memory import WeightMemory
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -45,13 +47,16 @@ class Draw:
         return [slice(begin, begin + self.size) for begin in begins]
 
 
-def mix(store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw]) -> Sequence[Tensor]:
+def mix(
+    store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw], memory: WeightMemory | None = None
+) -> Sequence[Tensor]:
     """Mix templates into vectors: ``sum_k coefficients[k] * template_k`` for each draw.
 
     Args:
         store: the store's pieces in order, numbers of shape (n, 1) each.
         coefficients: numbers of shape (C,).
         draws: where the templates and the coefficients of each vector lie.
+        memory: where to write them; fresh memory if None, or where a compiler decides.
 
     Returns:
         One vector of shape (draw.size,) per draw.
@@ -60,8 +65,15 @@ def mix(store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw]) ->
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if tracing or torch._C._are_functorch_transforms_active():
         return mix_plain(store, coefficients, draws)
-    mixtures: tuple[Tensor, ...] = _Mix.apply(tuple(draws), coefficients, *store)  # type: ignore[no-untyped-call]
-    return mixtures
+    with torch.no_grad():
+        flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
+        vectors = (memory or WeightMemory()).empty([draw.size for draw in draws], flat[0])
+    node: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
+    # In a list, since a function that returns a tensor it was given makes a view of it.
+    return [
+        _Mix.apply(node, draw, flat, scales, [vector])  # type: ignore[no-untyped-call]
+        for draw, vector in zip(draws, vectors, strict=True)
+    ]
 
 
 def mix_plain(store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw]) -> list[Tensor]:
@@ -108,64 +120,112 @@ def _segments(draw: Draw, sizes: tuple[int, ...]) -> tuple[_Segment, ...]:
     return tuple(segments)
 
 
-class _Mix(torch.autograd.Function):
-    """The same with a backward pass that accumulates into one gradient of the store.
+class _Store(torch.autograd.Function):
+    """Where the gradients of all vectors of one pass meet: in one gradient of the store and one of the coefficients.
 
-    Autograd's own backward of a slice writes a zero tensor as large as the store for every weight that reads it.
+    Autograd's own backward of a slice writes a zero tensor as large as the store for every weight that reads it. Here
+    each weight's gradient is added in place as soon as the layer has computed it, while it is still in the cache, and
+    its memory is free for the next one. The engine runs this node once they have all arrived.
     """
 
     @staticmethod
-    def forward(draws: tuple[Draw, ...], coefficients: Tensor, *store: Tensor) -> tuple[Tensor, ...]:
-        flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
-        sizes = tuple(map(len, flat))
-        mixtures = []
-        for draw in draws:
-            mixture = flat[0].new_empty(draw.size)
-            for template, piece, source, target in _segments(draw, sizes):
-                scale = scales[draw.start + template]
-                if template == 0:
-                    torch.mul(flat[piece][source], scale, out=mixture[target])
-                else:
-                    _add_scaled(mixture[target], flat[piece][source], scale)
-            mixtures.append(mixture)
-        return tuple(mixtures)
+    def forward(coefficients: Tensor, *store: Tensor) -> Tensor:
+        return coefficients.new_empty(0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.draws, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
+        ctx.sums = None
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        coefficients, *store = ctx.saved_tensors
-        arrived = [(draw, grad) for draw, grad in zip(ctx.draws, grads, strict=True) if grad is not None]
-        if not arrived:
+    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        sums, ctx.sums = ctx.sums, None
+        if sums is None:
             return (None,) * len(ctx.needs_input_grad)
-        if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
-            return None, *_differentiable_backward(coefficients, store, arrived)
-        wants_coefficients = ctx.needs_input_grad[1]
-        flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
-        sizes = tuple(map(len, flat))
-        store_grads = [
-            torch.zeros_like(piece) if needed else None
-            for piece, needed in zip(store, ctx.needs_input_grad[2:], strict=True)
+        grads: tuple[Tensor | None, ...] = sums.gradients()
+        return grads
+
+
+class _Mix(torch.autograd.Function):
+    """One vector of a pass."""
+
+    @staticmethod
+    def forward(store: Tensor, draw: Draw, flat: Sequence[Tensor], scales: Sequence[Any], out: list[Tensor]) -> Tensor:
+        return _mix_into(out[0], draw, flat, scales)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.store, ctx.draw = inputs[0].grad_fn, inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, ...]:
+        if grad is not None:
+            # A backward pass that failed half-way may have left sums behind.
+            task = torch._C._current_graph_task_id()
+            if ctx.store.sums is None or ctx.store.sums.task != task:
+                ctx.store.sums = _Sums(task, ctx.store.saved_tensors, ctx.store.needs_input_grad)
+            ctx.store.sums.add(ctx.draw, grad)
+        return (None,) * 5
+
+
+class _Sums:
+    """The gradients of the store and the coefficients, while those of the vectors arrive."""
+
+    def __init__(self, task: int, tensors: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self.task = task
+        self.tensors = tensors
+        self.wants_coefficients = needed[0]
+        self.later: list[tuple[Draw, Tensor]] = []
+        self.positions: list[int] = []
+        self.products: list[Tensor] = []
+        self.flat, self.scales = [piece.view(-1) for piece in tensors[1:]], _scalars(tensors[0])
+        self.sizes = tuple(map(len, self.flat))
+        self.store_grads = [
+            torch.zeros_like(piece) if needs else None for piece, needs in zip(tensors[1:], needed[1:], strict=True)
         ]
-        flat_grads = [grad if grad is None else grad.view(-1) for grad in store_grads]
-        positions, products = [], []
-        for draw, grad in arrived:
-            for template, piece, source, target in _segments(draw, sizes):
-                part, into = grad[target], flat_grads[piece]
-                if into is not None:
-                    _add_scaled(into[source], part, scales[draw.start + template])
-                if wants_coefficients:
-                    positions.append(draw.start + template)
-                    products.append(torch.dot(flat[piece][source], part))
+
+    def add(self, draw: Draw, grad: Tensor) -> None:
+        if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
+            self.later.append((draw, grad))
+            return
+        for template, piece, source, target in _segments(draw, self.sizes):
+            part = grad[target]
+            total = self.store_grads[piece]
+            if total is not None:
+                _add_scaled(total.view(-1)[source], part, self.scales[draw.start + template])
+            if self.wants_coefficients:
+                self.positions.append(draw.start + template)
+                self.products.append(torch.dot(self.flat[piece][source], part))
+
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        if self.later:
+            return self._differentiable()
         coefficient_grad = None
-        if wants_coefficients:
-            where = torch.tensor(positions, device=coefficients.device)
-            coefficient_grad = torch.zeros_like(coefficients).index_add_(0, where, torch.stack(products))
-        return None, coefficient_grad, *store_grads
+        if self.products:
+            where = torch.tensor(self.positions, device=self.products[0].device)
+            coefficient_grad = torch.zeros_like(self.tensors[0]).index_add_(0, where, torch.stack(self.products))
+        return coefficient_grad, *self.store_grads
+
+    def _differentiable(self) -> tuple[Tensor | None, ...]:
+        coefficients, *store = self.tensors
+        with torch.enable_grad():
+            mixtures = mix_plain(store, coefficients, [draw for draw, _ in self.later])
+            inputs = [tensor for tensor in self.tensors if tensor.requires_grad]
+            outputs = [grad for _, grad in self.later]
+            grads = iter(torch.autograd.grad(mixtures, inputs, outputs, create_graph=True, allow_unused=True))
+        return tuple(next(grads) if tensor.requires_grad else None for tensor in self.tensors)
+
+
+def _mix_into(out: Tensor, draw: Draw, flat: Sequence[Tensor], scales: Sequence[float | Tensor]) -> Tensor:
+    for template, piece, source, target in _segments(draw, tuple(map(len, flat))):
+        scale = scales[draw.start + template]
+        if template == 0:
+            torch.mul(flat[piece][source], scale, out=out[target])
+        else:
+            _add_scaled(out[target], flat[piece][source], scale)
+    return out
 
 
 def _scalars(coefficients: Tensor) -> Sequence[float | Tensor]:
@@ -181,16 +241,3 @@ def _add_scaled(target: Tensor, source: Tensor, scale: float | Tensor) -> None:
         target.addcmul_(source, scale)
     else:
         target.add_(source, alpha=scale)
-
-
-def _differentiable_backward(
-    coefficients: Tensor, store: Sequence[Tensor], arrived: Sequence[tuple[Draw, Tensor]]
-) -> tuple[Tensor | None, ...]:
-    with torch.enable_grad():
-        tensors = (coefficients, *store)
-        mixtures = mix_plain(store, coefficients, [draw for draw, _ in arrived])
-        inputs = [tensor for tensor in tensors if tensor.requires_grad]
-        grads = iter(
-            torch.autograd.grad(mixtures, inputs, [grad for _, grad in arrived], create_graph=True, allow_unused=True)
-        )
-    return tuple(next(grads) if tensor.requires_grad else None for tensor in tensors)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from shapeshift.generators.base import GENERATORS, Options, ParameterGroup
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
+from shapeshift.generators.memory import WeightMemory
 from shapeshift.generators.mixing import Draw, mix
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
 from shapeshift.weights import Weight, mean_and_std
@@ -23,7 +24,7 @@ _TEMPLATE_LIMIT = 16
 # A store is held in pieces of at most this many numbers. Memory allocators hand blocks of this size out again, and
 # take larger ones from the system afresh each time: on a CPU, an optimizer's step on one large tensor takes several
 # times as long as on its pieces.
-_PIECE_SIZE = 2**22
+_PIECE_SIZE = 2**20
 
 # The length that a weight's row of coefficients starts with; the gain takes it back. A gradient step on coefficients
 # moves whole templates, so under SGD rows of length one learn far faster than the store does. Longer rows slow them
@@ -135,12 +136,12 @@ class WeightedAverage(ParameterGroup[Layout]):
     def coefficient_parameters(self) -> list[nn.Parameter]:
         return [] if self.coefficients is None else [self.coefficients]
 
-    def generate(self, indices: Sequence[int]) -> list[Tensor]:
+    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
         gains, fixed = self.gains, len(self.gains) - self.layout.num_coefficients
         scales = gains if self.coefficients is None else gains * F.pad(self.coefficients, (0, fixed), value=1.0)
         # Mixed in the store's own precision: autocast is for what the weights are used in.
         with torch.autocast(gains.device.type, enabled=False):
-            mixtures = mix(list(self.store), scales, [self.layout.draws[index] for index in indices])
+            mixtures = mix(list(self.store), scales, [self.layout.draws[index] for index in indices], memory)
             return [
                 self.upsamplers[str(index)](mixture)
                 if str(index) in self.upsamplers
