@@ -39,26 +39,28 @@ def train(
     seed: int,
     on_epoch: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train a classifier in place.
+    """Train a classifier in place, on the device that its parameters are on.
 
     Args:
         model: maps images to logits.
-        data: the training set.
+        data: the training set, on any device.
         recipe: how.
         seed: of the order of the images.
         on_epoch: called after each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
-    steps = -(-len(data.labels) // recipe.batch_size)
+    device = next(model.parameters()).device
+    images, labels = data.images.to(device), data.labels.to(device)
+    steps = -(-len(labels) // recipe.batch_size)
     groups = parameter_groups(model, recipe.weight_decay)
     optimizer = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps)
     model.train()
     for _ in range(recipe.epochs):
-        order = torch.randperm(len(data.labels), generator=generator)
+        order = torch.randperm(len(labels), generator=generator).to(device)
         for batch in order.split(recipe.batch_size):
             optimizer.zero_grad()
-            F.cross_entropy(model(data.images[batch]), data.labels[batch]).backward()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
             schedule.step()
         on_epoch()
@@ -66,9 +68,11 @@ def train(
 
 @torch.inference_mode()
 def predict(model: nn.Module, data: Images, batch_size: int = 1024) -> Tensor:
-    """Return a classifier's logits, of shape (N, classes), in evaluation mode."""
+    """Return a classifier's logits, of shape (N, classes), in evaluation mode, on the device that the images are on."""
     model.eval()
-    return torch.cat([model(images) for images in data.images.split(batch_size)])
+    device = next(model.parameters()).device
+    logits = torch.cat([model(images.to(device)) for images in data.images.split(batch_size)])
+    return logits.to(data.images.device)
 
 
 def error(model: nn.Module, data: Images) -> float:
