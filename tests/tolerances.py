@@ -26,6 +26,7 @@ TOLERANCES = {
     "identical": Tolerance(0, 0, "the same kernels run on the same numbers"),
     "starting deviation": Tolerance(1e-4, 1e-12, "a gain rescales to the deviation: float32 rounding remains"),
     "half starting deviation": Tolerance(1e-2, 1e-12, "a gain in bfloat16 has 8 bits"),
+    "golden": Tolerance(1e-10, 1e-12, "float64 sums of another implementation, taken in another order"),
     "double": Tolerance(1e-9, 1e-12, "float64 sums taken in another order"),
     "reordered": Tolerance(1e-4, 1e-5, "float32 sums taken in another order, through a few layers"),
     "reordered gradient": Tolerance(1e-3, 1e-5, "float32 sums over a batch, taken in another order and cancelling"),

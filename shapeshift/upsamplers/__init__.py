@@ -4,7 +4,7 @@ An upsampler is an :class:`~shapeshift.upsamplers.base.Upsampler`. To add one, w
 ``@UPSAMPLERS.register("name")`` and import it below.
 """
 
-from shapeshift.upsamplers import interpolate, tile
+from shapeshift.upsamplers import inter, interpolate, mask, repeat, tile, weighted
 from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
-__all__ = ["UPSAMPLERS", "Upsampler", "interpolate", "tile"]
+__all__ = ["UPSAMPLERS", "Upsampler", "inter", "interpolate", "mask", "repeat", "tile", "weighted"]

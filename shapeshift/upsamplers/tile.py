@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
+from shapeshift.upsamplers.base import UPSAMPLERS
+from shapeshift.upsamplers.repeat import Repeat
 
 
 @UPSAMPLERS.register("tile")
-class Tile(Upsampler):
+class Tile(Repeat):
     """Repeat the numbers until the weight is full, each entry under a fixed random sign.
 
     The signs tell repetitions, and the layers that are stretched from one store, apart: entries that share a number
@@ -38,6 +38,4 @@ class Tile(Upsampler):
             )
 
     def forward(self, source: Tensor) -> Tensor:
-        numel = math.prod(self.shape)
-        repeats = -(-numel // self.size)
-        return source.expand(repeats, self.size).reshape(-1)[:numel].view(self.shape) * self.signs
+        return super().forward(source) * self.signs
