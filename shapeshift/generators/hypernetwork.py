@@ -1,0 +1,301 @@
+"""A hypernetwork: two linear layers that generate every weight, block by block, from learned embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shapeshift.generators.base import GENERATORS, Options, ParameterGroup
+from shapeshift.generators.description import GroupDescription, WeightDescription, Window
+from shapeshift.generators.memory import WeightMemory
+from shapeshift.weights import Weight, mean_and_std
+
+# Rows, columns, hidden units and length of the embeddings for wide residual networks (Ha, Dai and Le 2016): their
+# basic kernel has 16 input channels, and 16 output channels of 3 x 3 numbers.
+_REFERENCE = (16, 16 * 3 * 3, 64, 64)
+
+# Sizes are tried at four steps to a doubling, up to 64 times the reference. At two steps, more than 1% of some small
+# budgets would be left unused.
+_STEPS = np.arange(-32, 25) / 4
+
+# The most parameters for each number that is generated.
+_MOST = 16
+
+
+def hypernetwork(embeddings: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor | None) -> Tensor:
+    r"""Generate one block of n x m numbers from each of B embeddings (Ha, Dai and Le 2016, section 3.1).
+
+    Row i of the block of an embedding z is :math:`W_{out} (W_i z + B_i) + b_{out}`.
+
+    Args:
+        embeddings: the embeddings, of shape (B, z).
+        w_in: the matrices :math:`W_i` of the first layer, of shape (n, d, z).
+        b_in: its biases :math:`B_i`, of shape (n, d).
+        w_out: the matrix of the second layer, of shape (m, d).
+        b_out: its bias, of shape (m,); None for none.
+
+    Returns:
+        The blocks, of shape (B, n, m).
+    """
+    hidden = F.linear(embeddings, w_in.flatten(0, 1), b_in.flatten())
+    return F.linear(hidden.unflatten(1, b_in.shape), w_out, b_out)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes of a hypernetwork.
+
+    Attributes:
+        rows: rows of a block, n.
+        columns: columns of a block, m.
+        hidden: hidden units behind each row, d.
+        embedding: numbers in an embedding.
+        bias: whether the second layer has a bias.
+        blocks: how many blocks each weight is made of, in the group's order.
+        zeros: how many weights start at zero, each of them with a learned factor.
+    """
+
+    rows: int
+    columns: int
+    hidden: int
+    embedding: int
+    bias: bool
+    blocks: tuple[int, ...]
+    zeros: int
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns, self.hidden, self.embedding, *self.blocks) < 1 or self.zeros < 0:
+            raise ValueError(f"sizes that cannot be: {self}")
+
+    @property
+    def input_size(self) -> int:
+        """The number of parameters of the first layer."""
+        return self.rows * self.hidden * (self.embedding + 1)
+
+    @property
+    def output_size(self) -> int:
+        """The number of parameters of the second layer."""
+        return self.columns * (self.hidden + self.bias)
+
+    @property
+    def num_coefficients(self) -> int:
+        """The number of all other parameters: the embeddings, and the factors of weights that start at zero."""
+        return sum(self.blocks) * self.embedding + self.zeros
+
+
+@GENERATORS.register("hypernetwork")
+class Hypernetwork(ParameterGroup[Layout]):
+    r"""Generate :math:`g_l (W_{out} (W_i z_{lb} + B_i) + b_{out})` for each row i of each block b of weight l.
+
+    This is the static hypernetwork of two layers of Ha, Dai and Le 2016 ("HyperNetworks", section 3.1), which the
+    papers on shared parameters compare with. Each block of n x m numbers has a learned embedding :math:`z_{lb}`, and
+    all share the two layers. A weight is its blocks end to end, the last one cut off, times a constant gain
+    :math:`g_l` that gives it its starting standard deviation. A weight that starts at zero is multiplied by a learned
+    number that starts at zero.
+
+    The sizes are n x m = 16 x 144 and d = z = 64, as for Ha et al.'s wide residual networks, where these meet the
+    budget. Elsewhere they are the nearest (the least sum of squared log ratios) of all that use at least 99% of it;
+    :math:`b_{out}` is left out where no sizes with it do. A block is never larger than the largest weight, or some of
+    its numbers would be read by nobody, and d is at most m, since more hidden units would only cost time.
+    ``upsample`` and ``max_templates`` have no say.
+    """
+
+    gains: Tensor
+    zero_factors: nn.Parameter | None
+
+    def __init__(self, weights: Sequence[Weight], layout: Layout) -> None:
+        super().__init__(weights, layout)
+        self.zeros = [index for index, weight in enumerate(weights) if weight.std == 0]
+        blocks = _count_blocks(weights, layout.rows, layout.columns)
+        if (layout.blocks, layout.zeros) != (blocks, len(self.zeros)):
+            raise ValueError(
+                f"a layout of {layout.blocks} blocks and {layout.zeros} weights that start at zero, "
+                f"for weights of {blocks} blocks of which {len(self.zeros)} start at zero"
+            )
+        options: dict[str, Any] = {"dtype": weights[0].dtype, "device": weights[0].device}
+        # Made without starting values, which would draw from torch's global generator.
+        self.input = nn.utils.skip_init(nn.Linear, layout.embedding, layout.rows * layout.hidden, **options)
+        self.output = nn.utils.skip_init(nn.Linear, layout.hidden, layout.columns, bias=layout.bias, **options)
+        self.embeddings = nn.Parameter(torch.empty(sum(blocks), layout.embedding, **options))
+        factors = nn.Parameter(torch.empty(len(self.zeros), **options)) if self.zeros else None
+        self.register_parameter("zero_factors", factors)
+        self.register_buffer("gains", torch.empty(len(weights), **options))
+
+    @classmethod
+    def build(cls, weights: Sequence[Weight], layout: Layout, options: Options) -> Hypernetwork:
+        return cls(weights, layout)
+
+    @classmethod
+    def least(cls, weights: Sequence[Weight], options: Options) -> int:
+        """Return the parameters of the smallest layers: one hidden unit, embeddings of one number, no bias at last."""
+        return _Choices(weights).least
+
+    @classmethod
+    def most(cls, weights: Sequence[Weight], options: Options) -> int:
+        """Return the parameters of the largest layers that are made: about 16 for each number that is generated."""
+        return cls.size(_largest(weights))
+
+    @classmethod
+    def plan(cls, weights: Sequence[Weight], available: int, options: Options) -> Layout:
+        largest = _largest(weights)
+        return largest if cls.size(largest) <= available else _Choices(weights).nearest(available)
+
+    @staticmethod
+    def size(layout: Layout) -> int:
+        return layout.input_size + layout.output_size + layout.num_coefficients
+
+    @classmethod
+    def describe(cls, weights: Sequence[Weight], layout: Layout) -> GroupDescription:
+        """Tell which part of the two layers each weight comes from: all, unless it is smaller than a block.
+
+        A weight counts as upsampled if neither layer shows it as many numbers as it has itself.
+        """
+        described = []
+        for weight in weights:
+            rows = min(layout.rows, math.ceil(weight.numel / layout.columns))
+            columns = min(layout.columns, weight.numel)
+            windows = (
+                *_read("input", rows * layout.hidden, layout.rows * layout.hidden, layout.embedding, bias=True),
+                *_read("output", columns, layout.columns, layout.hidden, layout.bias),
+            )
+            largest = max(window.end - window.begin for window in windows)
+            described.append(WeightDescription(windows, upsampled=largest < weight.numel))
+        stores = {"input": layout.input_size, "output": layout.output_size}
+        return GroupDescription(stores, layout.num_coefficients, tuple(described))
+
+    @staticmethod
+    def layout_to_dict(layout: Layout) -> dict[str, Any]:
+        return dataclasses.asdict(layout)
+
+    @staticmethod
+    def layout_from_dict(fields: dict[str, Any]) -> Layout:
+        return Layout(**{**fields, "blocks": tuple(fields["blocks"])})
+
+    def coefficient_parameters(self) -> list[nn.Parameter]:
+        return [self.embeddings] if self.zero_factors is None else [self.embeddings, self.zero_factors]
+
+    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
+        # Split at once: the backward pass of a slice would write zeros in the shape of the whole for every weight.
+        embeddings = self.embeddings.split(self.layout.blocks)
+        # Generated in the layers' own precision: autocast is for what the weights are used in.
+        with torch.autocast(self.gains.device.type, enabled=False):
+            return [self._generate_one(index, embeddings[index]) for index in indices]
+
+    def _generate_one(self, index: int, embeddings: Tensor) -> Tensor:
+        """Generate the weight of the given index, all its blocks in one product.
+
+        One product for the blocks of all weights would round differently than those of a weight that is read alone,
+        and takes up to twice the time on a CPU, where the blocks of one weight stay in the cache.
+        """
+        sizes, weight, gain = self.layout, self.weights[index], self.gains[index]
+        w_in = self.input.weight.view(sizes.rows, sizes.hidden, sizes.embedding)
+        b_in = self.input.bias.view(sizes.rows, sizes.hidden)
+        blocks = hypernetwork(embeddings, w_in, b_in, self.output.weight, self.output.bias)
+        if self.zero_factors is not None and index in self.zeros:
+            gain = gain * self.zero_factors[self.zeros.index(index)]
+        return blocks.flatten()[: weight.numel].view(weight.shape) * gain
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        if self.gains.is_meta:
+            return
+        # Each layer keeps the variance of what it reads. Drawn on the CPU, so that one seed gives one hypernetwork on
+        # every device.
+        fans = (
+            (self.embeddings, 1),
+            (self.input.weight, self.layout.embedding),
+            (self.output.weight, self.layout.hidden),
+        )
+        for parameter, fan_in in fans:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / math.sqrt(fan_in))
+        self.input.bias.zero_()
+        if self.output.bias is not None:
+            self.output.bias.zero_()
+        self._calibrate()
+        if self.zero_factors is not None:
+            self.zero_factors.zero_()
+
+    def _calibrate(self) -> None:
+        """Set the gains so that each weight has its starting deviation at the present layers and embeddings."""
+        if self.zero_factors is not None:
+            self.zero_factors.fill_(1.0)
+        self.gains.fill_(1.0)
+        typical = max(weight.std for weight in self.weights) or 0.02
+        for index, weight in enumerate(self.weights):
+            _, measured = mean_and_std(self.generate([index])[0])
+            self.gains[index] = (weight.std or typical) / measured
+
+
+class _Choices:
+    """All sizes that a group's hypernetwork may have, in arrays with an axis each for n, m, d and the bias.
+
+    Args:
+        weights: the group's weights.
+    """
+
+    def __init__(self, weights: Sequence[Weight]) -> None:
+        self.weights = weights
+        self.zeros = sum(weight.std == 0 for weight in weights)
+        numels = Counter(weight.numel for weight in weights)
+        largest = max(numels)
+        self.axes = [*(_around(reference, largest) for reference in _REFERENCE[:3]), np.array([1, 0])]
+        rows, columns, hidden, bias = self.sizes = np.ix_(*self.axes)
+        blocks = sum(count * -(-numel // (rows * columns)) for numel, count in numels.items())
+        self.allowed = ((rows - 1) * columns < largest) & (hidden <= columns)
+        # How many parameters there are for each number in an embedding, and how many beside those.
+        self.growing = blocks + rows * hidden
+        self.fixed = rows * hidden + columns * (hidden + bias) + self.zeros
+
+    @property
+    def least(self) -> int:
+        """The fewest parameters."""
+        return int(np.where(self.allowed, self.fixed + self.growing, np.inf).min())
+
+    def nearest(self, available: int) -> Layout:
+        """Return the sizes nearest to the reference of those that use at least 99% of ``available`` parameters.
+
+        Sizes with a bias come first. Where none use 99%, those that use most are taken.
+        """
+        embedding = np.maximum(1, (available - self.fixed) // self.growing)
+        total = self.fixed + embedding * self.growing
+        total = np.where(self.allowed & (total <= available), total, 0)
+        enough = total >= min(0.99 * available, total.max())
+        rows, columns, hidden, bias = self.sizes
+        if (enough & (bias == 1)).any():
+            enough &= bias == 1
+        sizes = zip((rows, columns, hidden, embedding), _REFERENCE, strict=True)
+        distance = sum(np.log(size / reference) ** 2 for size, reference in sizes)
+        chosen = np.unravel_index(np.where(enough, distance, np.inf).argmin(), enough.shape)
+        n, m, d, with_bias = (int(axis[place]) for axis, place in zip(self.axes, chosen, strict=True))
+        blocks = _count_blocks(self.weights, n, m)
+        return Layout(n, m, d, int(embedding[chosen]), bool(with_bias), blocks, self.zeros)
+
+
+def _largest(weights: Sequence[Weight]) -> Layout:
+    return _Choices(weights).nearest(_MOST * sum(weight.numel for weight in weights))
+
+
+def _around(reference: int, largest: int) -> np.ndarray[Any, Any]:
+    sizes = np.unique(np.rint(reference * 2.0**_STEPS).astype(np.int64))
+    return sizes[(sizes >= 1) & (sizes <= largest)]
+
+
+def _count_blocks(weights: Sequence[Weight], rows: int, columns: int) -> tuple[int, ...]:
+    return tuple(-(-weight.numel // (rows * columns)) for weight in weights)
+
+
+def _read(store: str, used: int, outputs: int, inputs: int, bias: bool) -> list[Window]:
+    """Return what the first ``used`` of a linear layer's outputs come from, its bias stored after its matrix."""
+    if used == outputs:
+        return [Window(store, 0, outputs * (inputs + bias))]
+    matrix = Window(store, 0, used * inputs)
+    return [matrix, Window(store, outputs * inputs, outputs * inputs + used)] if bias else [matrix]
