@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shapeshift.errors import ConfigError
 from shapeshift.generators import GENERATORS
-from shapeshift.mappings import MAPPINGS
+from shapeshift.mappings import MAPPINGS, Assignment
 from shapeshift.upsamplers import UPSAMPLERS
 
 
@@ -18,7 +18,9 @@ class Config:
     """How a model's weights are generated from shared parameters.
 
     Args:
-        mapping: which weights share a store: a name in ``shapeshift.mappings.MAPPINGS``.
+        mapping: which weights share a store: a name in ``shapeshift.mappings.MAPPINGS``; a dict from layers (names
+            or shell patterns) to groups, such as :func:`shapeshift.learn_mapping` returns; a list of one group per
+            weight; or a function from a weight's dotted name to its group.
         combine: how a weight is made of templates where the store has room for them (parameter downsampling):
             a name in ``shapeshift.generators.GENERATORS``.
         upsample: how a weight larger than its store is stretched from it (parameter upsampling): a name in
@@ -26,6 +28,8 @@ class Config:
         max_templates: the most templates that one weight mixes. None chooses by the budget: two, and above the
             model's own size twice the ratio of budget to size, so that each template serves two weights on average,
             up to 16.
+        num_groups: how many groups a mapping makes that is free to choose.
+        embedding_size: the length of a layer's embedding, where ``combine`` has one.
         include: names or shell patterns of parameters or modules; when given, nothing else is generated.
         exclude: names or shell patterns of parameters or modules that keep their own weights.
         seed: seeds the stores' starting values. None draws from torch's global generator, as layers do.
@@ -34,10 +38,12 @@ class Config:
         ConfigError: if a value is of the wrong type or range, or a name is unknown.
     """
 
-    mapping: str = "single"
+    mapping: str | Mapping[str, str] | Sequence[str] | Callable[[str], str] = "single"
     combine: str = "wavg"
     upsample: str = "tile"
     max_templates: int | None = None
+    num_groups: int = 4
+    embedding_size: int = 24
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     seed: int | None = None
@@ -48,16 +54,40 @@ class Config:
             if isinstance(value, str) or not all(isinstance(pattern, str) for pattern in value):
                 raise ConfigError(f"{field} must be a sequence of names or patterns, not {value!r}")
             object.__setattr__(self, field, tuple(value))
-        for field, registry in (("mapping", MAPPINGS), ("combine", GENERATORS), ("upsample", UPSAMPLERS)):
+        if isinstance(self.mapping, str):
+            MAPPINGS[self.mapping]
+        elif isinstance(self.mapping, Mapping):
+            if not isinstance(self.mapping, Assignment):
+                object.__setattr__(self, "mapping", Assignment(self.mapping))
+        elif isinstance(self.mapping, Sequence):
+            object.__setattr__(self, "mapping", tuple(self.mapping))
+        elif not callable(self.mapping):
+            raise ConfigError(f"mapping must be a name, a dict, a list or a function, not {self.mapping!r}")
+        for field, registry in (("combine", GENERATORS), ("upsample", UPSAMPLERS)):
             registry[getattr(self, field)]
-        for field, least in (("max_templates", 1), ("seed", 0)):
+        for field, least, optional in (
+            ("max_templates", 1, True),
+            ("num_groups", 1, False),
+            ("embedding_size", 1, False),
+            ("seed", 0, True),
+        ):
             value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ConfigError(f"{field} must be None or an integer of at least {least}, not {value!r}")
+            if value is None and optional:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                kind = "None or an integer" if optional else "an integer"
+                raise ConfigError(f"{field} must be {kind} of at least {least}, not {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict that JSON can hold."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        """Return the fields as a dict that JSON can hold.
+
+        Raises:
+            ConfigError: if the mapping is a function; the config of a plan has it spelled out.
+        """
+        if callable(self.mapping):
+            raise ConfigError("a mapping that is a function cannot be written down; model.shapeshift.plan.config can")
+        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        return {**fields, "mapping": dict(self.mapping)} if isinstance(self.mapping, Assignment) else fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError
 from shapeshift.generators import GENERATORS, ParameterGroup
-from shapeshift.mappings import MAPPINGS
+from shapeshift.mappings import Assignment, assign
 from shapeshift.weights import Weight, find_weights
 
 
@@ -111,74 +112,135 @@ def make_plan(model: nn.Module, budget: Budget, config: Config) -> Plan:
         BudgetError: if the budget cannot be read, or lies outside of what the config allows; it names the bound.
         ModelError, ConfigError: as :func:`shapeshift.weights.find_weights`.
     """
-    weights = find_weights(model, config.include, config.exclude)
-    dense = count_parameters(model)
-    untouched = dense - sum(weight.numel for weight in weights)
-    allowed = parse_budget(budget, dense)
-
-    groups = _group(weights, config)
-    generator = GENERATORS[config.combine]
-    least = [generator.least(group, config) for group in groups.values()]
-    most = [generator.most(group, config) for group in groups.values()]
-    for bound, side in ((untouched + sum(least), "least"), (untouched + sum(most), "most")):
+    setting = _Setting.of(model, config)
+    allowed = parse_budget(budget, setting.dense)
+    for bound, side in ((setting.least, "least"), (setting.most, "most")):
         if allowed < bound if side == "least" else allowed > bound:
             raise BudgetError(
                 f"a budget of {allowed:,} parameters cannot be met: the {side} for this model and config is {bound:,} "
-                f"({untouched:,} that are not generated, and {bound - untouched:,} in {len(groups)} stores; the model "
-                f"itself has {dense:,}). Choose a budget on the other side of that bound, or change "
+                f"({setting.untouched:,} that are not generated, and {bound - setting.untouched:,} in "
+                f"{len(setting.groups)} stores; the model itself has {setting.dense:,}). "
+                "Choose a budget on the other side of that bound, or change "
                 + ("include, exclude or mapping" if side == "least" else "max_templates")
             )
-
-    layouts = _allocate(list(groups.values()), allowed - untouched, least, most, config)
+    layouts = _allocate(setting, allowed - setting.untouched)
     plans = tuple(
-        GroupPlan(name, tuple(group), layout) for (name, group), layout in zip(groups.items(), layouts, strict=True)
+        GroupPlan(name, tuple(group), layout)
+        for (name, group), layout in zip(setting.groups.items(), layouts, strict=True)
     )
-    return Plan(config, plans, dense, untouched, allowed)
+    return Plan(setting.config, plans, setting.dense, setting.untouched, allowed)
 
 
-def _group(weights: Sequence[Weight], config: Config) -> dict[str, list[Weight]]:
-    labels = MAPPINGS[config.mapping](weights)
-    if len(labels) != len(weights):
-        raise ConfigError(f"mapping {config.mapping!r} gave {len(labels)} labels for {len(weights)} weights")
+def budget_range(model: nn.Module, config: Config) -> tuple[int, int]:
+    """Return the least and the most trainable parameters that a config allows for a model.
+
+    Raises:
+        ModelError, ConfigError: as :func:`make_plan`.
+    """
+    setting = _Setting.of(model, config)
+    return setting.least, setting.most
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What a plan is made from, before there is a budget."""
+
+    config: Config
+    groups: dict[str, list[Weight]]
+    bounds: list[tuple[int, int]]
+    dense: int
+    untouched: int
+
+    @classmethod
+    def of(cls, model: nn.Module, config: Config) -> _Setting:
+        weights = find_weights(model, config.include, config.exclude)
+        dense = count_parameters(model)
+        untouched = dense - sum(weight.numel for weight in weights)
+        labels = assign(config.mapping, weights, config)
+        if not isinstance(config.mapping, str):  # what is kept with the plan can be written down
+            spelled = Assignment({weight.name: label for weight, label in zip(weights, labels, strict=True)})
+            config = dataclasses.replace(config, mapping=spelled)
+        groups = _group(weights, labels)
+        generator = GENERATORS[config.combine]
+        bounds = [(generator.least(group, config), generator.most(group, config)) for group in groups.values()]
+        return cls(config, groups, bounds, dense, untouched)
+
+    @property
+    def least(self) -> int:
+        return self.untouched + sum(least for least, _ in self.bounds)
+
+    @property
+    def most(self) -> int:
+        return self.untouched + sum(most for _, most in self.bounds)
+
+
+def _group(weights: Sequence[Weight], labels: Sequence[str]) -> dict[str, list[Weight]]:
     mixed = len({(weight.dtype, weight.device) for weight in weights}) > 1
     groups: dict[str, list[Weight]] = {}
+    names: dict[str, str] = {}
     for weight, label in zip(weights, labels, strict=True):
-        # A store has one dtype and one device; the names of modules have no dots.
-        name = f"{label}_{weight.dtype}_{weight.device}".replace("torch.", "") if mixed else str(label)
-        groups.setdefault(name.replace(".", "_").replace(":", ""), []).append(weight)
+        # A store has one dtype and one device; the names of modules have no dots, and are not those of attributes.
+        full = f"{label}_{weight.dtype}_{weight.device}".replace("torch.", "") if mixed else label
+        name = full.replace(".", "_").replace(":", "")
+        name = f"group_{name}" if not name or hasattr(nn.ModuleDict, name) else name
+        if names.setdefault(name, full) != full:
+            raise ConfigError(f"mapping: {names[name]!r} and {full!r} would both be the group {name!r}; rename one")
+        groups.setdefault(name, []).append(weight)
     return groups
 
 
-def _allocate(
-    groups: Sequence[Sequence[Weight]],
-    available: int,
-    least: Sequence[int],
-    most: Sequence[int],
-    config: Config,
-) -> list[Any]:
-    """Split a budget over groups in proportion to their weights' sizes, and pass on what a group cannot use."""
+def _allocate(setting: _Setting, available: int) -> list[Any]:
+    """Split a budget over groups in proportion to their weights' sizes, and pass on what a group cannot use.
+
+    A group of one weight shares with nobody, and gets that weight's own size.
+    """
+    config, groups, bounds = setting.config, list(setting.groups.values()), setting.bounds
     generator = GENERATORS[config.combine]
     sizes = [sum(weight.numel for weight in group) for group in groups]
-    shares = _proportional(sizes, available, least, most)
+    own = _own_sizes(groups, available, bounds)
+    bound = [(own[index], own[index]) if index in own else found for index, found in enumerate(bounds)]
+    shares = _proportional(sizes, available, bound)
     layouts = [generator.plan(group, share, config) for group, share in zip(groups, shares, strict=True)]
     left = available - sum(generator.size(layout) for layout in layouts)
-    # Largest first: a group that can take all of it leaves the others in proportion.
-    for index in sorted(range(len(groups)), key=sizes.__getitem__, reverse=True):
-        used = generator.size(layouts[index])
-        layout = generator.plan(groups[index], min(used + left, most[index]), config)
+    # Largest first: a group that can take all of it leaves the others in proportion. Those of one weight come last.
+    for index in sorted(range(len(groups)), key=lambda index: (index in own, -sizes[index])):
+        if index in own and left <= available // 100:
+            break
+        used, (_, most) = generator.size(layouts[index]), bounds[index]
+        layout = generator.plan(groups[index], min(used + left, most), config)
         if generator.size(layout) > used:
             layouts[index] = layout
             left -= generator.size(layout) - used
     return layouts
 
 
-def _proportional(sizes: Sequence[int], available: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
+def _own_sizes(groups: Sequence[Sequence[Weight]], available: int, bounds: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the size of each group of one weight, as far as all others then have at least half of their share.
+
+    Where budgets are small, the largest of them go without.
+    """
+    total = sum(weight.numel for group in groups for weight in group)
+    own: dict[int, int] = {}
+    left, others, needed = available, total, sum(least for least, _ in bounds)
+    for size, index in sorted((group[0].numel, index) for index, group in enumerate(groups) if len(group) == 1):
+        if groups[index][0].std == 0:
+            size += 1  # for the factor that it starts at zero with
+        least, most = bounds[index]
+        left, others, needed = left - size, others - size, needed - least
+        if left < max(needed, available / total * others / 2):
+            break
+        if least <= size <= most:
+            own[index] = size
+    return own
+
+
+def _proportional(sizes: Sequence[int], available: int, bounds: Sequence[tuple[int, int]]) -> list[int]:
     """Split ``available`` in proportion to ``sizes`` within bounds: those that meet a bound get it, the rest share."""
     shares: dict[int, int] = {}
     while len(shares) < len(sizes):
         open_ = [index for index in range(len(sizes)) if index not in shares]
         ratio = (available - sum(shares.values())) / sum(sizes[index] for index in open_)
-        below = {index: least[index] for index in open_ if ratio * sizes[index] < least[index]}
-        above = {index: most[index] for index in open_ if ratio * sizes[index] > most[index]}
+        below = {index: bounds[index][0] for index in open_ if ratio * sizes[index] < bounds[index][0]}
+        above = {index: bounds[index][1] for index in open_ if ratio * sizes[index] > bounds[index][1]}
         shares |= below or above or {index: int(ratio * sizes[index]) for index in open_}
     return [shares[index] for index in range(len(sizes))]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
-from shapeshift.errors import ConfigError, ModelError
+from shapeshift.errors import ModelError
+from shapeshift.names import match_names
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
         sites.setdefault(parameter, []).append(name)
 
     every_name = [name for names in sites.values() for name in names]
-    included = set().union(*(_matches(pattern, every_name, "include") for pattern in include)) or set(every_name)
-    excluded = set().union(*(_matches(pattern, every_name, "exclude") for pattern in exclude))
+    included = set().union(*(match_names(pattern, every_name, "include") for pattern in include)) or set(every_name)
+    excluded = set().union(*(match_names(pattern, every_name, "exclude") for pattern in exclude))
     owners = dict(model.named_modules())
     weights = []
     for parameter, names in sites.items():
@@ -155,19 +154,3 @@ def _starting_std(module: nn.Module, parameter: nn.Parameter, name: str) -> floa
     if mean != 0 and std <= 1e-6 * abs(mean):
         return None
     return std
-
-
-def _matches(pattern: str, names: Sequence[str], field: str) -> set[str]:
-    """Find the parameters that a parameter name, a module name or a shell pattern over either stands for."""
-    found, paths = set(), set()
-    for name in names:
-        parts = name.split(".")
-        prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
-        if any(prefix == pattern or fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes):
-            found.add(name)
-        paths |= prefixes
-    if not found:
-        close = difflib.get_close_matches(pattern, sorted(paths), n=3)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise ConfigError(f"{field}: {pattern!r} matches no parameter or module of the model{hint}")
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from shapeshift.budget import parse_budget
 from shapeshift.compression import plan_compression, shared_parameters
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
-from shapeshift.upsamplers import UPSAMPLERS
+from tests.methods import CHOICES, least_used
 
 dense_sizes = st.integers(1, 10**12)
 
@@ -88,13 +89,13 @@ def bound(model: nn.Module, budget: int, side: str, **options: object) -> int:
     # A matrix that is surely a candidate, a bias that is surely none, and whatever else comes.
     shapes=shapes.map(lambda others: [(5, 4), (2,), *others]),
     position=st.floats(0, 1),
-    method=st.tuples(*(st.sampled_from(list(registry)) for registry in (MAPPINGS, GENERATORS, UPSAMPLERS))),
+    choice=st.one_of(st.tuples(st.just(name), st.sampled_from(list(registry))) for name, registry in CHOICES.items()),
     max_templates=st.sampled_from([None, 1, 2, 5]),
 )
 def test_any_budget_between_the_bounds_is_met(
-    shapes: list[tuple[int, ...]], position: float, method: tuple[str, str, str], max_templates: int | None
+    shapes: list[tuple[int, ...]], position: float, choice: tuple[str, str], max_templates: int | None
 ) -> None:
-    options = dict(zip(("mapping", "combine", "upsample"), method, strict=True), max_templates=max_templates)
+    options: dict[str, Any] = {"max_templates": max_templates, "embedding_size": 1, choice[0]: choice[1]}
     torch.manual_seed(0)
     model = parameters_of(shapes)
     total = shapeshift.count_parameters(model)
@@ -108,7 +109,7 @@ def test_any_budget_between_the_bounds_is_met(
     used = shapeshift.count_parameters(model)
     assert used == plan.total
     # Coefficients come in rows, one more per weight at a time, which counts where weights hold a few numbers only.
-    assert min(0.99 * allowed, allowed - 2 * len(shapes)) <= used <= allowed
+    assert min(least_used(plan) * allowed, allowed - 4 * len(shapes)) <= used <= allowed
 
     # No number is dead, and none is missing.
     groups = shared_parameters(model).groups()

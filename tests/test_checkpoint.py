@@ -23,14 +23,11 @@ from shapeshift import checkpoint_files
 from shapeshift.checkpoint_files import PLAN_FILE, TENSORS_FILE
 from shapeshift.compression import shared_parameters
 from shapeshift.errors import CheckpointError, ModelError
-from shapeshift.generators import GENERATORS
-from shapeshift.mappings import MAPPINGS
 from shapeshift.plan import Plan
-from shapeshift.upsamplers import UPSAMPLERS
+from tests.methods import compressed, every_method
 from tests.models import MODELS, Case, Language, Residual, mlp, tensors
 from tests.tolerances import assert_close
 
-METHODS = list(itertools.product(MAPPINGS, GENERATORS, UPSAMPLERS))
 BUDGETS = (0.5, 2.5)
 
 
@@ -98,7 +95,7 @@ def trained(model: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
 def saved(folder: Path, name: str = "residual", budget: Any = 0.5, **options: Any) -> tuple[nn.Module, tuple[Any, ...]]:
     """Save a compressed model, and return it with inputs for it."""
     model, inputs = CASES[name].build(), CASES[name].inputs()
-    shapeshift.compress(model, budget, **options)
+    compressed(model, budget, **options)
     shapeshift.save(trained(model, inputs), folder)
     return model, inputs
 
@@ -115,12 +112,12 @@ def assert_restored(fresh: nn.Module, model: nn.Module, inputs: tuple[Any, ...])
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize(("mapping", "combine", "upsample"), METHODS)
+@every_method
 @pytest.mark.parametrize("name", MODELS)
 def test_a_fresh_model_is_restored_whatever_the_method_was(
-    name: str, mapping: str, combine: str, upsample: str, budget: float, tmp_path: Path
+    name: str, options: dict[str, str], budget: float, tmp_path: Path
 ) -> None:
-    model, inputs = saved(tmp_path, name, budget, mapping=mapping, combine=combine, upsample=upsample)
+    model, inputs = saved(tmp_path, name, budget, **options)
     fresh = MODELS[name].build()
     assert shapeshift.load(tmp_path, fresh) is fresh
     assert_restored(fresh, model, inputs)
@@ -162,9 +159,9 @@ def test_a_model_compressed_by_another_plan_is_refused(tmp_path: Path) -> None:
     refuses(tmp_path, shapeshift.compress(Residual(), 0.4), "another plan.*materialize")
 
 
-@pytest.mark.parametrize(("mapping", "combine", "upsample"), METHODS)
-def test_a_plan_survives_json(mapping: str, combine: str, upsample: str) -> None:
-    config = shapeshift.Config(mapping, combine, upsample, exclude=("head",), seed=3)
+@every_method
+def test_a_plan_survives_json(options: dict[str, str]) -> None:
+    config = shapeshift.Config(**options, exclude=("head",), seed=3)
     plan = shapeshift.plan_compression(Residual(), 0.5, config)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 

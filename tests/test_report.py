@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -16,14 +15,12 @@ import shapeshift
 from shapeshift.checkpoint_files import TENSORS_FILE
 from shapeshift.compression import shared_parameters
 from shapeshift.errors import MissingExtraError, ModelError
-from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.plot import COLORS, STORE_COLOR, bars, plot_mapping
-from shapeshift.upsamplers import UPSAMPLERS
+from tests.methods import compressed, every_method, least_used
 from tests.models import MODELS, Language, PartlyFrozen, Residual, mlp
 from tests.tolerances import assert_close
 
-METHODS = list(itertools.product(MAPPINGS, GENERATORS, UPSAMPLERS))
 BUDGETS = (0.4, 0.8, 2.5)
 
 
@@ -36,12 +33,12 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize(("mapping", "combine", "upsample"), METHODS)
+@every_method
 @pytest.mark.parametrize("name", MODELS)
-def test_a_report_adds_up(name: str, mapping: str, combine: str, upsample: str, budget: float) -> None:
+def test_a_report_adds_up(name: str, options: dict[str, str], budget: float) -> None:
     model = MODELS[name].build()
     dense = shapeshift.count_parameters(model)
-    shapeshift.compress(model, budget, mapping=mapping, combine=combine, upsample=upsample)
+    plan = shared_parameters(compressed(model, budget, **options)).plan
     report = shapeshift.report(model)
     assert report.dense == dense
     assert report.parameters == shapeshift.count_parameters(model)
@@ -56,16 +53,14 @@ def test_a_report_adds_up(name: str, mapping: str, combine: str, upsample: str, 
             assert weight.source.upsampled == (max(t.end - t.begin for t in weight.source.templates) < weight.numel)
 
     content = json.loads(json.dumps(report.as_dict()))
-    assert 0.99 <= content["budget_used"] <= 1
+    assert least_used(plan) <= content["budget_used"] <= 1
     shares = sum(group["budget_share"] for group in content["groups"])
     assert shares == pytest.approx((report.parameters - report.untouched) / report.budget)
 
 
-@pytest.mark.parametrize(("mapping", "combine", "upsample"), METHODS)
-def test_a_report_names_the_parts_of_the_store_that_a_weight_depends_on(
-    mapping: str, combine: str, upsample: str
-) -> None:
-    model = shapeshift.compress(Residual(), 0.7, mapping=mapping, combine=combine, upsample=upsample)
+@every_method
+def test_a_report_names_the_parts_of_the_store_that_a_weight_depends_on(options: dict[str, str]) -> None:
+    model = shapeshift.compress(Residual(), 0.7, **options)
     report = shapeshift.report(model)
     for group, reported in zip(shared_parameters(model).groups(), report.groups, strict=True):
         for index, weight in enumerate(reported.weights):
@@ -84,7 +79,9 @@ def test_a_report_names_the_parts_of_the_store_that_a_weight_depends_on(
                 touched = torch.cat(
                     [torch.zeros(piece.numel()) if piece.grad is None else piece.grad.view(-1) for piece in pieces]
                 )
-                assert torch.equal(drawn, touched != 0)
+                # A template that is shrunk bilinearly has numbers that are passed over.
+                assert drawn[touched != 0].all()
+                assert (touched[drawn] != 0).float().mean() > (0.1 if options.get("combine") == "softmax" else 0.999)
 
 
 def test_the_report_of_a_plan_is_that_of_the_model_it_makes() -> None:

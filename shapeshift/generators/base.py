@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ class Options(Protocol):
     @property
     def max_templates(self) -> int | None: ...
 
+    @property
+    def embedding_size(self) -> int: ...
+
 
 class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     """The shared parameters of the weights that are mapped to one group.
@@ -38,6 +41,9 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         weights: what is generated, in the order of all indices below.
         layout: what :meth:`plan` returned for them.
     """
+
+    #: The share of what is available that :meth:`plan` uses at least.
+    least_used: ClassVar[float] = 0.99
 
     def __init__(self, weights: Sequence[Weight], layout: LayoutT) -> None:
         super().__init__()

@@ -1,11 +1,12 @@
 """Mappings: which weights draw on the same parameter store.
 
-A mapping is a function from the weights of a model to one label per weight; weights of equal label form a
-parameter group. To add one, write a file with a function decorated by ``@MAPPINGS.register("name")`` and
+A mapping is a function from the weights of a model, and a config, to one label per weight; weights of equal label form
+a parameter group. To add one, write a file with a function decorated by ``@MAPPINGS.register("name")`` and
 import it below.
 """
 
-from shapeshift.mappings import shape, single
+from shapeshift.mappings import random, shape, single
+from shapeshift.mappings.assignment import Assignment, assign
 from shapeshift.mappings.base import MAPPINGS, Mapping
 
-__all__ = ["MAPPINGS", "Mapping", "shape", "single"]
+__all__ = ["MAPPINGS", "Assignment", "Mapping", "assign", "random", "shape", "single"]

@@ -1,9 +1,21 @@
 """What a mapping is."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from shapeshift.registry import Registry
 from shapeshift.weights import Weight
 
-Mapping = Callable[[Sequence[Weight]], Sequence[str]]
+
+class Options(Protocol):
+    """What a mapping reads of a :class:`shapeshift.Config`."""
+
+    @property
+    def num_groups(self) -> int: ...
+
+    @property
+    def seed(self) -> int | None: ...
+
+
+Mapping = Callable[[Sequence[Weight], Options], Sequence[str]]
 MAPPINGS: Registry[Mapping] = Registry("mapping")

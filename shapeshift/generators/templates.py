@@ -1,0 +1,290 @@
+"""Weights that are mixed from templates of one store, and stretched where it is too small for one."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from shapeshift.generators.base import Options, ParameterGroup
+from shapeshift.generators.description import GroupDescription, WeightDescription, Window
+from shapeshift.generators.memory import WeightMemory
+from shapeshift.generators.mixing import Draw, mix
+from shapeshift.upsamplers import UPSAMPLERS, Upsampler
+from shapeshift.weights import Weight, mean_and_std
+
+TEMPLATE_LIMIT = 16
+
+# A store is held in pieces of at most this many numbers. Memory allocators hand blocks of this size out again, and
+# take larger ones from the system afresh each time: on a CPU, an optimizer's step on one large tensor takes several
+# times as long as on its pieces.
+_PIECE_SIZE = 2**20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where in a store each weight's templates lie.
+
+    Attributes:
+        store_size: numbers in the store.
+        draws: one per weight. The coefficients of those that mix several templates come first, fewest templates
+            first; those of the others are fixed at 1.
+        num_parameters: trainable numbers, the store's and all others.
+    """
+
+    store_size: int
+    draws: tuple[Draw, ...]
+    num_parameters: int
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of templates of each weight that mixes several, in the order of their coefficients."""
+        return [draw.count for draw in sorted(self.draws, key=lambda draw: draw.start) if draw.count > 1]
+
+
+class TemplateGroup(ParameterGroup[Layout]):
+    r"""Generate :math:`W_l = U_l(g_l \sum_k a_{lk} T_{lk})` (Plummer et al. 2022, eq. 1).
+
+    The templates :math:`T_{lk}` are windows of the group's store, and the gain :math:`g_l` is a constant that gives
+    the weight its starting standard deviation. Where the coefficients :math:`a_{lk}` come from is what subclasses
+    differ in. :math:`U_l` stretches where not even one template fits, and is the identity elsewhere. A weight that
+    starts at zero is multiplied by a learned number that starts at zero.
+    """
+
+    gains: Tensor
+    zero_factors: nn.Parameter | None
+
+    def __init__(self, weights: Sequence[Weight], layout: Layout, options: Options) -> None:
+        super().__init__(weights, layout)
+        used = max(draw.offset + draw.span for draw in layout.draws)
+        if used > layout.store_size:
+            raise ValueError(f"a store of {layout.store_size} numbers of which the weights read {used}")
+        pieces = math.ceil(layout.store_size / _PIECE_SIZE)
+        ends = [layout.store_size * piece // pieces for piece in range(pieces + 1)]
+        with torch.device(weights[0].device):
+            # Columns, not vectors: optimizers that spare one-dimensional parameters from weight decay (timm's do) are
+            # to decay the store and to spare the coefficients, and FSDP shards the first axis.
+            self.store = nn.ParameterList(torch.empty(end - begin, 1) for begin, end in itertools.pairwise(ends))
+            self.make_coefficients(layout.counts, options)
+            self.zeros = [index for index, weight in enumerate(weights) if weight.std == 0]
+            self.register_parameter("zero_factors", _parameter(len(self.zeros)))
+            self.register_buffer("gains", torch.empty(sum(draw.count for draw in layout.draws)))
+            self.upsamplers = self.make_upsamplers(options)
+        self.to(weights[0].dtype)
+
+    def make_upsamplers(self, options: Options) -> nn.ModuleDict:
+        """Make what stretches mixtures into the weights that are larger than they, by the weight's index."""
+        upsampler = UPSAMPLERS[options.upsample]
+        return nn.ModuleDict(
+            {
+                str(index): upsampler(draw.size, weight.shape, index)
+                for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True))
+                if draw.size < weight.numel
+            }
+        )
+
+    @classmethod
+    @abc.abstractmethod
+    def count_coefficients(cls, counts: Sequence[int], options: Options) -> int:
+        """Return how many trainable numbers weights need to mix the given numbers of templates."""
+
+    @abc.abstractmethod
+    def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
+        """Register the parameters behind :meth:`coefficients`, uninitialised."""
+
+    @abc.abstractmethod
+    def coefficients(self) -> Tensor:
+        """Return the coefficients of all weights that mix several templates, of shape (sum of their counts,)."""
+
+    @abc.abstractmethod
+    def reset_coefficients(self, generator: torch.Generator | None) -> None:
+        """Draw starting values for the parameters behind :meth:`coefficients`."""
+
+    @classmethod
+    def build(cls, weights: Sequence[Weight], layout: Layout, options: Options) -> TemplateGroup:
+        return cls(weights, layout, options)
+
+    @classmethod
+    def template_limit(cls, weights: Sequence[Weight], store_size: int, options: Options) -> int:
+        """Return how many templates a weight may mix out of a store of the given size."""
+        total = sum(weight.numel for weight in weights)
+        return options.max_templates or min(TEMPLATE_LIMIT, max(2, 2 * store_size // total))
+
+    @classmethod
+    def largest_store(cls, weights: Sequence[Weight], options: Options) -> int:
+        """Return the most numbers that the weights can use, each mixing as many templates as it may."""
+        total = sum(weight.numel for weight in weights)
+        return cls.template_limit(weights, TEMPLATE_LIMIT * total, options) * total
+
+    @classmethod
+    def smallest_store(cls, weights: Sequence[Weight], options: Options) -> int:
+        """Return the size of the store at which the group has the fewest trainable numbers."""
+        upsampler, largest = UPSAMPLERS[options.upsample], max(weight.numel for weight in weights)
+        if not any(upsampler.num_parameters(1, weight.shape) for weight in weights if weight.numel > 1):
+            return 1
+        # Upsamplers with parameters of their own need more of them the more they stretch.
+        sizes = {math.ceil(math.exp(math.log(largest) * step / 256)) for step in range(257)}
+        return min(sizes, key=lambda size: cls.lay_out(weights, size, options).num_parameters)
+
+    @classmethod
+    def least(cls, weights: Sequence[Weight], options: Options) -> int:
+        return cls.size(cls.lay_out(weights, cls.smallest_store(weights, options), options))
+
+    @classmethod
+    def most(cls, weights: Sequence[Weight], options: Options) -> int:
+        return cls.size(cls.lay_out(weights, cls.largest_store(weights, options), options))
+
+    @classmethod
+    def plan(cls, weights: Sequence[Weight], available: int, options: Options) -> Layout:
+        # Coefficients come in rows: where a few numbers more would have another weight mix, and it has not got room
+        # for that many, fewer templates use the budget better.
+        highest = cls.template_limit(weights, available, options)
+        layouts = (cls._fill(weights, available, options, limit) for limit in range(highest, 0, -1))
+        best = next(layouts)
+        for layout in layouts:
+            if best.num_parameters >= cls.least_used * available:
+                break
+            best = max(best, layout, key=cls.size)
+        return best
+
+    @classmethod
+    def _fill(cls, weights: Sequence[Weight], available: int, options: Options, limit: int) -> Layout:
+        """Look for the largest store that fits; what the weights need beside it depends on its size."""
+        low = cls.smallest_store(weights, options)
+        high = max(low, min(available, cls.largest_store(weights, options)))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if cls.size(cls.lay_out(weights, middle, options, limit)) <= available:
+                low = middle
+            else:
+                high = middle - 1
+        return cls.lay_out(weights, low, options, limit)
+
+    @classmethod
+    def lay_out(cls, weights: Sequence[Weight], store_size: int, options: Options, limit: int | None = None) -> Layout:
+        """Place each weight's templates, at most ``limit``, in a store of at most ``store_size`` numbers, all used.
+
+        Each weight gets a span of consecutive windows; the spans follow one another and start over at the end of the
+        store. A weight larger than the store is stretched from it.
+        """
+        upsampler = UPSAMPLERS[options.upsample]
+        allowed = cls.template_limit(weights, store_size, options)
+        most = allowed if limit is None else min(limit, allowed)
+        counts = [max(1, min(most, -(-store_size // weight.numel))) for weight in weights]
+        sizes, spans, offsets, cursor = [], [], [], 0
+        for weight, count in zip(weights, counts, strict=True):
+            stretched = weight.numel > store_size
+            size = upsampler.source_size(weight.shape, store_size) if stretched else weight.numel
+            sizes.append(size)
+            spans.append(min(count * size, store_size))
+            offsets.append(min(cursor, store_size - spans[-1]))
+            cursor = (offsets[-1] + spans[-1]) % store_size
+        used = max(offset + span for offset, span in zip(offsets, spans, strict=True))
+        if used < store_size:  # leave out the numbers that nobody reads
+            return cls.lay_out(weights, used, options, limit)
+        own = [
+            upsampler.num_parameters(size, weight.shape)
+            for weight, size in zip(weights, sizes, strict=True)
+            if size < weight.numel
+        ]
+        zeros = sum(weight.std == 0 for weight in weights)
+        mixed = [count for count in counts if count > 1]
+        num_parameters = store_size + cls.count_coefficients(mixed, options) + sum(own) + zeros
+        starts = _starts(counts)
+        return Layout(store_size, tuple(map(Draw, offsets, counts, sizes, spans, starts)), num_parameters)
+
+    @staticmethod
+    def size(layout: Layout) -> int:
+        return layout.num_parameters
+
+    @classmethod
+    def describe(cls, weights: Sequence[Weight], layout: Layout) -> GroupDescription:
+        described = [
+            WeightDescription(
+                tuple(Window("store", window.start, window.stop) for window in draw.windows), draw.size < weight.numel
+            )
+            for weight, draw in zip(weights, layout.draws, strict=True)
+        ]
+        beside = layout.num_parameters - layout.store_size
+        return GroupDescription({"store": layout.store_size}, beside, tuple(described))
+
+    @staticmethod
+    def layout_to_dict(layout: Layout) -> dict[str, Any]:
+        return dataclasses.asdict(layout)
+
+    @staticmethod
+    def layout_from_dict(fields: dict[str, Any]) -> Layout:
+        draws = tuple(Draw(**draw) for draw in fields["draws"])
+        return Layout(fields["store_size"], draws, fields["num_parameters"])
+
+    def coefficient_parameters(self) -> list[nn.Parameter]:
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("store.")]
+
+    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
+        # Mixed in the store's own precision: autocast is for what the weights are used in.
+        with torch.autocast(self.gains.device.type, enabled=False):
+            mixed = self.coefficients()
+            scales = self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
+            mixtures = mix(list(self.store), scales, [self.layout.draws[index] for index in indices], memory)
+            return [self._shape(index, mixture) for index, mixture in zip(indices, mixtures, strict=True)]
+
+    def _shape(self, index: int, mixture: Tensor) -> Tensor:
+        if self.zero_factors is not None and index in self.zeros:
+            mixture = mixture * self.zero_factors[self.zeros.index(index)]
+        if str(index) in self.upsamplers:
+            stretched: Tensor = self.upsamplers[str(index)](mixture)
+            return stretched
+        return mixture.view(self.weights[index].shape)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        for upsampler in self.upsamplers.values():
+            cast(Upsampler, upsampler).reset_buffers()
+        if self.gains.is_meta:
+            return
+        sizes = torch.tensor([float(weight.numel) for weight in self.weights])
+        stds = torch.tensor([weight.std for weight in self.weights])
+        # The store starts near the scale of its weights, so that a gradient step on it moves them as far as one on
+        # the weights themselves would.
+        scale = (stds.square() @ sizes / (sizes * (stds > 0)).sum()).sqrt() if stds.any() else torch.tensor(0.02)
+        # Drawn on the CPU, so that one seed gives one store on every device.
+        for piece in self.store:
+            piece.copy_(torch.randn(piece.shape, generator=generator).mul_(scale))
+        self.reset_coefficients(generator)
+        for upsampler in self.upsamplers.values():
+            cast(Upsampler, upsampler).reset_parameters(generator)
+        self._calibrate()
+        if self.zero_factors is not None:
+            self.zero_factors.zero_()
+
+    def _calibrate(self) -> None:
+        """Set the gains so that each weight has its starting deviation at the present store and coefficients."""
+        if self.zero_factors is not None:
+            self.zero_factors.fill_(1.0)
+        self.gains.fill_(1.0)
+        typical = max(weight.std for weight in self.weights) or 0.02
+        for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True)):
+            _, measured = mean_and_std(self.generate([index])[0])
+            # A store of one number stretched evenly has no deviation to scale.
+            if measured > 0:
+                self.gains[draw.start : draw.start + draw.count] *= (weight.std or typical) / measured
+
+
+def _starts(counts: Sequence[int]) -> list[int]:
+    """Return where each weight's coefficients begin: those that are mixed first, fewest first, then the fixed ones."""
+    starts, position = [0] * len(counts), 0
+    for index in sorted(range(len(counts)), key=lambda index: (counts[index] == 1, counts[index])):
+        starts[index] = position
+        position += counts[index]
+    return starts
+
+
+def _parameter(size: int) -> nn.Parameter | None:
+    return nn.Parameter(torch.empty(size)) if size else None

@@ -1,0 +1,119 @@
+"""A mapping by hand, or one that was learned: which layer belongs to which group."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from shapeshift.errors import ConfigError
+from shapeshift.mappings.base import MAPPINGS, Options
+from shapeshift.names import match_names
+from shapeshift.weights import Weight
+
+
+class Assignment(Mapping[str, str]):
+    """An immutable dict from layer to group.
+
+    Args:
+        groups: from the name of a parameter or module, or a shell pattern over either, to the name of its group.
+            Where several fit, the first one counts.
+
+    Raises:
+        ConfigError: if a name is not a string.
+    """
+
+    def __init__(self, groups: Mapping[str, str]) -> None:
+        for layer, group in groups.items():
+            if not isinstance(layer, str) or not isinstance(group, str) or not group:
+                raise ConfigError(
+                    f"a mapping leads from names of layers to names of groups, not {layer!r} to {group!r}"
+                )
+        self._groups = dict(groups)
+
+    def __getitem__(self, layer: str) -> str:
+        return self._groups[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._groups.items()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._groups!r})"
+
+    def __str__(self) -> str:
+        members: dict[str, list[str]] = {}
+        for layer, group in self._groups.items():
+            members.setdefault(group, []).append(layer)
+        return "\n".join(
+            f"{group} ({len(layers)})\n" + "\n".join(f"  {layer}" for layer in layers)
+            for group, layers in sorted(members.items())
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the mapping as JSON."""
+        Path(path).write_text(json.dumps(self._groups, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Assignment:
+        """Read a mapping from :meth:`save`.
+
+        Raises:
+            ConfigError: if the file holds something else.
+        """
+        try:
+            groups = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise ConfigError(f"{path} is not a mapping in JSON: {error}") from error
+        if not isinstance(groups, dict):
+            raise ConfigError(f"{path} holds no mapping from layers to groups, but a {type(groups).__name__}")
+        return cls(groups)
+
+
+def assign(
+    mapping: str | Mapping[str, str] | Sequence[str] | Callable[[str], str], weights: Sequence[Weight], options: Options
+) -> list[str]:
+    """Return the group of each weight, whichever way the user chose to say it.
+
+    Args:
+        mapping: a name in ``MAPPINGS``, a dict as :class:`Assignment` describes it, one group per weight, or a function from a weight's dotted
+            name to its group.
+        weights: what is mapped.
+        options: what a named mapping reads.
+
+    Raises:
+        ConfigError: if the mapping leaves a weight out, names a layer that is not there, or gives too many groups.
+    """
+    if isinstance(mapping, Mapping):
+        return _look_up(mapping, weights)
+    if isinstance(mapping, str):
+        labels = list(MAPPINGS[mapping](weights, options))
+    elif callable(mapping):
+        labels = [mapping(weight.name) for weight in weights]
+    else:
+        labels = list(mapping)
+    if len(labels) != len(weights):
+        names = ", ".join(weight.name for weight in weights)
+        raise ConfigError(f"mapping gave {len(labels)} groups for {len(weights)} weights, which are: {names}")
+    return [str(label) for label in labels]
+
+
+def _look_up(mapping: Mapping[str, str], weights: Sequence[Weight]) -> list[str]:
+    names = [weight.name for weight in weights]
+    found: dict[str, str] = {}
+    for pattern, group in mapping.items():
+        for name in match_names(pattern, names, "mapping"):
+            found.setdefault(name, group)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ConfigError(
+            f"mapping says nothing about {', '.join(missing)}; name {'it' if len(missing) == 1 else 'them'}, "
+            'or put a last entry "*" for all others'
+        )
+    return [found[name] for name in names]
