@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
+import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,240 @@ import pytest
 import torch
 
 import shapeshift
-from benchmarks import budget_sweep, starting_values, step_time, sweep
+from benchmarks import __main__, harness, report, step_time
+from benchmarks.comparison import Comparison, Row, pairs
+from benchmarks.comparisons import COMPARISONS
+from benchmarks.networks import Network, Training, compressed, dense
+from benchmarks.ordering import Ordering, Verdict, judge
 from benchmarks.paper_style import share_in_paper_style
+from benchmarks.results import Results
 from benchmarks.tables import RESULTS, markdown_table
+from benchmarks.task import Task, make_task
 from benchmarks.workloads import WORKLOADS, Workload
+from shapeshift.budget import parse_budget
+from shapeshift.integrations.data import Images
 from shapeshift.integrations.training import Recipe
 from shapeshift.networks.wide_resnet import WideResNet
+
+TINY = Network(10, 0.25, stem=8)
+ROWS = (Row(TINY, "dense", "", dense), Row(TINY, "compressed", "50%", compressed, {"mapping": "single"}))
+COMPARISON = Comparison(
+    name="tiny",
+    title="Tiny networks",
+    source="Nobody",
+    expectation="Anything.",
+    rows=ROWS,
+    orderings=(Ordering("Less is more", pairs(ROWS, "compressed", "dense")),),
+    line=("method",),
+)
+TASK = Task("digits", Recipe(epochs=2))
+COMMITTED = [
+    pytest.param(comparison, path, id=path.stem)
+    for comparison in COMPARISONS.values()
+    for path in report.result_files(comparison)
+]
+
+
+def made_up(errors: dict[str, list[float]], rows: tuple[Row, ...] = ROWS) -> Results:
+    """Make results with the given errors for each row's key."""
+    settings = {**TASK.settings(), "config": shapeshift.Config().to_dict(), "machine": {"processor": "a machine"}}
+    runs = {
+        f"{key}/{seed}": {"parameters": 1234, "error": error}
+        for key, found in errors.items()
+        for seed, error in enumerate(found)
+    }
+    return Results(settings, {row.key: row.settings for row in rows}, runs)
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process, where a replaced function is seen and nothing has to be imported again."""
+    monkeypatch.setattr(harness, "ProcessPoolExecutor", lambda processes, context: ThreadPoolExecutor(processes))
+
+
+def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    __main__.main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(COMPARISONS)
+    assert all(comparison.title in line for comparison, line in zip(COMPARISONS.values(), lines, strict=True))
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS.values(), ids=COMPARISONS)
+def test_every_row_can_be_built(comparison: Comparison) -> None:
+    data = Images(torch.randn(16, 1, 8, 8), torch.arange(16) % 10, num_classes=10)
+    training = Training(data, Recipe(epochs=1, batch_size=8), seed=0, device="cpu")
+    for row in comparison.rows:
+        json.dumps(row.settings)
+        replace(training.recipe, **row.recipe)
+        model = row.build(row.network, row.budget, training, **row.options)
+        assert model(data.images[:2]).shape == (2, 10), row.key
+        size, own = shapeshift.count_parameters(model), shapeshift.count_parameters(row.network.build(data))
+        allowed = parse_budget(row.budget, own) if row.budget else own
+        assert 0.9 * allowed < size <= allowed, row.key
+
+
+def test_most_of_the_upsampled_networks_is_upsampled() -> None:
+    data = Images(torch.randn(2, 1, 8, 8), torch.arange(2), num_classes=10)
+    training = Training(data, Recipe(), seed=0, device="cpu")
+    rows = [row for row in COMPARISONS["upsampling"].rows if row.build is compressed]
+    assert rows
+    for row in rows:
+        model = compressed(row.network, row.budget, training, **row.options)
+        weights = [weight for group in shapeshift.report(model).groups for weight in group.weights]
+        stretched = sum(weight.numel for weight in weights if "up" in weight.source.sampling)
+        assert stretched > 0.7 * sum(weight.numel for weight in weights), row.key
+
+
+@pytest.mark.parametrize(
+    ("rows", "orderings", "message"),
+    [
+        (ROWS[:1] * 2, (), "two rows of one name: WRN-10-0.25/dense/"),
+        (ROWS[:1], COMPARISON.orderings, "does not have: WRN-10-0.25/compressed/50%"),
+    ],
+)
+def test_a_comparison_is_consistent(rows: tuple[Row, ...], orderings: tuple[Ordering, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(COMPARISON, rows=rows, orderings=orderings)
+
+
+def test_a_benchmark_runs_resumes_and_writes_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(__main__, "COMPARISONS", {"tiny": COMPARISON})
+    monkeypatch.setattr(__main__, "make_task", lambda data, device, data_dir: TASK)
+    command = ["run", "tiny", "--seeds", "1", "--processes", "1", "--output", str(tmp_path)]
+    __main__.main(command)
+    path = tmp_path / "tiny_digits_cpu.json"
+    content = json.loads(path.read_text())
+    assert list(content["runs"]) == ["WRN-10-0.25/compressed/50%/0", "WRN-10-0.25/dense//0"]
+    assert all(0 < run["error"] < 100 for run in content["runs"].values())
+    assert path.with_suffix(".png").exists()
+
+    content["runs"]["WRN-10-0.25/dense//0"]["error"] = 12.34
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    monkeypatch.setattr(harness, "train_and_test", None)  # would fail if anything were trained
+    __main__.main(command)
+    assert "12.34 ± 0.00" in (table := capsys.readouterr().out)
+    assert table == path.with_suffix(".md").read_text() + "\n"
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_rows_are_repeated_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def note(row: Row, task: Task, seed: int) -> dict[str, Any]:
+        trained.append((row.method, seed))
+        return {"parameters": 1, "error": 1.0}
+
+    monkeypatch.setattr(harness, "train_and_test", note)
+    path = tmp_path / "tiny.json"
+    harness.run(COMPARISON, TASK, seeds=2, processes=1, path=path)
+    assert trained == [("dense", 0), ("compressed", 0), ("dense", 1), ("compressed", 1)]
+    trained.clear()
+    results = harness.run(COMPARISON, TASK, seeds=2, processes=1, path=path, again=["*/compressed/*"])
+    assert trained == [("compressed", 0), ("compressed", 1)]
+    assert Results.read(path) == results
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_a_failure_names_its_run_and_keeps_the_others(tmp_path: Path) -> None:
+    impossible = replace(ROWS[1], budget="3")
+    comparison = replace(COMPARISON, rows=(ROWS[0], impossible), orderings=())
+    with pytest.raises(shapeshift.BudgetError) as caught:
+        harness.run(comparison, TASK, seeds=1, processes=1, path=tmp_path / "tiny.json")
+    assert caught.value.__notes__ == ["in the run WRN-10-0.25/compressed/3/0"]
+    assert list(Results.read(tmp_path / "tiny.json").runs) == ["WRN-10-0.25/dense//0"]
+
+
+def test_runs_under_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.json"
+    kept = made_up({row.key: [1.0, 2.0] for row in ROWS})
+    kept.settings["config"].pop("seed")  # a field that was added later
+    kept.write(path)
+    settings = made_up({}).settings
+    assert Results.resume(path, settings, ROWS).runs == kept.runs
+    assert Results.resume(path, {**settings, "machine": {}}, ROWS).runs == kept.runs
+    for key, other in (
+        ("recipe", asdict(Recipe(epochs=3))),
+        ("config", {**settings["config"], "upsample": "interpolate"}),
+        ("data", {**settings["data"], "train": 1199}),
+        ("device", "cuda"),
+    ):
+        assert not Results.resume(path, {**settings, key: other}, ROWS).runs, key
+    for changed in (replace(ROWS[1], options={"mapping": "shape"}), replace(ROWS[1], recipe={"learning_rate": 1.0})):
+        assert set(Results.resume(path, settings, (ROWS[0], changed)).runs) == {f"{ROWS[0].key}/{s}" for s in (0, 1)}
+    assert not Results.resume(tmp_path / "none.json", settings, ROWS).runs
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ([1.0, 2.0, 3.0], [4.0, 4.0, 4.0], Verdict.REPRODUCED),
+        ([4.0, 4.0, 4.0], [1.0, 2.0, 3.0], Verdict.NOT_REPRODUCED),
+        ([1.0, 2.0, 3.0], [2.5, 2.5, 2.5], Verdict.WITHIN),
+        ([2.5, 2.5, 2.5], [1.0, 2.0, 3.0], Verdict.WITHIN),
+        ([1.0, 2.0, 3.0], [3.0, 3.0, 3.0], Verdict.WITHIN),  # exactly one standard deviation
+        ([1.0, 1.0], [1.0, 1.0], Verdict.WITHIN),
+        ([1.0], [4.0, 4.0], Verdict.ONE_SEED),
+    ],
+)
+def test_verdicts(first: list[float], second: list[float], verdict: Verdict) -> None:
+    assert judge(first, second) == verdict
+
+
+def test_verdicts_stand_under_the_table_with_their_numbers() -> None:
+    small, large = (tuple(replace(row, network=Network(depth, 1)) for row in ROWS) for depth in (10, 16))
+    rows = small + large
+    comparison = replace(
+        COMPARISON, rows=rows, orderings=(Ordering("Less is more", pairs(rows, "compressed", "dense")),)
+    )
+    errors = {"WRN-10-1/compressed/50%": [1.0, 3.0], "WRN-10-1/dense/": [7.0, 9.0], "WRN-16-1/dense/": [2.0, 4.0]}
+    text = report.render(comparison, made_up(errors, rows))
+    spread = f"{statistics.stdev([1.0, 3.0]):.2f}"
+    assert text.endswith(
+        "Not run yet: 1 of 4 rows.\n\nExpected, and found:\n\n* Less is more:\n"
+        f"  * **reproduced**: WRN-10-1 (2.00 ± {spread} against 8.00 ± {spread})\n"
+    )
+    assert f"| WRN-16-1 | dense      |        | 1,234      | 3.00 ± {spread}   | 2     |" in text
+
+
+def test_a_pair_is_named_by_what_tells_it_apart() -> None:
+    networks = [Network(depth, 1) for depth in (10, 16, 22)]
+    rows = tuple(Row(network, "compressed", "25k", compressed) for network in networks)
+    deeper = Ordering("Deeper is better", ((rows[1].key, rows[0].key), (rows[2].key, rows[1].key)))
+    comparison = replace(COMPARISON, rows=rows, orderings=(deeper,))
+    text = report.render(comparison, made_up({row.key: [1.0, 1.0] for row in rows}, rows))
+    assert "WRN-16-1 after WRN-10-1 (1.00 ± 0.00 against 1.00 ± 0.00); WRN-22-1 after WRN-16-1 (" in text
+
+
+@pytest.mark.parametrize(("comparison", "path"), COMMITTED)
+def test_committed_tables_come_from_the_committed_runs(comparison: Comparison, path: Path) -> None:
+    results = Results.read(path)
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.render(comparison, results)
+    assert path.with_suffix(".png").exists() == bool(comparison.line)
+
+
+@pytest.mark.parametrize(("comparison", "path"), COMMITTED)
+def test_committed_runs_are_those_of_the_present_rows_and_settings(comparison: Comparison, path: Path) -> None:
+    results = Results.read(path)
+    recipe = make_task(results.settings["data"]["name"], results.settings["device"]).recipe
+    settings = {**results.settings, "recipe": asdict(recipe), "config": shapeshift.Config().to_dict()}
+    assert results.runs
+    assert Results.resume(path, settings, comparison.rows).runs == results.runs
+
+
+def test_the_page_of_results_is_made_from_the_committed_files() -> None:
+    assert report.PAGE.read_text(encoding="utf-8") == report.page(), "run `python -m benchmarks report`"
+
+
+def test_the_budget_sweep_has_a_module_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["budget_sweep", "--data", "unknown"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("benchmarks.budget_sweep", run_name="__main__")
+    assert "invalid choice: 'unknown'" in capsys.readouterr().err
 
 
 def test_a_table_is_markdown() -> None:
@@ -30,37 +262,6 @@ def test_the_papers_generator_has_the_budget_and_learns() -> None:
     assert model.paper_store.numel() == 20_000
     assert model.paper_store.grad.any()
     assert model.stem.weight_coefficients.grad.any()
-
-
-@pytest.mark.parametrize("rows", [budget_sweep.rows(), starting_values.rows()], ids=["budgets", "starting values"])
-def test_every_row_of_a_sweep_can_be_built(rows: list[sweep.Row]) -> None:
-    assert len({row.key for row in rows}) == len(rows)
-    for row in rows:
-        model = row.build()
-        if row.method == "dense":
-            continue
-        dense = shapeshift.count_parameters(sweep.NETWORKS[row.network]())
-        allowed = shapeshift.budget.parse_budget(row.budget, dense)
-        assert 0.9 * allowed < shapeshift.count_parameters(model) <= allowed
-
-
-def test_a_sweep_resumes_and_writes_its_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    build = partial(WideResNet, 10, 0.25, in_channels=1)
-    rows = [sweep.Row("WRN-16-1", "dense", "", build, Recipe(epochs=1))]
-    monkeypatch.setattr(
-        sys, "argv", ["sweep", "--seeds", "1", "--output", str(tmp_path / "it.json"), "--processes", "1"]
-    )
-    sweep.run("it", "a test", rows)
-    content = json.loads((tmp_path / "it.json").read_text())
-    (result,) = content["runs"].values()
-    assert 0 < result["error"] < 100
-    content["runs"]["WRN-16-1/dense//0"]["error"] = 12.34
-    (tmp_path / "it.json").write_text(json.dumps(content))
-    sweep.run("it", "a test", rows)
-    assert "12.34 ± 0.00" in capsys.readouterr().out
-    assert (tmp_path / "it.png").exists()
 
 
 def test_step_time_measures_and_renders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,14 +282,6 @@ def test_step_time_measures_and_renders(monkeypatch: pytest.MonkeyPatch) -> None
     row = next(line for line in table.splitlines() if line.startswith("| tiny, batch 2"))
     ratio = results["steps:tiny"][0]["shared"] / results["steps:tiny"][0]["dense"]
     assert f"{ratio:.2f}" in row
-
-
-@pytest.mark.parametrize("name", ["budget_sweep", "starting_values"])
-def test_committed_tables_come_from_the_committed_numbers(name: str) -> None:
-    content = json.loads((RESULTS / f"{name}.json").read_text())
-    rows = {"budget_sweep": budget_sweep, "starting_values": starting_values}[name].rows()
-    assert content["config"] == shapeshift.Config().to_dict()
-    assert (RESULTS / f"{name}.md").read_text() == sweep.render(name, rows, content["runs"])
 
 
 def test_the_committed_step_times_come_from_the_committed_numbers() -> None:

@@ -1,0 +1,97 @@
+"""What a budget above the model's own size needs: starts of the coefficients, numbers of templates, recipes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from benchmarks.comparison import Comparison, Row, pairs
+from benchmarks.networks import WRN_16_QUARTER, Network, Training, compressed, dense
+from benchmarks.ordering import Ordering
+from shapeshift.generators.wavg import WeightedAverage
+
+DEFAULT = "signs, length 5"
+STARTS, LENGTHS = ("signs", "equal", "one-hot", "random"), (1.0, 10.0)
+RECIPES = ({"learning_rate": 0.03, "weight_decay": 0.0005}, {"learning_rate": 0.1, "weight_decay": 0.0})
+
+
+def with_coefficients(
+    network: Network, budget: str, training: Training, start: str, length: float, **options: Any
+) -> nn.Module:
+    """Build a network, compress it, and start its coefficients in another way than the library does.
+
+    Args:
+        network: what is built.
+        budget: the budget.
+        training: what it is built for.
+        start: "signs" of equal magnitude, "equal", "one-hot", or "random" normal.
+        length: of each weight's row of coefficients.
+        **options: fields of :class:`shapeshift.Config`.
+    """
+    reset = partial(_reset_coefficients, start=start, length=length)
+    with mock.patch.object(WeightedAverage, "reset_coefficients", lambda group, generator: reset(group)):
+        return compressed(network, budget, training, **options)
+
+
+def _reset_coefficients(group: WeightedAverage, start: str, length: float) -> None:
+    rows = []
+    for index, count in enumerate(group.layout.counts):
+        row = {
+            "signs": torch.randint(0, 2, (count,)) * 2.0 - 1.0,
+            "equal": torch.ones(count),
+            "one-hot": torch.eye(count)[index % count],
+            "random": torch.randn(count),
+        }[start]
+        rows.append(row / row.norm() * length)
+    if group.alpha is not None:
+        group.alpha.copy_(torch.cat(rows))
+
+
+def _row(budget: str, method: str, recipe: dict[str, float] | None = None, **options: Any) -> Row:
+    options = {"start": "signs", "length": 5.0, **options}
+    return Row(WRN_16_QUARTER, method, budget, with_coefficients, options, recipe or {})
+
+
+ROWS = (
+    Row(WRN_16_QUARTER, "dense", "", dense),
+    *(
+        row
+        for budget in ("200%", "400%")
+        for row in (
+            *(_row(budget, f"{start}, length 5", start=start) for start in STARTS),
+            *(_row(budget, f"signs, length {length:g}", length=length) for length in LENGTHS),
+            _row(budget, "signs, 16 templates", max_templates=16),
+            *(
+                _row(budget, f"signs, lr {recipe['learning_rate']:g}, decay {recipe['weight_decay']:g}", recipe)
+                for recipe in RECIPES
+            ),
+        )
+    ),
+)
+
+COMPARISON = Comparison(
+    name="starting_values",
+    title="Starting values, above the network's own size",
+    source="How the defaults were chosen",
+    expectation=(
+        "The thin WRN-16-0.25 with other starting coefficients than the default's, which are signs and length 5, with "
+        "other numbers of templates, and with another learning rate or weight decay. The default is expected to be on "
+        "par with all of them or ahead."
+    ),
+    rows=ROWS,
+    orderings=(
+        Ordering(
+            "The default is on par with the others or ahead",
+            tuple(
+                pair
+                for method in dict.fromkeys(row.method for row in ROWS)
+                if method not in ("dense", DEFAULT)
+                for pair in pairs(ROWS, DEFAULT, method)
+            ),
+        ),
+    ),
+)

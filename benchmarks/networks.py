@@ -1,0 +1,98 @@
+"""The networks that are compared, and the ways to make one of them within a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+import shapeshift
+from benchmarks.reduced import reduced as reduce_family
+from shapeshift.budget import parse_budget
+from shapeshift.integrations.data import Images
+from shapeshift.integrations.training import Recipe, train
+from shapeshift.networks.wide_resnet import WideResNet
+
+
+@dataclass(frozen=True)
+class Network:
+    """A wide residual network for whatever images it is trained on.
+
+    Attributes:
+        depth: layers with weights.
+        width: factor on the stages' channels.
+        stem: channels of the first convolution.
+    """
+
+    depth: int
+    width: float
+    stem: int = 16
+
+    def __str__(self) -> str:
+        return f"WRN-{self.depth}-{self.width:g}"
+
+    def build(self, data: Images) -> WideResNet:
+        """Build the network with its own parameters."""
+        return WideResNet(self.depth, self.width, data.num_classes, data.channels, self.stem)
+
+
+WRN_16_1 = Network(16, 1)
+WRN_16_QUARTER = Network(16, 0.25, stem=8)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a network is built for.
+
+    Attributes:
+        data: the training set.
+        recipe: how it is trained.
+        seed: of the order of the images.
+        device: where it is trained.
+    """
+
+    data: Images
+    recipe: Recipe
+    seed: int
+    device: str
+
+
+def dense(network: Network, budget: str, training: Training) -> nn.Module:
+    """Build a network as it is; it has no budget."""
+    return network.build(training.data)
+
+
+def reduced(network: Network, budget: str, training: Training) -> nn.Module:
+    """Build the thinner network of a budget."""
+    data = training.data
+    size = parse_budget(budget, shapeshift.count_parameters(network.build(data)))
+    channels, classes = data.channels, data.num_classes
+    return reduce_family(
+        "wide_resnet", size, depth=network.depth, width=network.width, in_channels=channels, num_classes=classes
+    )
+
+
+def compressed(network: Network, budget: str, training: Training, **options: Any) -> nn.Module:
+    """Build a network and compress it, with fields of :class:`shapeshift.Config`."""
+    return shapeshift.compress(network.build(training.data), budget, **options)
+
+
+def learned(network: Network, budget: str, training: Training, num_groups: int, **options: Any) -> nn.Module:
+    """Build a network, learn which layers share parameters in a fifth of the epochs, and compress it with that mapping.
+
+    Args:
+        network: what is built.
+        budget: the budget, for learning and for training.
+        training: what it is built for.
+        num_groups: how many parameter groups the mapping has.
+        **options: fields of :class:`shapeshift.Config`.
+    """
+    short = replace(training.recipe, epochs=max(1, training.recipe.epochs // 5))
+
+    def pretrain(model: nn.Module) -> None:
+        train(model, training.data, short, training.seed)
+
+    model = network.build(training.data).to(training.device)
+    mapping = shapeshift.learn_mapping(model, budget, pretrain, num_groups=num_groups)
+    return compressed(network, budget, training, mapping=mapping, **options)

@@ -1,0 +1,169 @@
+"""Tables, pictures and the page of results, all made from the JSON files that the benchmarks wrote."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.comparison import Comparison, Row
+from benchmarks.comparisons import COMPARISONS
+from benchmarks.ordering import Ordering, Verdict, judge
+from benchmarks.results import Results
+from benchmarks.tables import RESULTS, markdown_table
+from shapeshift.integrations.error_plot import plot_errors, spread
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+
+INTRODUCTION = """\
+# Results
+
+Every number on this page is read from a JSON file in `benchmarks/results` that the named command wrote, and
+`python -m benchmarks report` makes the page from the files. `python -m benchmarks list` names the benchmarks; each
+resumes where it was stopped. Repeat a command to measure your own machine.
+
+Test errors are means and standard deviations over seeds. All rows of a table are trained by one recipe unless a row
+says otherwise, without augmentation and without a validation set. Where a paper has the table, its networks and data
+sets are larger ones: orderings can be compared, values cannot. The expected order of two rows is called *reproduced*
+or *not reproduced* if their means lie further apart than the larger one of their standard deviations, and otherwise
+*within one standard deviation*, which is where rows are that are expected to be on par.
+"""
+
+# What other scripts measured, and how each begins on the page.
+MEASUREMENTS = {
+    "step_time": """\
+## Time and memory of a training step
+
+Generating costs most where there is little else to do: the batches of the ViT and of the ResNet are small. The papers'
+generator mixes as many templates of a store of the same size, but slices the store in each layer.
+""",
+    "glyph_difficulty": """\
+## How hard the glyphs are
+""",
+}
+
+
+def result_file(comparison: Comparison, data: str, device: str, folder: Path = RESULTS) -> Path:
+    """Return the JSON file of a comparison on a data set and device."""
+    return folder / f"{comparison.name}_{data}_{device}.json"
+
+
+def write_report(comparison: Comparison, results: Results, path: Path) -> str:
+    """Write the table of a comparison, and its picture if it has one, beside its JSON file.
+
+    Args:
+        comparison: what was compared.
+        results: the runs.
+        path: of the JSON file.
+
+    Returns:
+        The table with the verdicts, as Markdown.
+    """
+    text = render(comparison, results)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    if comparison.line:
+        plot(comparison, results, path.with_suffix(".png"))
+    return text
+
+
+def write_page() -> None:
+    """Make all tables, all pictures and the page of results anew from the JSON files."""
+    for comparison in COMPARISONS.values():
+        for path in result_files(comparison):
+            write_report(comparison, Results.read(path), path)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """Return the page of results."""
+    parts = [INTRODUCTION]
+    for comparison in COMPARISONS.values():
+        files = result_files(comparison)
+        if files:
+            parts.append(f"## {comparison.title}\n\n*{comparison.source}.* {comparison.expectation}\n")
+        for path in files:
+            parts.append(render(comparison, Results.read(path)))
+            if comparison.line:
+                parts.append(f"![Test error against parameters](../benchmarks/results/{path.stem}.png)\n")
+    for name, introduction in MEASUREMENTS.items():
+        tables = sorted(RESULTS.glob(f"{name}*.md"))
+        if tables:
+            parts += [introduction, *(table.read_text(encoding="utf-8") for table in tables)]
+    return "\n".join(parts)
+
+
+def render(comparison: Comparison, results: Results) -> str:
+    """Return the table of a comparison, and under it whether the expected orderings were reproduced, as Markdown."""
+    parts = [_caption(comparison, results), _table(comparison, results)]
+    missing = sum(not results.errors(row.key) for row in comparison.rows)
+    if missing:
+        parts.append(f"Not run yet: {missing} of {len(comparison.rows)} rows.")
+    verdicts = [text for ordering in comparison.orderings if (text := _ordering(ordering, comparison, results))]
+    parts += ["Expected, and found:", "\n".join(verdicts)] if verdicts else []
+    return "\n\n".join(parts) + "\n"
+
+
+def plot(comparison: Comparison, results: Results, path: Path) -> None:
+    """Draw test error against parameters, with the lines that the comparison asks for."""
+    lines: dict[str, list[tuple[int, list[float]]]] = {}
+    for row in comparison.rows:
+        if errors := results.errors(row.key):
+            label = ", ".join(str(getattr(row, name)) for name in comparison.line)
+            lines.setdefault(label, []).append((results.parameters(row.key), errors))
+    plot_errors(lines, f"{comparison.title}, {results.settings['data']['name']}", path)
+
+
+def _caption(comparison: Comparison, results: Results) -> str:
+    data, device, recipe = (results.settings[key] for key in ("data", "device", "recipe"))
+    command = f"python -m benchmarks run {comparison.name} --data {data['name']} --device {device}"
+    return (
+        f"Made by `{command}`: {data['train']:,} training and {data['test']:,} test images of shape "
+        f"{' x '.join(map(str, data['shape']))} in {data['classes']} classes, {recipe['epochs']} epochs in batches of "
+        f"{recipe['batch_size']}, on {results.settings['machine']['processor']}."
+    )
+
+
+def _table(comparison: Comparison, results: Results) -> str:
+    lines = []
+    for row in comparison.rows:
+        if errors := results.errors(row.key):
+            size = f"{results.parameters(row.key):,}"
+            lines.append([str(row.network), row.method, row.budget, size, _score(errors), str(len(errors))])
+    return markdown_table(["network", "method", "budget", "parameters", "test error, %", "seeds"], lines)
+
+
+def _score(errors: list[float]) -> str:
+    return f"{statistics.mean(errors):.2f} ± {spread(errors):.2f}"
+
+
+def _ordering(ordering: Ordering, comparison: Comparison, results: Results) -> str:
+    """Return a claim with its verdicts as an item of a list, or nothing where no pair was run."""
+    rows = {row.key: row for row in comparison.rows}
+    found: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
+    for first, second in ordering.pairs:
+        errors = results.errors(first), results.errors(second)
+        if all(errors):
+            place = _place((rows[first], rows[second]), [(rows[one], rows[other]) for one, other in ordering.pairs])
+            found[judge(*errors)].append(f"{place} ({_score(errors[0])} against {_score(errors[1])})")
+    verdicts = [f"\n  * **{verdict}**: {'; '.join(places)}" for verdict, places in found.items() if places]
+    return "".join([f"* {ordering.claim}:", *verdicts]) if verdicts else ""
+
+
+def _place(pair: tuple[Row, Row], pairs: Sequence[tuple[Row, Row]]) -> str:
+    """Name a pair of rows by that in which it differs from the other pairs of its ordering, or else by the budget."""
+    parts = []
+    for name in ("network", "method", "budget"):
+        first, second = (str(getattr(row, name)) for row in pair)
+        first_varies, second_varies = (len({getattr(rows[side], name) for rows in pairs}) > 1 for side in (0, 1))
+        if first_varies and second_varies and first != second:
+            parts.append(f"{first} after {second}")
+        elif first_varies:
+            parts.append(first)
+        elif second_varies:
+            parts.append(second)
+    return ", ".join(parts) or pair[0].budget
+
+
+def result_files(comparison: Comparison) -> list[Path]:
+    """Return the JSON files that a comparison has."""
+    return sorted(RESULTS.glob(f"{comparison.name}_*_*.json"))

@@ -1,0 +1,59 @@
+"""What networks are trained on: a data set at some size, a recipe, a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shapeshift.integrations.data import DATASETS, Images
+from shapeshift.integrations.training import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, and how networks are trained on it.
+
+    Attributes:
+        data: a name in ``DATASETS``.
+        recipe: how networks are trained.
+        options: what the data set's loader is given by name.
+        device: "cpu" or "cuda".
+        data_dir: the folder that the loader reads.
+    """
+
+    data: str
+    recipe: Recipe
+    options: Mapping[str, int] = field(default_factory=dict)
+    device: str = "cpu"
+    data_dir: Path | None = None
+
+    def load(self) -> tuple[Images, Images]:
+        """Load the training set and the test set, on the CPU."""
+        return DATASETS[self.data](self.data_dir, **self.options)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what runs depend on, as a dict that JSON can hold; the data set is loaded to describe it."""
+        training, test = self.load()
+        data = {
+            "name": self.data,
+            "train": len(training.labels),
+            "test": len(test.labels),
+            "classes": training.num_classes,
+            "shape": list(training.images.shape[1:]),
+        }
+        return {"data": data, "device": self.device, "recipe": asdict(self.recipe)}
+
+
+def make_task(data: str, device: str, data_dir: Path | None = None) -> Task:
+    """Choose the size of a data set and the recipe on a device.
+
+    Digits take seconds on a CPU. The other data sets are of the size of CIFAR, and meant for a GPU; on a CPU the
+    glyphs are fewer, and seen less often, so that one training takes a few minutes.
+    """
+    if data == "digits":
+        return Task(data, Recipe(), {}, device, data_dir)
+    if data == "glyphs" and device == "cpu":
+        return Task(data, Recipe(epochs=8), {"train": 10_000, "test": 2_000}, device, data_dir)
+    return Task(data, Recipe(epochs=60, batch_size=128), {}, device, data_dir)
