@@ -114,7 +114,8 @@ def test_any_budget_is_used_up_and_no_number_is_dead(
     total = sum(weight.numel for weight in weights)
     assert least < 3 + total
     assert 15 * total < most <= 16 * total
-    available = round(least + position * ((total if tight else most) - least))
+    highest = max(least, total) if tight else most
+    available = round(least + position * (highest - least))
     layout = Hypernetwork.plan(weights, available, CONFIG)
     assert 0.99 * available <= Hypernetwork.size(layout) <= available
     assert Hypernetwork.layout_from_dict(json.loads(json.dumps(Hypernetwork.layout_to_dict(layout)))) == layout
