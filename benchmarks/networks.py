@@ -79,7 +79,7 @@ def compressed(network: Network, budget: str, training: Training, **options: Any
 
 
 def learned(network: Network, budget: str, training: Training, num_groups: int, **options: Any) -> nn.Module:
-    """Build a network, learn which layers share parameters in a fifth of the epochs, and compress it with that mapping.
+    """Build a network, learn in a fifth of the epochs which layers share parameters, and compress it with that mapping.
 
     Args:
         network: what is built.
@@ -94,5 +94,5 @@ def learned(network: Network, budget: str, training: Training, num_groups: int, 
         train(model, training.data, short, training.seed)
 
     model = network.build(training.data).to(training.device)
-    mapping = shapeshift.learn_mapping(model, budget, pretrain, num_groups=num_groups)
-    return compressed(network, budget, training, mapping=mapping, **options)
+    mapping = shapeshift.learn_mapping(model, budget, pretrain, num_groups=num_groups, seed=training.seed)
+    return shapeshift.compress(model, budget, mapping=mapping, **options)

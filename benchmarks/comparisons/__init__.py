@@ -6,7 +6,16 @@ To add one, write a file with a ``COMPARISON`` and list it below.
 from benchmarks.comparison import Comparison
 from benchmarks.comparisons import (
     budget_sweep,
+    depth_and_width,
+    downsampling,
+    error_against_parameters,
+    generators,
+    groups,
+    hypernetworks,
+    mapping,
     starting_values,
+    templates,
+    upsampling,
 )
 
 COMPARISONS: dict[str, Comparison] = {
@@ -14,5 +23,14 @@ COMPARISONS: dict[str, Comparison] = {
     for module in (
         budget_sweep,
         starting_values,
+        error_against_parameters,
+        generators,
+        downsampling,
+        upsampling,
+        mapping,
+        groups,
+        templates,
+        hypernetworks,
+        depth_and_width,
     )
 }

@@ -1,0 +1,41 @@
+"""Deeper and wider networks within one budget."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from benchmarks.comparison import Comparison, Row
+from benchmarks.networks import Network, compressed, dense
+from benchmarks.ordering import Ordering
+
+BUDGET = "25k"
+DEEPER = (Network(10, 1), Network(16, 1), Network(22, 1), Network(28, 1))
+WIDER = (Network(16, 0.5), Network(16, 1), Network(16, 2))
+
+ROWS = tuple(
+    row
+    for network in dict.fromkeys((*DEEPER, *WIDER))
+    for row in (Row(network, "dense", "", dense), Row(network, "compressed", BUDGET, compressed))
+)
+
+
+def _ordering(claim: str, networks: tuple[Network, ...]) -> Ordering:
+    keys = [f"{network}/compressed/{BUDGET}" for network in networks]
+    return Ordering(claim, tuple((larger, smaller) for smaller, larger in pairwise(keys)))
+
+
+COMPARISON = Comparison(
+    name="depth_and_width",
+    title="Depth and width within one budget",
+    source="Plummer et al. 2022, table 14",
+    expectation=(
+        "Networks of several depths and widths, with their own parameters and with the same number of shared ones. "
+        "Making a network deeper or wider is expected to help, or to do no harm, although its number of parameters "
+        "stays the same."
+    ),
+    rows=ROWS,
+    orderings=(
+        _ordering("A deeper network is on par with the next shallower one or ahead.", DEEPER),
+        _ordering("A wider network is on par with the next narrower one or ahead.", WIDER),
+    ),
+)
