@@ -97,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         default = getattr(defaults, name)
         inspect.add_argument(f"--{name}", choices=list(registry), default=default, help=f"{what} (default: {default})")
     inspect.add_argument("--max-templates", type=int, metavar="N", help="the most templates that one weight mixes")
+    inspect.add_argument(
+        "--num-groups",
+        type=int,
+        default=defaults.num_groups,
+        metavar="N",
+        help="how many groups a random mapping makes",
+    )
     for name, what in (("include", "generate only these"), ("exclude", "leave these as they are")):
         inspect.add_argument(
             f"--{name}", nargs="+", default=(), metavar="PATTERN", help=f"{what}: names or patterns of layers"
@@ -114,6 +121,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         combine=arguments.combine,
         upsample=arguments.upsample,
         max_templates=arguments.max_templates,
+        num_groups=arguments.num_groups,
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
     )

@@ -14,18 +14,22 @@ from shapeshift.errors import (
     ModelError,
     ShapeshiftError,
 )
+from shapeshift.mapping_search import LearnedMapping, learn_mapping
+from shapeshift.mappings import Assignment
 from shapeshift.optimizer import parameter_groups
 from shapeshift.plot import plot_mapping
 from shapeshift.report import Report, report
 from shapeshift.version import __version__
 
 __all__ = [
+    "Assignment",
     "BudgetError",
     "CheckpointError",
     "Config",
     "ConfigError",
     "DataError",
     "GeneratedWeightError",
+    "LearnedMapping",
     "MissingExtraError",
     "ModelError",
     "Report",
@@ -34,6 +38,7 @@ __all__ = [
     "compress",
     "count_parameters",
     "is_compressed",
+    "learn_mapping",
     "load",
     "materialize",
     "parameter_groups",

@@ -82,8 +82,8 @@ def assign(
     """Return the group of each weight, whichever way the user chose to say it.
 
     Args:
-        mapping: a name in ``MAPPINGS``, a dict as :class:`Assignment` describes it, one group per weight, or a function from a weight's dotted
-            name to its group.
+        mapping: a name in ``MAPPINGS``, a dict as :class:`Assignment` describes it, one group per weight, or a
+            function from a weight's dotted name to its group.
         weights: what is mapped.
         options: what a named mapping reads.
 
