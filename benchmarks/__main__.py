@@ -39,10 +39,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"Wrote {PAGE}")
     else:
         task = make_task(arguments.data, arguments.device, arguments.data_dir)
-        for name in arguments.names:
-            comparison = COMPARISONS[name]
-            path = result_file(comparison, arguments.data, arguments.device, arguments.output)
-            results = run(comparison, task, arguments.seeds, arguments.processes, path, arguments.again)
+        files = {
+            result_file(comparison, arguments.data, arguments.device, arguments.output): comparison
+            for comparison in COMPARISONS.values()
+        }
+        for path, comparison in files.items():
+            if comparison.name not in arguments.names:
+                continue
+            results = run(comparison, task, arguments.seeds, arguments.processes, path, arguments.again, files)
             print(write_report(comparison, results, path))
 
 

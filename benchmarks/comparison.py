@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+import shapeshift
 from benchmarks.networks import Network
 from benchmarks.ordering import Ordering
 
@@ -51,6 +53,13 @@ class Row:
             "options": dict(self.options),
             "recipe": dict(self.recipe),
         }
+
+
+    @property
+    def identity(self) -> str:
+        """What tells the row's runs from others under the same settings, whatever a table calls them."""
+        options = {**shapeshift.Config().to_dict(), **self.options} if self.budget else self.options
+        return json.dumps({**self.settings, "budget": self.budget, "options": options}, sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,7 +34,13 @@ def train_and_test(row: Row, task: Task, seed: int) -> dict[str, Any]:
 
 
 def run(
-    comparison: Comparison, task: Task, seeds: int, processes: int, path: Path, again: Sequence[str] = ()
+    comparison: Comparison,
+    task: Task,
+    seeds: int,
+    processes: int,
+    path: Path,
+    again: Sequence[str] = (),
+    others: Mapping[Path, Comparison] = MappingProxyType({}),
 ) -> Results:
     """Train all rows of a comparison over seeds, and keep each run in a file as soon as it is finished.
 
@@ -47,6 +54,7 @@ def run(
         processes: how many trainings at once, each on one thread.
         path: the JSON file.
         again: shell patterns of the rows whose runs in the file are repeated.
+        others: comparisons whose files hold runs that may be the same ones.
 
     Returns:
         All runs.
@@ -55,6 +63,9 @@ def run(
     settings = {**task.settings(), "config": shapeshift.Config().to_dict(), "machine": describe(task.device)}
     results = Results.resume(path, settings, comparison.rows)
     results.drop(again)
+    for other, compared in others.items():
+        if other != path and other.exists() and not again:
+            results.borrow(other, compared.rows, comparison.rows)
     # Seed by seed: a comparison that is stopped early has seen every row equally often.
     jobs = {f"{row.key}/{seed}": (row, task, seed) for seed in range(seeds) for row in comparison.rows}
     missing = {key: job for key, job in jobs.items() if key not in results.runs}

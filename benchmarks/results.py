@@ -52,6 +52,25 @@ class Results:
                 }
         return results
 
+    def borrow(self, path: Path, rows: Sequence[Row], own: Sequence[Row]) -> None:
+        """Take over the runs of another comparison that would be the same here.
+
+        Args:
+            path: the other comparison's file.
+            rows: the other comparison's.
+            own: this one's.
+        """
+        kept = Results.read(path)
+        if not comparable(kept.settings, self.settings):
+            return
+        theirs = {row.identity: row for row in rows if kept.rows.get(row.key) == row.settings}
+        for row in own:
+            if row.identity in theirs:
+                for key, run in kept.runs.items():
+                    name, _, seed = key.rpartition("/")
+                    if name == theirs[row.identity].key:
+                        self.runs.setdefault(f"{row.key}/{seed}", run)
+
     def drop(self, patterns: Sequence[str]) -> None:
         """Forget the runs of the rows that one of some shell patterns fits."""
         dropped = {row for row in self.rows for pattern in patterns if fnmatchcase(row, pattern)}

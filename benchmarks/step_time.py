@@ -1,17 +1,18 @@
 """The price of generated weights: time and memory of a training step, dense and compressed in turn.
 
-    python -m benchmarks.step_time                    # all rows, three runs each; writes JSON and a table
-    python -m benchmarks.step_time --rows bert vit --runs 1  # some rows, once
+    python -m benchmarks.step_time                    # all that is missing from the JSON; writes it and a table
+    python -m benchmarks.step_time --again 'steps:*'  # and the paired steps anew
 
 A step is zero_grad, forward, backward and the optimizer's step. The contenders take turns within one process, so that
 a machine whose speed drifts slows all of them; what is reported is the ratio of their median times. Each run is a
-process of its own, and so is each measurement of memory.
+process of its own, and so is each measurement of memory. Measurements are kept as they finish.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import fnmatch
 import json
 import resource
 import statistics
@@ -33,8 +34,21 @@ from benchmarks.machine import describe
 from benchmarks.paper_style import share_in_paper_style
 from benchmarks.tables import RESULTS, markdown_table, write_json
 from benchmarks.workloads import WORKLOADS, Workload, loss
+from shapeshift.budget import parse_budget
+from shapeshift.generators import GENERATORS
+from shapeshift.mappings import MAPPINGS
+from shapeshift.plan import budget_range
 
 LARGE_MODELS = ("resnet152", "vit_large_patch16_224")
+
+# Every generator and mapping beside the defaults, on these.
+METHOD_ROWS = ("bert", "resnet")
+METHODS = [
+    f"{choice}={name}"
+    for choice, registry in (("combine", GENERATORS), ("mapping", MAPPINGS))
+    for name in registry
+    if name != getattr(shapeshift.Config(), choice)
+]
 
 
 def main() -> None:
@@ -43,6 +57,7 @@ def main() -> None:
     parser.add_argument("--budget", default="25%")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each contender in a run")
     parser.add_argument("--runs", type=int, default=3, help="the lowest ratio of these is reported")
+    parser.add_argument("--again", nargs="+", default=[], metavar="PATTERN", help="measurements to repeat: 'steps:*'")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="a GPU runs under bfloat16 autocast")
     parser.add_argument("--output", type=Path, help="the JSON file; the table is written beside it")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -52,24 +67,36 @@ def main() -> None:
         print(json.dumps(_MEASURES[measure](key, arguments)))
         return
 
-    measures = ["steps"] * arguments.runs + ["paper", "dense", "shared"]
-    measurements = [f"{measure}:{row}" for row in arguments.rows for measure in measures]
-    measurements += [f"setup:{name}" for name in LARGE_MODELS]
-    results: dict[str, list[Any]] = {}
-    for measurement in tqdm(measurements, desc="step time"):
-        results.setdefault(measurement, []).append(_in_own_process(measurement, arguments))
-    content = {
-        "machine": describe(arguments.device),
-        "budget": arguments.budget,
-        "steps": arguments.steps,
-        "seed": 0,
-        "results": results,
-    }
     path = arguments.output or RESULTS / f"step_time_{arguments.device}.json"
-    write_json(path, content)
-    table = render(content)
+    settings = {"machine": describe(arguments.device), "budget": arguments.budget, "steps": arguments.steps, "seed": 0}
+    results: dict[str, list[Any]] = {}
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if all(kept[key] == value for key, value in settings.items()):
+            results = kept["results"]
+    results = {
+        key: found
+        for key, found in results.items()
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in arguments.again)
+    }
+    wanted = [key for key in _measurements(arguments) for _ in range(arguments.runs if key.startswith("steps:") else 1)]
+    for key in set(wanted):
+        for _ in results.get(key, []):
+            wanted.remove(key)
+    for measurement in tqdm(wanted, desc="step time"):
+        results.setdefault(measurement, []).append(_in_own_process(measurement, arguments))
+        write_json(path, {**settings, "results": results})
+    table = render({**settings, "results": results})
     path.with_suffix(".md").write_text(table)
     print(table)
+
+
+def _measurements(arguments: argparse.Namespace) -> list[str]:
+    """Name what there is to measure, what matters most first."""
+    found = [f"steps:{row}" for row in arguments.rows]
+    found += [f"method:{row} {method}" for row in arguments.rows if row in METHOD_ROWS for method in METHODS]
+    found += [f"{measure}:{row}" for row in arguments.rows for measure in ("paper", "dense", "shared")]
+    return found + [f"setup:{name}" for name in LARGE_MODELS]
 
 
 def render(content: dict[str, Any]) -> str:
@@ -107,8 +134,19 @@ def render(content: dict[str, Any]) -> str:
         f'"step / dense" is the lowest of the runs, each the ratio of medians over {content["steps"]} paired steps; '
         '"papers\' / ours" the time of the papers\' generator over ours; "inference" the materialized model\'s '
         "forward over the dense model's.\n\n"
-        f"{markdown_table(['model', 'build', 'compress', 'materialize'], setup)}\n"
+        f"{markdown_table(['model', 'build', 'compress', 'materialize'], setup)}\n\n"
+        "Every generator and mapping beside the defaults, step / dense in one run; where a generator cannot use the "
+        "budget, it has the most that it can.\n\n"
+        f"{markdown_table(['method', *METHOD_ROWS], _method_lines(results))}\n"
     )
+
+
+def _method_lines(results: Mapping[str, Any]) -> list[list[str]]:
+    lines = []
+    for method in METHODS:
+        times = [results.get(f"method:{row} {method}", [None])[0] for row in METHOD_ROWS]
+        lines.append([method, *("" if found is None else f"{found['shared'] / found['dense']:.2f}" for found in times)])
+    return lines
 
 
 def _in_own_process(measurement: str, arguments: argparse.Namespace) -> Any:
@@ -178,6 +216,23 @@ def measure_steps(row: str, arguments: argparse.Namespace) -> dict[str, float]:
     return {"batch_size": len(x), **times}
 
 
+def measure_method(key: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Time the steps of the dense model and of one compressed with a certain generator or mapping, in turn."""
+    torch.manual_seed(0)
+    row, _, method = key.partition(" ")
+    workload, device = WORKLOADS[row], arguments.device
+    x = _batch(workload, device)
+    dense = _Contender(workload.model(), workload, device)
+    choice, _, name = method.partition("=")
+    config = shapeshift.Config(**{choice: name})
+    least, most = budget_range(dense.model, config)
+    allowed = parse_budget(arguments.budget, shapeshift.count_parameters(dense.model))
+    budget = min(max(allowed, least), most)
+    shared = _Contender(shapeshift.compress(copy.deepcopy(dense.model), budget, config), workload, device)
+    steps = {"dense": lambda: dense.step(x), "shared": lambda: shared.step(x)}
+    return {"budget": budget, **_alternate(steps, max(5, arguments.steps // 2), device)}
+
+
 def measure_paper(row: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Time the steps of the compressed model and of the papers' generator at the same budget, in turn."""
     torch.manual_seed(0)
@@ -223,6 +278,7 @@ def measure_setup(name: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 _MEASURES: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {
     "steps": measure_steps,
+    "method": measure_method,
     "paper": measure_paper,
     "dense": lambda row, arguments: measure_memory(row, arguments, compress=False),
     "shared": lambda row, arguments: measure_memory(row, arguments, compress=True),
