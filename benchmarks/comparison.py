@@ -54,7 +54,6 @@ class Row:
             "recipe": dict(self.recipe),
         }
 
-
     @property
     def identity(self) -> str:
         """What tells the row's runs from others under the same settings, whatever a table calls them."""
