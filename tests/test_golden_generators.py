@@ -55,11 +55,13 @@ def assert_weight_and_store(group: TemplateGroup, case: Arrays) -> None:
 def test_golden_weighted_averages(case: Arrays) -> None:
     group = build(WeightedAverage, case, math.prod(case["shape"].tolist()))
     if "alpha" in case:
-        group.alpha.data.copy_(as_tensor(case, "alpha"))
+        group.coefficients.data.copy_(as_tensor(case, "alpha"))
     assert_weight_and_store(group, case)
     if "alpha" in case:
-        assert_close(group.alpha.grad, as_tensor(case, "dalpha"), "golden")
-    assert {name for name, _ in group.named_parameters()} == {"store.0"} | ({"alpha"} & set(case))
+        assert_close(group.coefficients.grad, as_tensor(case, "dalpha"), "golden")
+    assert {name for name, _ in group.named_parameters()} == {"store.0"} | (
+        {"coefficients"} if "alpha" in case else set()
+    )
 
 
 @by_case("ssn_emb")
@@ -70,7 +72,7 @@ def test_golden_coefficients_from_embeddings(case: Arrays) -> None:
     own = {"phi": group.phi, "proj_weight": projection.weight, "proj_bias": projection.bias}
     for name, parameter in own.items():
         parameter.data.copy_(as_tensor(case, name).view(parameter.shape))
-    assert_close(group.coefficients().detach(), as_tensor(case, "alpha"), "golden")
+    assert_close(group.all_coefficients().detach(), as_tensor(case, "alpha"), "golden")
     assert_weight_and_store(group, case)
     for name, parameter in own.items():
         assert_close(parameter.grad, as_tensor(case, f"d{name}").view(parameter.shape), "golden")
@@ -89,8 +91,8 @@ def test_golden_softmax_over_stretched_templates(case: Arrays) -> None:
     count, size = int(case["block"][0]), math.prod(case["in_shape"].tolist())
     group = build(Softmax, case, size)
     own = {name: as_tensor(case, name).clone().requires_grad_() for name in own_names(case)}
-    del group.alpha
-    group.alpha = own["alpha"] if "alpha" in own else F.linear(own["phi"], own["proj_weight"], own["proj_bias"])
+    del group.coefficients
+    group.coefficients = own["alpha"] if "alpha" in own else F.linear(own["phi"], own["proj_weight"], own["proj_bias"])
     masked = group.probabilities()[0] * as_tensor(case, "mask")
     assert_close(masked.detach(), as_tensor(case, "candidate_weights"), "golden")
     if "resized" in case:

@@ -182,7 +182,7 @@ def test_a_budget_beyond_the_search_searches_at_the_most() -> None:
         seen.append(shapeshift.count_parameters(candidate))
         with torch.no_grad():
             for group in shared_parameters(candidate).groups():
-                group.alpha.normal_()
+                group.coefficients.normal_()
 
     shapeshift.learn_mapping(model, "4x", record, num_groups=2)
     config = shapeshift.Config(combine="softmax", max_templates=4)
@@ -193,7 +193,7 @@ def test_layers_of_several_precisions_are_searched_together() -> None:
     def spread(candidate: nn.Module) -> None:
         with torch.no_grad():
             for number, group in enumerate(shared_parameters(candidate).groups()):
-                group.alpha.copy_(torch.arange(group.alpha.numel()) * (number % 2))
+                group.coefficients.copy_(torch.arange(group.coefficients.numel()) * (number % 2))
 
     mapping = shapeshift.learn_mapping(MixedDtypes(), 0.7, spread, num_groups=2)
     assert dict(mapping) == {"once.weight": "group0", "twice.weight": "group1", "brain.weight": "group0"}

@@ -47,8 +47,8 @@ def _reset_coefficients(group: WeightedAverage, start: str, length: float) -> No
             "random": torch.randn(count),
         }[start]
         rows.append(row / row.norm() * length)
-    if group.alpha is not None:
-        group.alpha.copy_(torch.cat(rows))
+    if group.coefficients is not None:
+        group.coefficients.copy_(torch.cat(rows))
 
 
 def _row(budget: str, method: str, recipe: dict[str, float] | None = None, **options: Any) -> Row:

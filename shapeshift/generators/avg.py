@@ -25,7 +25,7 @@ class Average(TemplateGroup):
     def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
         pass
 
-    def coefficients(self) -> Tensor:
+    def all_coefficients(self) -> Tensor:
         return self.gains.new_ones(sum(self.layout.counts))
 
     def reset_coefficients(self, generator: torch.Generator | None) -> None:

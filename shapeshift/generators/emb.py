@@ -40,7 +40,7 @@ class Embedding(TemplateGroup):
             nn.utils.skip_init(nn.Linear, size, count, device=torch.get_default_device()) for count, _ in self.rows
         )
 
-    def coefficients(self) -> Tensor:
+    def all_coefficients(self) -> Tensor:
         if self.phi is None:
             return self.gains.new_empty(0)
         embeddings = self.phi.split([rows for _, rows in self.rows])

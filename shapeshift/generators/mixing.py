@@ -176,15 +176,13 @@ class _Sums:
     def __init__(self, task: int, tensors: Sequence[Tensor], needed: Sequence[bool]) -> None:
         self.task = task
         self.tensors = tensors
-        self.wants_coefficients = needed[0]
+        self.needed = needed
         self.later: list[tuple[Draw, Tensor]] = []
         self.positions: list[int] = []
         self.products: list[Tensor] = []
         self.flat, self.scales = [piece.view(-1) for piece in tensors[1:]], _scalars(tensors[0])
         self.sizes = tuple(map(len, self.flat))
-        self.store_grads = [
-            torch.zeros_like(piece) if needs else None for piece, needs in zip(tensors[1:], needed[1:], strict=True)
-        ]
+        self.store_grads: list[Tensor | None] = [None] * len(self.flat)
 
     def add(self, draw: Draw, grad: Tensor) -> None:
         if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
@@ -192,12 +190,20 @@ class _Sums:
             return
         for template, piece, source, target in _segments(draw, self.sizes):
             part = grad[target]
-            total = self.store_grads[piece]
-            if total is not None:
-                _add_scaled(total.view(-1)[source], part, self.scales[draw.start + template])
-            if self.wants_coefficients:
+            if self.needed[piece + 1]:
+                self._add_to_piece(piece, source, part, self.scales[draw.start + template])
+            if self.needed[0]:
                 self.positions.append(draw.start + template)
                 self.products.append(torch.dot(self.flat[piece][source], part))
+
+    def _add_to_piece(self, piece: int, source: slice, part: Tensor, scale: float | Tensor) -> None:
+        total = self.store_grads[piece]
+        if total is None and len(part) == self.sizes[piece]:  # the first to come fills it
+            self.store_grads[piece] = part * scale
+            return
+        if total is None:
+            total = self.store_grads[piece] = torch.zeros_like(self.flat[piece])
+        _add_scaled(total[source], part, scale)
 
     def gradients(self) -> tuple[Tensor | None, ...]:
         if self.later:
@@ -206,7 +212,11 @@ class _Sums:
         if self.products:
             where = torch.tensor(self.positions, device=self.products[0].device)
             coefficient_grad = torch.zeros_like(self.tensors[0]).index_add_(0, where, torch.stack(self.products))
-        return coefficient_grad, *self.store_grads
+        store_grads = [
+            (torch.zeros_like(piece) if total is None else total.view(piece.shape)) if needs else None
+            for piece, total, needs in zip(self.tensors[1:], self.store_grads, self.needed[1:], strict=True)
+        ]
+        return coefficient_grad, *store_grads
 
     def _differentiable(self) -> tuple[Tensor | None, ...]:
         coefficients, *store = self.tensors

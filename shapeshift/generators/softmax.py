@@ -28,7 +28,7 @@ class Softmax(TemplateGroup):
     weight must not be shrunk from its templates.
     """
 
-    alpha: nn.Parameter
+    coefficients: nn.Parameter
     least_used = 0.9  # rows and columns are whole numbers, which tells in small stores
 
     @classmethod
@@ -36,7 +36,7 @@ class Softmax(TemplateGroup):
         return sum(counts)
 
     def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
-        self.alpha = nn.Parameter(torch.empty(sum(counts)))
+        self.coefficients = nn.Parameter(torch.empty(sum(counts)))
 
     def make_upsamplers(self, options: Options) -> nn.ModuleDict:
         size = self.layout.store_size
@@ -49,14 +49,14 @@ class Softmax(TemplateGroup):
 
     def probabilities(self) -> Tensor:
         """Return the coefficients as they mix, of shape (weights, K), in the order of the weights."""
-        return self.alpha.view(len(self.weights), -1).softmax(-1)
+        return self.coefficients.view(len(self.weights), -1).softmax(-1)
 
-    def coefficients(self) -> Tensor:
+    def all_coefficients(self) -> Tensor:
         return self.probabilities().flatten()
 
     def reset_coefficients(self, generator: torch.Generator | None) -> None:
         # All alike, so that weights which differ in the end do so by what they learned.
-        self.alpha.zero_()
+        self.coefficients.zero_()
 
     @classmethod
     def template_limit(cls, weights: Sequence[Weight], store_size: int, options: Options) -> int:

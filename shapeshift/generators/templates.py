@@ -98,15 +98,15 @@ class TemplateGroup(ParameterGroup[Layout]):
 
     @abc.abstractmethod
     def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
-        """Register the parameters behind :meth:`coefficients`, uninitialised."""
+        """Register the parameters behind :meth:`all_coefficients`, uninitialised."""
 
     @abc.abstractmethod
-    def coefficients(self) -> Tensor:
+    def all_coefficients(self) -> Tensor:
         """Return the coefficients of all weights that mix several templates, of shape (sum of their counts,)."""
 
     @abc.abstractmethod
     def reset_coefficients(self, generator: torch.Generator | None) -> None:
-        """Draw starting values for the parameters behind :meth:`coefficients`."""
+        """Draw starting values for the parameters behind :meth:`all_coefficients`."""
 
     @classmethod
     def build(cls, weights: Sequence[Weight], layout: Layout, options: Options) -> TemplateGroup:
@@ -231,7 +231,7 @@ class TemplateGroup(ParameterGroup[Layout]):
     def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
         # Mixed in the store's own precision: autocast is for what the weights are used in.
         with torch.autocast(self.gains.device.type, enabled=False):
-            mixed = self.coefficients()
+            mixed = self.all_coefficients()
             scales = self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
             mixtures = mix(list(self.store), scales, [self.layout.draws[index] for index in indices], memory)
             return [self._shape(index, mixture) for index, mixture in zip(indices, mixtures, strict=True)]

@@ -13,7 +13,7 @@ from shapeshift.generators.templates import TemplateGroup
 
 # The length that a weight's row of coefficients starts with; the gain takes it back. A gradient step on coefficients
 # moves whole templates, so under SGD rows of length one learn far faster than the store does. Longer rows slow them
-# down by the square of the length: `python -m benchmarks.starting_values` compares lengths.
+# down by the square of the length: `python -m benchmarks run starting_values` compares them.
 COEFFICIENT_NORM = 5.0
 
 
@@ -26,14 +26,14 @@ class WeightedAverage(TemplateGroup):
         return sum(counts)
 
     def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
-        self.alpha = nn.Parameter(torch.empty(sum(counts))) if counts else None
+        self.coefficients = nn.Parameter(torch.empty(sum(counts))) if counts else None
 
-    def coefficients(self) -> Tensor:
-        return self.gains.new_empty(0) if self.alpha is None else self.alpha
+    def all_coefficients(self) -> Tensor:
+        return self.gains.new_empty(0) if self.coefficients is None else self.coefficients
 
     def reset_coefficients(self, generator: torch.Generator | None) -> None:
-        if self.alpha is not None:
+        if self.coefficients is not None:
             # Equal magnitudes with random signs, which keep weights of the same templates apart.
-            signs = torch.randint(0, 2, self.alpha.shape, generator=generator) * 2.0 - 1.0
+            signs = torch.randint(0, 2, self.coefficients.shape, generator=generator) * 2.0 - 1.0
             lengths = [COEFFICIENT_NORM / math.sqrt(count) for count in self.layout.counts for _ in range(count)]
-            self.alpha.copy_(signs * torch.tensor(lengths))
+            self.coefficients.copy_(signs * torch.tensor(lengths))
