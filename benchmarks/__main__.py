@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runner.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     runner.add_argument("--seeds", type=int, default=5, help="runs of each row (default: 5)")
     runner.add_argument("--processes", type=int, default=2, help="trainings at once, on one thread each (default: 2)")
+    runner.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="rows to train, such as '*/25k'")
     runner.add_argument("--again", nargs="+", default=[], metavar="PATTERN", help="rows to repeat, such as '*/dense/'")
     runner.add_argument("--output", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
     arguments = parser.parse_args(argv)
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path, comparison in files.items():
             if comparison.name not in arguments.names:
                 continue
-            results = run(comparison, task, arguments.seeds, arguments.processes, path, arguments.again, files)
+            seeds, processes = arguments.seeds, arguments.processes
+            results = run(comparison, task, seeds, processes, path, arguments.rows, arguments.again, files)
             print(write_report(comparison, results, path))
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,10 +40,11 @@ def run(
     seeds: int,
     processes: int,
     path: Path,
+    rows: Sequence[str] = ("*",),
     again: Sequence[str] = (),
     others: Mapping[Path, Comparison] = MappingProxyType({}),
 ) -> Results:
-    """Train all rows of a comparison over seeds, and keep each run in a file as soon as it is finished.
+    """Train the rows of a comparison over seeds, and keep each run in a file as soon as it is finished.
 
     Runs that the file holds already are not repeated, unless they were made under other settings: then they are left
     out.
@@ -53,6 +55,7 @@ def run(
         seeds: runs of each row, of the seeds 0, 1, 2 and so on.
         processes: how many trainings at once, each on one thread.
         path: the JSON file.
+        rows: shell patterns of the rows to train.
         again: shell patterns of the rows whose runs in the file are repeated.
         others: comparisons whose files hold runs that may be the same ones.
 
@@ -67,7 +70,8 @@ def run(
         if other != path and other.exists() and not again:
             results.borrow(other, compared.rows, comparison.rows)
     # Seed by seed: a comparison that is stopped early has seen every row equally often.
-    jobs = {f"{row.key}/{seed}": (row, task, seed) for seed in range(seeds) for row in comparison.rows}
+    chosen = [row for row in comparison.rows if any(fnmatchcase(row.key, pattern) for pattern in rows)]
+    jobs = {f"{row.key}/{seed}": (row, task, seed) for seed in range(seeds) for row in chosen}
     missing = {key: job for key, job in jobs.items() if key not in results.runs}
     # CUDA does not work in a forked process.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
@@ -84,4 +88,5 @@ def run(
             results.write(path)
     finally:
         pool.shutdown(cancel_futures=True)
+    results.write(path)  # also where every run was taken over
     return results

@@ -153,6 +153,30 @@ def test_rows_are_repeated_when_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("in_threads")
+def test_only_the_chosen_rows_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "train_and_test", lambda row, task, seed: {"parameters": 1, "error": 1.0})
+    results = harness.run(COMPARISON, TASK, seeds=1, processes=1, path=tmp_path / "tiny.json", rows=["*/50%"])
+    assert list(results.runs) == ["WRN-10-0.25/compressed/50%/0"]
+
+
+def test_runs_of_the_same_network_under_another_name_are_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "train_and_test", None)  # would fail if anything were trained
+    path = tmp_path / "tiny.json"
+    made_up({row.key: [1.0, 2.0] for row in ROWS}).write(path)
+    # "single" is the default, so this is the same network; "shape" is another one.
+    same = replace(ROWS[1], method="by default", options={})
+    other = replace(ROWS[1], method="by shape", options={"mapping": "shape"})
+    comparison = replace(COMPARISON, name="other", rows=(same, other), orderings=())
+    written = tmp_path / "other.json"
+    results = harness.run(comparison, TASK, 2, 1, written, rows=["*/by default/*"], others={path: COMPARISON})
+    assert results.errors(same.key) == [1.0, 2.0]
+    assert results.errors(other.key) == []
+    assert Results.read(written) == results
+
+
+@pytest.mark.usefixtures("in_threads")
 def test_a_failure_names_its_run_and_keeps_the_others(tmp_path: Path) -> None:
     impossible = replace(ROWS[1], budget="3")
     comparison = replace(COMPARISON, rows=(ROWS[0], impossible), orderings=())
