@@ -190,3 +190,12 @@ def test_inter_copies_a_single_row_and_stretches_a_vector_where_the_rule_finds_n
         weight = build(Inter, size, shape)(torch.arange(size, dtype=torch.float64)).flatten()
         assert (weight[0], weight[-1]) == (0, size - 1)
         assert (weight.diff() >= 0).all()
+
+
+@pytest.mark.parametrize(("size", "shape"), [(8, (8, 8)), (16, (12, 8)), (5, (4, 3)), (2, (3, 5)), (1, (2, 2))])
+def test_a_tiled_weight_moves_on_with_each_copy(size: int, shape: tuple[int, int]) -> None:
+    weight = UPSAMPLERS["tile"](size, shape, 0)(torch.arange(size))
+    expected = [(entry + entry // size) % size for entry in range(shape[0] * shape[1])]
+    assert weight.flatten().tolist() == expected
+    if size > 2:
+        assert len(weight.unique(dim=0)) == shape[0], "two rows are equal"

@@ -28,7 +28,7 @@ COMPARISON = Comparison(
         "Budgets so small that the store does not hold the larger layers once: the paper's interpolation (`inter`), "
         "learned masks over repetitions (`mask`), plain repetition (`repeat`) and learned averages of the store's "
         "halves (`wavg`), and two of our own: interpolation that leaves kernel positions apart (`interpolate`), and "
-        "repetition with fixed random signs (`tile`, the default). Forms that tell the repetitions apart are expected "
+        "repetition that moves on by one number (`tile`, the default). Forms that tell the copies apart are expected "
         "to be ahead of plain repetition, and all of them ahead of a thinner network."
     ),
     rows=ROWS,
@@ -36,7 +36,7 @@ COMPARISON = Comparison(
         Ordering("Learned masks are ahead of plain repetition", pairs(ROWS, "mask", "repeat")),
         Ordering("Learned averages are ahead of plain repetition", pairs(ROWS, "wavg", "repeat")),
         Ordering("The paper's interpolation is ahead of plain repetition", pairs(ROWS, "inter", "repeat")),
-        Ordering("Fixed random signs are ahead of plain repetition", pairs(ROWS, "tile", "repeat")),
+        Ordering("Repetition that moves on is on par with plain repetition or ahead", pairs(ROWS, "tile", "repeat")),
         Ordering(
             "Interpolation between channels only is on par with the paper's or ahead",
             pairs(ROWS, "interpolate", "inter"),

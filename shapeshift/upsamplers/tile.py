@@ -1,41 +1,29 @@
-"""Tiling with fixed random signs."""
+"""Tiling, each copy moved on by one number."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor
 
-from shapeshift.upsamplers.base import UPSAMPLERS
-from shapeshift.upsamplers.repeat import Repeat
+from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
 
 @UPSAMPLERS.register("tile")
-class Tile(Repeat):
-    """Repeat the numbers until the weight is full, each entry under a fixed random sign.
+class Tile(Upsampler):
+    """Repeat the numbers until the weight is full, each copy beginning one number further than the one before.
 
-    The signs tell repetitions, and the layers that are stretched from one store, apart: entries that share a number
-    are uncorrelated over random signs, so a stretched weight starts as rich as an ordinary one. Any number of
+    Entry t holds number ``(t + t // size) % size``. Plain repetition gives a weight equal rows where a row is as long
+    as a few copies, so that neurons start alike and stay so; here copies are out of step with the rows. Any number of
     numbers can be tiled exactly.
     """
 
-    signs: Tensor
-
-    def __init__(self, size: int, shape: Sequence[int], index: int) -> None:
-        super().__init__(size, shape, index)
-        self.register_buffer("signs", torch.empty(self.shape, dtype=torch.int8), persistent=False)
-        self.reset_buffers()
-
-    def reset_buffers(self) -> None:
-        if self.signs.is_meta:
-            return
-        # A generator of its own: the pattern is part of the method, the same in every run and on every device.
-        generator = torch.Generator().manual_seed(self.index)
-        with torch.no_grad():
-            self.signs.copy_(
-                torch.randint(0, 2, self.shape, generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
-            )
-
     def forward(self, source: Tensor) -> Tensor:
-        return super().forward(source) * self.signs
+        numel = math.prod(self.shape)
+        copies = -(-numel // self.size)
+        starts = min(copies, self.size)
+        # All starts are windows of the numbers written twice; a weight with more copies begins with the first again.
+        moved = torch.cat([source, source[: starts - 1]]).unfold(0, self.size, 1)
+        rounds = -(-copies // starts)
+        return moved.expand(rounds, starts, self.size).reshape(-1)[:numel].view(self.shape)
