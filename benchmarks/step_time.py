@@ -104,7 +104,7 @@ def render(content: dict[str, Any]) -> str:
     results, machine = content["results"], content["machine"]
     steps, setup = [], []
     for row, workload in WORKLOADS.items():
-        if f"steps:{row}" not in results:
+        if any(f"{measure}:{row}" not in results for measure in ("steps", "paper", "dense", "shared")):
             continue
         runs = results[f"steps:{row}"]
         ratios = [run["shared"] / run["dense"] for run in runs]
