@@ -67,11 +67,12 @@ def mix(
         return mix_plain(store, coefficients, draws)
     with torch.no_grad():
         flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
+        sizes = tuple(map(len, flat))
         vectors = (memory or WeightMemory()).empty([draw.size for draw in draws], flat[0])
     node: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
     # In a list, since a function that returns a tensor it was given makes a view of it.
     return [
-        _Mix.apply(node, draw, flat, scales, [vector])  # type: ignore[no-untyped-call]
+        _Mix.apply(node, draw, flat, sizes, scales, [vector])  # type: ignore[no-untyped-call]
         for draw, vector in zip(draws, vectors, strict=True)
     ]
 
@@ -151,8 +152,22 @@ class _Mix(torch.autograd.Function):
     """One vector of a pass."""
 
     @staticmethod
-    def forward(store: Tensor, draw: Draw, flat: Sequence[Tensor], scales: Sequence[Any], out: list[Tensor]) -> Tensor:
-        return _mix_into(out[0], draw, flat, scales)
+    def forward(
+        store: Tensor,
+        draw: Draw,
+        flat: Sequence[Tensor],
+        sizes: tuple[int, ...],
+        scales: Sequence[float | Tensor],
+        out: list[Tensor],
+    ) -> Tensor:
+        (mixture,) = out
+        for template, piece, source, target in _segments(draw, sizes):
+            scale = scales[draw.start + template]
+            if template == 0:
+                torch.mul(flat[piece][source], scale, out=mixture[target])
+            else:
+                _add_scaled(mixture[target], flat[piece][source], scale)
+        return mixture
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -167,7 +182,7 @@ class _Mix(torch.autograd.Function):
             if ctx.store.sums is None or ctx.store.sums.task != task:
                 ctx.store.sums = _Sums(task, ctx.store.saved_tensors, ctx.store.needs_input_grad)
             ctx.store.sums.add(ctx.draw, grad)
-        return (None,) * 5
+        return (None,) * 6
 
 
 class _Sums:
@@ -226,16 +241,6 @@ class _Sums:
             outputs = [grad for _, grad in self.later]
             grads = iter(torch.autograd.grad(mixtures, inputs, outputs, create_graph=True, allow_unused=True))
         return tuple(next(grads) if tensor.requires_grad else None for tensor in self.tensors)
-
-
-def _mix_into(out: Tensor, draw: Draw, flat: Sequence[Tensor], scales: Sequence[float | Tensor]) -> Tensor:
-    for template, piece, source, target in _segments(draw, tuple(map(len, flat))):
-        scale = scales[draw.start + template]
-        if template == 0:
-            torch.mul(flat[piece][source], scale, out=out[target])
-        else:
-            _add_scaled(out[target], flat[piece][source], scale)
-    return out
 
 
 def _scalars(coefficients: Tensor) -> Sequence[float | Tensor]:
