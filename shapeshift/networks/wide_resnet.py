@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shapeshift.networks.initialization import initialize
@@ -23,8 +22,10 @@ class PreActivationBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_channels)
+        self.relu1 = nn.ReLU()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
+        self.relu2 = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         # The shortcut sees the activated input where it projects, and the raw input where it is the identity.
@@ -33,11 +34,12 @@ class PreActivationBlock(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = F.relu(self.norm1(x))
+        activated = self.relu1(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         x = self.conv1(activated)
-        x = self.conv2(self.dropout(F.relu(self.norm2(x))))
-        return x + shortcut
+        x = self.conv2(self.dropout(self.relu2(self.norm2(x))))
+        out: Tensor = x + shortcut
+        return out
 
 
 class WideResNet(nn.Module):
@@ -78,12 +80,14 @@ class WideResNet(nn.Module):
                 current = out_channels
         self.blocks = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(current)
+        self.relu = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(current, num_classes)
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.blocks(self.stem(x))))
-        logits: Tensor = self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        x = self.relu(self.norm(self.blocks(self.stem(x))))
+        logits: Tensor = self.head(torch.flatten(self.pool(x), 1))
         return logits
 
 

@@ -1,0 +1,161 @@
+"""What a distillation loss is: a teacher, hooks on a student, and what is learned between them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from shapeshift.distill.features import Feature
+from shapeshift.distill.recorder import Recorder
+from shapeshift.distill.trace import call, unwrap
+from shapeshift.errors import ModelError
+from shapeshift.registry import Registry
+
+
+class Distiller(nn.Module, ABC):
+    """A loss on what a student computes, given a teacher; it is added to the student's own loss.
+
+    The student's features come from the caller's own forward pass, through hooks that :meth:`close` or leaving a
+    ``with`` block removes. The teacher runs once in each call, in evaluation mode and without gradients. Neither of
+    them is a submodule: ``parameters()`` and ``state_dict()`` are those of the connectors between them, which are
+    trained with the student. To average the gradients of connectors over processes, wrap the distiller in
+    ``DistributedDataParallel`` as the student is.
+    """
+
+    def forward(self, x: Any, y: Any = None) -> Tensor:
+        """Run the teacher, and return the loss of the student's last pass.
+
+        Args:
+            x: what the student was called with: a tensor, a tuple of arguments, or a dict of arguments by name.
+            y: the labels, for methods that use them.
+
+        Returns:
+            A scalar, in float32 at least.
+
+        Raises:
+            ModelError: if the student was not run, with gradients, since the last call, or on a batch of another size.
+        """
+        self.run_teacher(x)
+        return self.loss(y)
+
+    @abstractmethod
+    def run_teacher(self, x: Any) -> None:
+        """Run the teacher, so that what it computes is there for :meth:`loss`."""
+
+    @abstractmethod
+    def loss(self, y: Any = None) -> Tensor:
+        """Compute the loss of the last passes of teacher and student, and forget them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove the hooks from both models."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TeacherStudent(Distiller):
+    """A distiller of one teacher and one student; a method derives from it and defines :meth:`compare`.
+
+    Args:
+        teacher: a trained model.
+        student: the model to train, plain or compressed; it may be compressed, materialized or wrapped by
+            ``DistributedDataParallel`` or ``torch.compile`` later on, but a compiled one must not have run yet.
+        teacher_features: where the teacher is read.
+        student_features: where the student is read.
+        autocast: the dtype in which the teacher runs under autocast; None to run it as the surrounding code does.
+
+    Raises:
+        ModelError: if both are one model.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        teacher_features: Sequence[Feature] = (),
+        student_features: Sequence[Feature] = (),
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if unwrap(teacher) is unwrap(student):
+            raise ModelError(
+                f"teacher and student are one {type(unwrap(student)).__name__}, which cannot train and run in "
+                "evaluation mode at once: give a copy.deepcopy of it as the teacher"
+            )
+        # In a tuple, where nn.Module does not look for submodules.
+        self._models = (teacher, student)
+        self._teacher_recorder = Recorder(unwrap(teacher), teacher_features, only_with_gradients=False)
+        self._student_recorder = Recorder(unwrap(student), student_features, only_with_gradients=True)
+        self.autocast = autocast
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The teacher, as it was given."""
+        return self._models[0]
+
+    @property
+    def student(self) -> nn.Module:
+        """The student, as it was given."""
+        return self._models[1]
+
+    @torch.no_grad()
+    def run_teacher(self, x: Any) -> None:
+        if any(module.training for module in self.teacher.modules()):
+            self.teacher.eval()
+        if self.autocast is None:
+            call(self.teacher, x)
+        else:
+            device = next(self.teacher.parameters()).device.type
+            with torch.autocast(device, self.autocast):
+                call(self.teacher, x)
+
+    def loss(self, y: Any = None) -> Tensor:
+        teacher_features, teacher_output = self._teacher_recorder.take()
+        student_features, student_output = self._student_recorder.take()
+        for target, feature in zip(teacher_features, student_features, strict=True):
+            if len(target) != len(feature):
+                raise ModelError(
+                    f"the student's last pass was on a batch of {len(feature)}, and the teacher's on one of "
+                    f"{len(target)}: call the distiller with the batch that the student has just seen"
+                )
+        return self.compare(teacher_features, student_features, teacher_output, student_output, y)
+
+    @abstractmethod
+    def compare(
+        self,
+        teacher_features: list[Tensor],
+        student_features: list[Tensor],
+        teacher_output: Any,
+        student_output: Any,
+        y: Any,
+    ) -> Tensor:
+        """Compute the loss; this is what a method defines.
+
+        Args:
+            teacher_features: maps of shape (N, channels, rows, columns), without gradients.
+            student_features: those of the student.
+            teacher_output: what the teacher returned.
+            student_output: what the student returned.
+            y: the labels, or None.
+
+        Returns:
+            A scalar.
+        """
+
+    def close(self) -> None:
+        self._teacher_recorder.close()
+        self._student_recorder.close()
+
+
+DISTILLERS: Registry[type[TeacherStudent]] = Registry("distiller")

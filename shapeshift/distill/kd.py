@@ -1,0 +1,113 @@
+"""Knowledge distillation: the student imitates the teacher's softened probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shapeshift.distill.base import DISTILLERS, TeacherStudent
+from shapeshift.distill.trace import first_tensor
+from shapeshift.errors import ConfigError, ModelError
+
+IGNORED = -100  # the label of positions that do not count, as in torch.nn.functional.cross_entropy
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Compare two sets of logits: T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the rows.
+
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2: the factor keeps the
+    gradients' size where the temperature T changes.
+
+    Args:
+        student: of shape (N, classes).
+        teacher: of the same shape.
+        temperature: T.
+    """
+    log_probabilities = F.log_softmax(student / temperature, -1), F.log_softmax(teacher / temperature, -1)
+    return F.kl_div(*log_probabilities, reduction="batchmean", log_target=True) * temperature**2
+
+
+def find_logits(output: Any) -> list[Tensor]:
+    """Return the logits in what a model returns: every field whose name ends in "logits", or else the first tensor.
+
+    Raises:
+        ModelError: if there is no tensor.
+    """
+    if isinstance(output, Mapping):
+        named = [value for name, value in output.items() if name.endswith("logits") and isinstance(value, Tensor)]
+        if named:
+            return named
+    tensor = first_tensor(output)
+    if tensor is None:
+        raise ModelError(f"a model returned {type(output).__name__}, which holds no logits to distil")
+    return [tensor]
+
+
+@DISTILLERS.register("kd")
+class KD(TeacherStudent):
+    """Knowledge distillation (Hinton, Vinyals and Dean 2015, section 2).
+
+    Args:
+        teacher: a trained model whose output is a tensor of logits, or holds fields whose names end in "logits".
+        student: the model to train, with the same classes.
+        weight: on the loss.
+        temperature: by which both sets of logits are divided.
+        autocast: see :class:`TeacherStudent`.
+
+    Raises:
+        ConfigError: if the temperature is not positive.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        weight: float = 1.0,
+        temperature: float = 4.0,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        if not temperature > 0:
+            raise ConfigError(f"temperature={temperature}: logits are divided by it; give a positive number")
+        super().__init__(teacher, student, autocast=autocast)
+        self.weight = weight
+        self.temperature = temperature
+
+    def compare(
+        self,
+        teacher_features: list[Tensor],
+        student_features: list[Tensor],
+        teacher_output: Any,
+        student_output: Any,
+        y: Any,
+    ) -> Tensor:
+        """Sum :func:`soft_cross_entropy` over the sets of logits, without positions that ``y`` labels with -100."""
+        teacher_logits, student_logits = find_logits(teacher_output), find_logits(student_output)
+        shapes = [[tuple(logits.shape) for logits in every] for every in (teacher_logits, student_logits)]
+        if shapes[0] != shapes[1]:
+            raise ModelError(
+                f"the teacher's logits have shapes {shapes[0]} and the student's {shapes[1]}: both need the same "
+                "classes, and the distiller the batch that the student has just seen"
+            )
+        if any(len(shape) < 2 or shape[-1] < 2 for shape in shapes[0]):
+            raise ModelError(
+                f"logits of shape {shapes[0]} are no probabilities of several classes: KD needs (N, classes)"
+            )
+        losses = []
+        for target, logits in zip(teacher_logits, student_logits, strict=True):
+            logits, target = at_least_float32(logits), at_least_float32(target)
+            rows = slice(None)
+            if isinstance(y, Tensor) and y.shape == logits.shape[:-1] and not y.is_floating_point():
+                rows = y.flatten() != IGNORED  # type: ignore[assignment]
+            losses.append(
+                soft_cross_entropy(logits.flatten(0, -2)[rows], target.flatten(0, -2)[rows], self.temperature)
+            )
+        return self.weight * torch.stack(losses).sum()
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return a tensor in float32 if its precision is lower: sums over a batch overflow or vanish there."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

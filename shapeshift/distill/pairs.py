@@ -1,0 +1,123 @@
+"""Which places of a teacher and a student are compared."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from shapeshift.distill.example import example_input
+from shapeshift.distill.features import Feature, locate
+from shapeshift.distill.stages import as_it_is, before_activation, find_stages
+from shapeshift.distill.trace import Call, Trace, Value, trace, unwrap
+from shapeshift.errors import ModelError
+
+# Dotted names of layers: one for both models, or a teacher's and a student's. None to find them.
+Layers = Sequence[str | tuple[str, str]] | None
+
+_MOST_LAYERS = 4  # of networks of repeated layers: as many as a convolutional network has stages
+
+
+def trace_both(teacher: nn.Module, student: nn.Module, example: Any) -> tuple[Trace, Trace]:
+    """Run teacher and student once on the same batch.
+
+    Args:
+        teacher: with or without a wrapper around it.
+        student: the same.
+        example: a batch; made up from the teacher's first layer if None.
+
+    Raises:
+        ModelError: if one of them fails on it.
+    """
+    teacher, student = unwrap(teacher), unwrap(student)
+    x = example_input(teacher) if example is None else example
+    return trace(teacher, x), trace(student, x)
+
+
+def split_names(layers: Sequence[str | tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Split names for both models into the teacher's and the student's."""
+    pairs = [(name, name) if isinstance(name, str) else name for name in layers]
+    return [teacher for teacher, _ in pairs], [student for _, student in pairs]
+
+
+def pair_stages(teacher: nn.Module, student: nn.Module, layers: Layers, example: Any) -> list[tuple[Feature, Feature]]:
+    """Pair the ends of a teacher's and a student's stages, each read before its activation where there is a ReLU.
+
+    Args:
+        teacher: a trained model.
+        student: the model to train.
+        layers: names; found if None. Of networks whose layers all have one resolution, such as most transformers, up to
+            four layers are taken, evenly spaced.
+        example: a batch that both take; made up if None.
+
+    Raises:
+        ModelError: if a name is no layer that is run, a stage cannot be read, or the two lists do not match.
+    """
+    passes = trace_both(teacher, student, example)
+    if layers is None:
+        features = [[_before_activation(made, end) for end in find_stages(made)] for made in passes]
+        if all(len({feature.resolution for feature in found}) == 1 for found in features):
+            count = min(_MOST_LAYERS, *map(len, features))
+            features = [_evenly(found, count) for found in features]
+    else:
+        features = [
+            [_named(made, name, whose) for name in names]
+            for made, names, whose in zip(passes, split_names(layers), ("teacher", "student"), strict=True)
+        ]
+    resolutions = [[feature.resolution for feature in found] for found in features]
+    if not features[0] or resolutions[0] != resolutions[1]:
+        lists = [", ".join(map(str, found)) or "no stage" for found in features]
+        raise ModelError(
+            f"the stages of teacher and student do not match in number or resolution. Teacher: {lists[0]}. "
+            f"Student: {lists[1]}. Name the layers to compare as layers=[(teacher's, student's), ...]"
+        )
+    return list(zip(*features, strict=True))
+
+
+def _evenly(features: list[Feature], count: int) -> list[Feature]:
+    return [features[len(features) * (index + 1) // count - 1] for index in range(count)]
+
+
+def _before_activation(made: Trace, end: Value) -> Feature:
+    feature = before_activation(made, end)
+    if feature is None:
+        place = locate(made, end) or "a stage"
+        raise ModelError(
+            f"{place} of {type(made.model).__name__} ends in a ReLU that is used as a function, so that no module "
+            "takes or returns what enters it. Use nn.ReLU there, or name the layers to compare as layers="
+        )
+    return feature
+
+
+def named_call(made: Trace, name: str, field: str, whose: str) -> Call:
+    """Return the last call of a layer that the user named.
+
+    Args:
+        made: a pass of the model.
+        name: dotted.
+        field: where the user named it, for the error.
+        whose: model it is, for the error: "teacher" or "student".
+
+    Raises:
+        ModelError: if there is no such layer, or it returns no tensor; it names what comes close.
+    """
+    calls = [call for call in made.calls if call.path == name and call.output is not None]
+    if not calls:
+        known = [path for path, _ in made.model.named_modules() if path]
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close and name not in known else ""
+        what = "returns no tensor in a pass of" if name in known else "is no layer of"
+        raise ModelError(f"{field}: {name!r} {what} the {whose}, {type(made.model).__name__}{hint}")
+    return calls[-1]
+
+
+def _named(made: Trace, name: str, whose: str) -> Feature:
+    """Return where a layer that the user named is read: before it if it is a ReLU, behind it if it is none."""
+    call = named_call(made, name, "layers", whose)
+    assert call.output is not None
+    find = before_activation if isinstance(call.module, (nn.ReLU, nn.ReLU6)) else as_it_is
+    feature = find(made, call.output)
+    assert feature is not None
+    return feature

@@ -1,0 +1,116 @@
+"""Hooks that keep what a model computes on its way, and the object that owns them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shapeshift.distill.features import Feature
+from shapeshift.distill.trace import first_tensor
+from shapeshift.errors import ModelError
+
+
+class Recorder:
+    """Keeps features of a model's last forward pass, and its output, until they are taken.
+
+    Copies and pickles of the model leave the hooks behind: an average of a student's weights records nothing.
+
+    Args:
+        model: without a wrapper around it.
+        features: where to read.
+        only_with_gradients: whether passes without gradients, such as an evaluation, are left out.
+    """
+
+    def __init__(self, model: nn.Module, features: Sequence[Feature], only_with_gradients: bool) -> None:
+        self.features = tuple(features)
+        self._model = model
+        self._only_with_gradients = only_with_gradients
+        # Recomputing under gradient checkpointing calls hooks as well, and would leave the block's graph behind here.
+        self._is_running = False
+        self._kept: dict[str, Any] = {}
+        self._handles: list[Any] = [
+            model.register_forward_pre_hook(_Hook(self._begin), with_kwargs=True),
+            model.register_forward_hook(_Hook(self._end)),
+        ]
+        for index, feature in enumerate(self.features):
+            module, keep = model.get_submodule(feature.path), _Hook(self._keep(str(index), feature))
+            self._handles.append(
+                module.register_forward_pre_hook(keep, with_kwargs=True)
+                if feature.side == "input"
+                else module.register_forward_hook(keep)
+            )
+
+    def _counts(self) -> bool:
+        return torch.is_grad_enabled() or not self._only_with_gradients
+
+    def _begin(self, args: Any, kwargs: Any) -> None:
+        self._is_running = self._counts()
+        if self._is_running:
+            self._kept = {}
+
+    def _end(self, args: Any, output: Any) -> None:
+        if self._is_running:
+            self._kept["output"] = output
+        self._is_running = False
+
+    def _keep(self, key: str, feature: Feature) -> Callable[[Any, Any], None]:
+        of_input, is_overwritten = feature.side == "input", feature.is_overwritten
+
+        def keep(args: Any, kwargs_or_output: Any) -> None:
+            # Within a pass with gradients there are none inside of reentrant checkpointing.
+            if self._is_running and self._counts():
+                tensor = first_tensor((args, kwargs_or_output) if of_input else kwargs_or_output)
+                self._kept[key] = tensor.clone() if is_overwritten and tensor is not None else tensor
+
+        return keep
+
+    def take(self) -> tuple[list[Tensor], Any]:
+        """Return the features, in order, as maps of shape (N, channels, rows, columns), and the output; forget both.
+
+        Raises:
+            ModelError: if there was no pass since the last time, or the hooks are removed.
+        """
+        name = type(self._model).__name__
+        if not self._handles:
+            raise ModelError(f"the hooks on {name} are removed, since the distiller was closed; build a new one")
+        kept = self._kept.copy()
+        self._kept.clear()
+        missing = [str(feature) for index, feature in enumerate(self.features) if str(index) not in kept]
+        if missing or "output" not in kept:
+            raise ModelError(
+                f"{name} has brought no {missing[0] if missing else 'output'} since the distiller was last called. Run "
+                "it on the batch first, with gradients and not under reentrant checkpointing; a distiller of a model "
+                "that is compiled has to be built before the model runs for the first time"
+            )
+        return [feature.as_maps(kept[str(index)]) for index, feature in enumerate(self.features)], kept["output"]
+
+    def close(self) -> None:
+        """Remove the hooks, and forget what was kept."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._kept.clear()
+
+
+class _Hook:
+    """A forward hook, or a pre-hook with keyword arguments, that copies of the model do not get."""
+
+    def __init__(self, act: Callable[[Any, Any], None]) -> None:
+        self.act = act
+
+    def __call__(self, module: nn.Module, args: Any, kwargs_or_output: Any) -> None:
+        self.act(args, kwargs_or_output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _no_hook, ()
+
+
+def _no_hook() -> Callable[..., None]:
+    """Return what stands in a copied model where a hook was."""
+    return _nothing
+
+
+def _nothing(*args: Any) -> None: ...

@@ -1,0 +1,225 @@
+"""What happens in one forward pass: which module sees which tensor, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from shapeshift.errors import ModelError
+
+_RELUS: frozenset[Callable[..., Any]] = frozenset(
+    {F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}  # type: ignore[attr-defined]
+)
+_WRAPPERS = {"torch._dynamo": "_orig_mod", "torch.nn.parallel": "module", "torch.distributed": "module"}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor as it was at one moment: what is written to it later makes it another value.
+
+    Attributes:
+        tensor: as it is now.
+        version: how often it had been written to.
+    """
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def find(cls, nested: Any) -> Value | None:
+        """Return the first tensor in nested tuples, lists and dicts, as it is now."""
+        tensor = first_tensor(nested)
+        return None if tensor is None else cls(tensor, tensor._version)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Value) and (self.tensor is other.tensor and self.version == other.version)
+
+    def __hash__(self) -> int:
+        return hash((id(self.tensor), self.version))
+
+    @property
+    def is_overwritten(self) -> bool:
+        """Whether something has been written to the tensor since."""
+        return self.tensor._version != self.version
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        path: the module's dotted path; empty for the model itself.
+        module: what was called.
+        input: the first tensor among its arguments.
+        output: the first tensor in what it returns.
+        end: its place in the order in which calls ended.
+        inner: the calls inside it, those inside of these included.
+    """
+
+    path: str
+    module: nn.Module
+    input: Value | None
+    output: Value | None = None
+    end: int = -1
+    inner: list[Call] = field(default_factory=list)
+
+    @property
+    def parent(self) -> str:
+        """The dotted path of the module around it."""
+        return self.path.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """One use of a ReLU, whether as a module or as a function.
+
+    Attributes:
+        input: what entered.
+        output: what left.
+        inside: the dotted path of the module in whose code it was used; that of an ``nn.ReLU`` is the one around it.
+        end: how many calls of modules had ended before it.
+    """
+
+    input: Value
+    output: Value
+    inside: str
+    end: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A forward pass.
+
+    Attributes:
+        model: what was run.
+        calls: of modules, in the order in which they began; the first is the model's.
+        relus: in order.
+        output: what the model returned.
+    """
+
+    model: nn.Module
+    calls: list[Call]
+    relus: list[ReLU]
+    output: Any
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside what ``torch.compile`` and ``DistributedDataParallel`` put around it."""
+    while True:
+        home = type(model).__module__
+        names = [name for prefix, name in _WRAPPERS.items() if home.startswith(prefix)]
+        if not names or not isinstance(getattr(model, names[0], None), nn.Module):
+            return model
+        model = getattr(model, names[0])
+
+
+def call(model: nn.Module, x: Any) -> Any:
+    """Call a model with a batch: a tensor, a tuple or list of arguments, or a dict of arguments by name."""
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, (tuple, list)) else model(x)
+
+
+def first_tensor(nested: Any) -> Tensor | None:
+    """Return the first tensor in nested tuples, lists and dicts, or None."""
+    if isinstance(nested, Tensor):
+        return nested
+    parts = nested.values() if isinstance(nested, Mapping) else nested if isinstance(nested, (tuple, list)) else ()
+    return next((tensor for tensor in map(first_tensor, parts) if tensor is not None), None)
+
+
+def trace(model: nn.Module, x: Any) -> Trace:
+    """Run a model once, in evaluation mode and without gradients, and write down what happens.
+
+    Args:
+        model: without a wrapper around it; its modes are as before when the pass has ended.
+        x: a batch, as for :func:`call`.
+
+    Raises:
+        ModelError: if the pass fails.
+    """
+    recorder = _Recorder(model)
+    try:
+        with recorder, _evaluating(model), torch.no_grad():
+            output = call(model, x)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} fails on an example input ({type(error).__name__}: {error}). "
+            "Give a batch that it takes as example="
+        ) from error
+    return Trace(model, recorder.calls, recorder.relus, output)
+
+
+class _Recorder(TorchFunctionMode):
+    """Writes down the calls of a model's modules, and the uses of ReLU, as long as it is entered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.relus: list[ReLU] = []
+        self._model = model
+        self._open: list[Call] = []
+        self._ended = 0
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Recorder:
+        for path, module in self._model.named_modules():
+            self._handles += [
+                module.register_forward_pre_hook(self._begin(path), with_kwargs=True),
+                module.register_forward_hook(self._end),
+            ]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        super().__exit__(*reason)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # ReLU6 is a hardtanh from 0.
+        if func not in _RELUS and not (func is F.hardtanh and (*args[1:2], kwargs.get("min_val"))[0] == 0):
+            return func(*args, **kwargs)
+        entered = Value.find((args, kwargs))
+        result = func(*args, **kwargs)
+        left = Value.find(result)
+        assert entered is not None
+        assert left is not None
+        user = self._open[-1]
+        inside = user.parent if user.input == entered else user.path
+        self.relus.append(ReLU(entered, left, inside, self._ended))
+        return result
+
+    def _begin(self, path: str) -> Callable[..., None]:
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+            made = Call(path, module, Value.find((args, kwargs)))
+            for around in self._open:
+                around.inner.append(made)
+            self.calls.append(made)
+            self._open.append(made)
+
+        return begin
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        ended = self._open.pop()
+        ended.output, ended.end = Value.find(output), self._ended
+        self._ended += 1
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
