@@ -37,6 +37,12 @@ MEASUREMENTS = {
 Generating costs most where there is little else to do: the batches of the ViT and of the ResNet are small. The papers'
 generator mixes as many templates of a store of the same size, but slices the store in each layer.
 """,
+    "distillation_cost": """\
+## Time of a training step with distillation
+""",
+    "feature_ranks": """\
+## Time of measuring ranks
+""",
     "glyph_difficulty": """\
 ## How hard the glyphs are
 """,

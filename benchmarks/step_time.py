@@ -15,11 +15,9 @@ import copy
 import fnmatch
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ import shapeshift
 from benchmarks.machine import describe
 from benchmarks.paper_style import share_in_paper_style
 from benchmarks.tables import RESULTS, markdown_table, write_json
+from benchmarks.timing import alternate, timed
 from benchmarks.workloads import WORKLOADS, Workload, loss
 from shapeshift.budget import parse_budget
 from shapeshift.generators import GENERATORS
@@ -172,29 +171,8 @@ class _Contender:
         self.optimizer.step()
 
 
-def _timed(action: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    action()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def _batch(workload: Workload, device: str) -> torch.Tensor:
     return workload.batch(workload.batch_size if device == "cpu" else workload.gpu_batch_size).to(device)
-
-
-def _alternate(actions: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Time actions in turn, after three rounds to warm up, and return the median seconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for turn in range(rounds + 3):
-        for name, action in actions.items():
-            taken = _timed(action, device)
-            if turn >= 3:
-                seconds[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
 def measure_steps(row: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -205,14 +183,14 @@ def measure_steps(row: str, arguments: argparse.Namespace) -> dict[str, float]:
     dense = _Contender(workload.model(), workload, device)
     shared = _Contender(shapeshift.compress(copy.deepcopy(dense.model), arguments.budget), workload, device)
     steps = {"dense": lambda: dense.step(x), "shared": lambda: shared.step(x)}
-    times = _alternate(steps, arguments.steps, device)
+    times = alternate(steps, arguments.steps, device)
 
     shapeshift.materialize(shared.model)
     dense.model.eval()
     shared.model.eval()
     with torch.inference_mode():
         passes = {"inference": lambda: dense.model(x), "materialized": lambda: shared.model(x)}
-        times |= _alternate(passes, max(5, arguments.steps // 2), device)
+        times |= alternate(passes, max(5, arguments.steps // 2), device)
     return {"batch_size": len(x), **times}
 
 
@@ -230,7 +208,7 @@ def measure_method(key: str, arguments: argparse.Namespace) -> dict[str, float]:
     budget = min(max(allowed, least), most)
     shared = _Contender(shapeshift.compress(copy.deepcopy(dense.model), budget, config), workload, device)
     steps = {"dense": lambda: dense.step(x), "shared": lambda: shared.step(x)}
-    return {"budget": budget, **_alternate(steps, max(5, arguments.steps // 2), device)}
+    return {"budget": budget, **alternate(steps, max(5, arguments.steps // 2), device)}
 
 
 def measure_paper(row: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -243,7 +221,7 @@ def measure_paper(row: str, arguments: argparse.Namespace) -> dict[str, float]:
     store_size = shapeshift.count_parameters(shared.model)
     paper = _Contender(share_in_paper_style(model, store_size), workload, device)
     steps = {"shared": lambda: shared.step(x), "paper": lambda: paper.step(x)}
-    return _alternate(steps, max(5, arguments.steps // 4), device)
+    return alternate(steps, max(5, arguments.steps // 4), device)
 
 
 def measure_memory(row: str, arguments: argparse.Namespace, compress: bool) -> dict[str, float]:
@@ -270,9 +248,9 @@ def measure_setup(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Time building a large model, compressing it and materializing it."""
     torch.manual_seed(0)
     models: list[nn.Module] = []
-    build = _timed(lambda: models.append(timm.create_model(name)), "cpu")
-    compress = _timed(lambda: shapeshift.compress(models[0], arguments.budget), "cpu")
-    materialize = _timed(lambda: shapeshift.materialize(models[0]), "cpu")
+    build = timed(lambda: models.append(timm.create_model(name)), "cpu")
+    compress = timed(lambda: shapeshift.compress(models[0], arguments.budget), "cpu")
+    materialize = timed(lambda: shapeshift.materialize(models[0]), "cpu")
     return {"build": build, "compress": compress, "materialize": materialize}
 
 

@@ -1,5 +1,6 @@
 """shapeshift: neural networks whose weights are generated from shared parameters, within a parameter budget."""
 
+from shapeshift import distill, prune
 from shapeshift.budget import count_parameters
 from shapeshift.checkpoint import load, save
 from shapeshift.compression import compress, is_compressed, materialize, plan_compression
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "compress",
     "count_parameters",
+    "distill",
     "is_compressed",
     "learn_mapping",
     "load",
@@ -44,6 +46,7 @@ __all__ = [
     "parameter_groups",
     "plan_compression",
     "plot_mapping",
+    "prune",
     "report",
     "save",
 ]

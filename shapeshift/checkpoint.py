@@ -1,10 +1,11 @@
-"""Checkpoints of compressed models: the shared parameters and all other state, and the plan that gives them meaning."""
+"""Checkpoints of compressed and pruned models: all of their state, and what gives it meaning, a plan or a record."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from shapeshift.compression import find_root, install, require_root
 from shapeshift.errors import CheckpointError, ModelError
 from shapeshift.layers import check_attachable, is_attached
 from shapeshift.plan import GroupPlan, Plan
+from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -25,21 +27,22 @@ _SHOWN_DIFFERENCES = 5
 
 
 def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
-    """Write a compressed model to a directory, in a size proportional to its budget.
+    """Write a compressed or pruned model to a directory, in a size proportional to what is left of it.
 
     ``model.safetensors`` holds the shared parameters and everything that is not generated: biases, norms, buffers and
-    frozen parameters, tensors that share memory once. ``shapeshift.json`` holds the plan, so that :func:`load` derives
-    nothing again. Each file is written beside its place and moved there when it is complete.
+    frozen parameters, tensors that share memory once. ``shapeshift.json`` holds the plan, and the channels that each
+    layer kept, so that :func:`load` derives nothing again. Each file is written beside its place and moved
+    there when it is complete.
 
     Args:
-        model: a compressed model, or a wrapper around one (by DDP, say), which is left out.
+        model: a compressed or pruned model, or a wrapper around one (by DDP, say), which is left out.
         directory: where to write; it is made if it does not exist.
 
     Raises:
-        ModelError: if the model is not compressed, is on the meta device, is sharded over processes, or holds state
-            that is not a tensor.
+        ModelError: if the model is neither compressed nor pruned, is on the meta device, is sharded over processes, or
+            holds state that is not a tensor.
     """
-    root = require_root(model)
+    root = find_root(model) or find_pruned(model) or require_root(model)
     _check_wrapper(model, root)
     tensors, aliases = stored_tensors(root)
     for name, tensor in tensors.items():
@@ -49,13 +52,16 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
             raise ModelError(f"{name} is sharded over processes; gather the model into one process before saving it")
     parameters = root.named_parameters(remove_duplicate=False)
     persistent = root.state_dict(keep_vars=True)
+    record = record_of(root)
     description = {
         "architecture": _original_class(root),
-        "plan": _plan_of(root).to_dict(),
+        "plan": _plan_of(root).to_dict() if is_attached(root) else None,
         "aliases": aliases,
         "frozen": sorted(name for name, parameter in parameters if not parameter.requires_grad),
         "non_persistent": sorted(name for name in {**tensors, **aliases} if name not in persistent),
     }
+    if record is not None:
+        description["pruning"] = record.to_dict()
     write(Path(directory), description, tensors)
 
 
@@ -64,12 +70,12 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
 
     Args:
         directory: what :func:`save` wrote.
-        model: a plain model of the same architecture, or one that is compressed by the same plan; it is changed in
-            place and keeps its devices and dtypes. What it has on the meta device moves to the CPU, and what was
-            frozen when it was saved is frozen again.
+        model: a plain model of the same architecture, or one that is compressed and pruned in the same way; it is
+            changed in place and keeps its devices and dtypes. What it has on the meta device moves to the CPU, and
+            what was frozen when it was saved is frozen again.
 
     Returns:
-        The same model, compressed.
+        The same model, compressed, pruned, or both, as it was saved.
 
     Raises:
         CheckpointError: if a file is missing, damaged or foreign, was written by a newer version, or belongs to
@@ -77,21 +83,44 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
         ModelError: if the model cannot be compressed, such as a scripted one. It is then unchanged.
     """
     checkpoint = read(Path(directory))
-    root = find_root(model)
-    if root is None:
-        for path, module in model.named_modules():
-            check_attachable(module, path)
-        root, plan = model, _fit(checkpoint, model)
-        state = _fresh_state(model, plan)
-        _check_state(checkpoint, state, model)
-        shared = _build_shared(checkpoint, plan)
-        install(model, shared)
-    else:
-        _check_wrapper(model, root)
-        _check_same_plan(checkpoint, _plan_of(root))
-        _check_state(checkpoint, root.state_dict(keep_vars=True), root)
+    with _pruned(model, checkpoint):
+        root = find_root(model)
+        if checkpoint.plan is None:
+            root = find_pruned(model) or model
+            _check_state(checkpoint, root.state_dict(keep_vars=True), model)
+        elif root is None:
+            for path, module in model.named_modules():
+                check_attachable(module, path)
+            root, plan = model, _fit(checkpoint, checkpoint.plan, model)
+            state = _fresh_state(model, plan)
+            _check_state(checkpoint, state, model)
+            shared = _build_shared(checkpoint, plan)
+            install(model, shared)
+        else:
+            _check_wrapper(model, root)
+            _check_same_plan(checkpoint, checkpoint.plan, _plan_of(root))
+            _check_state(checkpoint, root.state_dict(keep_vars=True), root)
     _fill(root, checkpoint)
     return model
+
+
+def _pruned(model: nn.Module, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+    """Prune a model that is freshly built, if the checkpoint's was pruned; undone if what follows fails."""
+    record = checkpoint.pruning
+    if checkpoint.plan is None and find_root(model) is not None:
+        raise CheckpointError(
+            f"the model is compressed, and the one in {checkpoint.folder} is not; "
+            "load into a freshly built model, or call shapeshift.materialize(model) first"
+        )
+    if record is None or record == record_of(model):
+        return nullcontext()
+    if find_pruned(model) is not None or find_root(model) is not None:
+        raise CheckpointError(
+            f"the model in {checkpoint.folder} is pruned, and the one to load it into was already compressed or pruned "
+            "in another way; load into a freshly built model"
+        )
+    _raise_if_different(checkpoint, cut_differences(model, record.cuts), model)
+    return pruned_as(model, record)
 
 
 def stored_tensors(root: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -124,26 +153,26 @@ def stored_tensors(root: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, aliases
 
 
-def _fit(checkpoint: Checkpoint, model: nn.Module) -> Plan:
-    """Return the checkpoint's plan with the dtypes and devices of a plain model, which must have all its weights."""
+def _fit(checkpoint: Checkpoint, plan: Plan, model: nn.Module) -> Plan:
+    """Return a checkpoint's plan with the dtypes and devices of a plain model, which must have all its weights."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names_of: dict[nn.Parameter, set[str]] = {}
     for name, parameter in parameters.items():
         names_of.setdefault(parameter, set()).add(name)
-    differences = []
-    for weight in (weight for group in checkpoint.plan.groups for weight in group.weights):
+    found = []
+    for weight in (weight for group in plan.groups for weight in group.weights):
         missing = [name for name in weight.names if name not in parameters]
         if missing:
-            differences.append(f"{missing[0]} {weight.shape} is not a parameter of the model")
+            found.append(f"{missing[0]} {weight.shape} is not a parameter of the model")
             continue
         parameter = parameters[weight.name]
         if tuple(parameter.shape) != weight.shape:
             shape = tuple(parameter.shape)
-            differences.append(f"{weight.name} is {weight.shape} in the checkpoint and {shape} in the model")
+            found.append(f"{weight.name} is {weight.shape} in the checkpoint and {shape} in the model")
         elif names_of[parameter] != set(weight.names):
             here, there = sorted(names_of[parameter]), sorted(weight.names)
-            differences.append(f"{weight.name} is tied as {there} in the checkpoint and as {here} in the model")
-    _raise_if_different(checkpoint, differences, model)
+            found.append(f"{weight.name} is tied as {there} in the checkpoint and as {here} in the model")
+    _raise_if_different(checkpoint, found, model)
 
     def fit(group: GroupPlan) -> GroupPlan:
         homes = {(parameters[w.name].dtype, _home(parameters[w.name])) for w in group.weights}
@@ -157,7 +186,7 @@ def _fit(checkpoint: Checkpoint, model: nn.Module) -> Plan:
         weights = tuple(dataclasses.replace(weight, dtype=dtype, device=device) for weight in group.weights)
         return dataclasses.replace(group, weights=weights)
 
-    return dataclasses.replace(checkpoint.plan, groups=tuple(map(fit, checkpoint.plan.groups)))
+    return dataclasses.replace(plan, groups=tuple(map(fit, plan.groups)))
 
 
 def _home(tensor: Tensor) -> torch.device:
@@ -202,7 +231,7 @@ def _check_state(checkpoint: Checkpoint, state: Mapping[str, Any], model: nn.Mod
     _raise_if_different(checkpoint, differences, model)
 
 
-def _check_same_plan(checkpoint: Checkpoint, plan: Plan) -> None:
+def _check_same_plan(checkpoint: Checkpoint, saved: Plan, plan: Plan) -> None:
     """Check that a model is compressed as a checkpoint's model was: what is generated, and from what."""
 
     def essence(plan: Plan) -> Any:
@@ -212,7 +241,7 @@ def _check_same_plan(checkpoint: Checkpoint, plan: Plan) -> None:
         ]
         return plan.config.combine, plan.config.upsample, groups
 
-    if essence(checkpoint.plan) != essence(plan):
+    if essence(saved) != essence(plan):
         raise CheckpointError(
             f"the model is compressed by another plan than the one in {checkpoint.folder}; "
             "load into a freshly built model, or call shapeshift.materialize(model) first"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from shapeshift.errors import CheckpointError, ShapeshiftError
 from shapeshift.plan import Plan
+from shapeshift.prune.record import Pruning
 from shapeshift.version import __version__
 
 TENSORS_FILE = "model.safetensors"
@@ -28,11 +29,12 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint: its plan, and its tensors by every name that they have."""
+    """The content of a checkpoint: how its model was compressed and pruned, and its tensors by every name they have."""
 
     folder: Path
     architecture: str
-    plan: Plan
+    plan: Plan | None
+    pruning: Pruning | None
     tensors: dict[str, Tensor]
     frozen: frozenset[str]
     non_persistent: frozenset[str]
@@ -84,7 +86,9 @@ def read(folder: Path) -> Checkpoint:
             f"this is shapeshift {__version__}, which reads up to version {FORMAT_VERSION}. Upgrade shapeshift"
         )
     try:
-        plan = Plan.from_dict(description["plan"])
+        pruning = Pruning.from_dict(description["pruning"]) if "pruning" in description else None
+        compressed = description["plan"] is not None or pruning is None
+        plan = Plan.from_dict(description["plan"]) if compressed else None
         architecture = str(description["architecture"])
         aliases = {str(alias): str(name) for alias, name in description["aliases"].items()}
         frozen, non_persistent = (frozenset(map(str, description[field])) for field in ("frozen", "non_persistent"))
@@ -110,7 +114,7 @@ def read(folder: Path) -> Checkpoint:
     if missing:
         raise CheckpointError(f"{plan_file} is damaged: it refers to {missing[0]}, which {TENSORS_FILE} does not hold")
     tensors |= {alias: tensors[name] for alias, name in aliases.items()}
-    return Checkpoint(folder, architecture, plan, tensors, frozen, non_persistent)
+    return Checkpoint(folder, architecture, plan, pruning, tensors, frozen, non_persistent)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

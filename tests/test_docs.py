@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import shapeshift
+from shapeshift.distill import DISTILLERS
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.registry import Registry
@@ -18,7 +19,12 @@ from shapeshift.upsamplers import UPSAMPLERS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-REGISTRIES: list[Registry] = [MAPPINGS, GENERATORS, UPSAMPLERS]
+REGISTRIES: dict[str, Registry] = {
+    "MAPPINGS": MAPPINGS,
+    "GENERATORS": GENERATORS,
+    "UPSAMPLERS": UPSAMPLERS,
+    "DISTILLERS": DISTILLERS,
+}
 
 
 def blocks(document: Path, language: str) -> list[tuple[int, str]]:
@@ -38,9 +44,9 @@ def commands(program: str) -> list[list[str]]:
 @pytest.fixture
 def restored_registries() -> Iterator[None]:
     """Take out again what a document's example registers."""
-    before = [dict(registry._entries) for registry in REGISTRIES]
+    before = [dict(registry._entries) for registry in REGISTRIES.values()]
     yield
-    for registry, entries in zip(REGISTRIES, before, strict=True):
+    for registry, entries in zip(REGISTRIES.values(), before, strict=True):
         registry._entries = entries
 
 
@@ -98,19 +104,23 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 def test_every_public_name_is_documented() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", page, re.MULTILINE))
-    public = {name for name in shapeshift.__all__ if not name.startswith("_")}
+    exported = {name: getattr(shapeshift, name) for name in shapeshift.__all__ if not name.startswith("_")}
+    public = {name for name, entry in exported.items() if not inspect.ismodule(entry)}
+    for package in set(exported) - public:
+        named = set(re.findall(rf"^\.\. auto\w+:: shapeshift\.{package}\.([A-Z]\w*|[a-z_]+)$", page, re.MULTILINE))
+        assert {name for name in exported[package].__all__ if not name.isupper() or name == "KD"} <= named
     assert documented == public
     assert all(inspect.getdoc(getattr(shapeshift, name)) for name in public)
 
 
-@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
-def test_every_registry_is_listed_in_the_documentation(registry: Registry) -> None:
-    name = {"mapping": "MAPPINGS", "generator": "GENERATORS", "upsampler": "UPSAMPLERS"}[registry.kind]
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_every_registry_is_listed_in_the_documentation(name: str) -> None:
+    registry = REGISTRIES[name]
     listed = [argument.rpartition(".")[2] for argument in _registry_directives()]
     assert listed.count(name) == 1
     assert all((entry := registry[key]).__doc__ and len(entry.__doc__) > 20 for key in registry)
 
 
 def _registry_directives() -> list[str]:
-    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
-    return re.findall(r"^```\{registry\} (\S+)$", page, re.MULTILINE)
+    pages = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    return re.findall(r"^```\{registry\} (\S+)$", pages, re.MULTILINE)

@@ -19,7 +19,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the name that a module is imported by to the folder that it is in, lowest first.
 LAYERS = {"shapeshift": "shapeshift", "shapeshift.integrations": "integrations", "benchmarks": "benchmarks"}
-OPTIONAL = ["timm", "transformers", "rich", "matplotlib", "sklearn", "torchvision", "shapeshift.integrations"]
+OPTIONAL = [
+    "timm",
+    "transformers",
+    "rich",
+    "matplotlib",
+    "sklearn",
+    "torchvision",
+    "torch_pruning",
+    "shapeshift.integrations",
+]
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +156,9 @@ def test_the_library_needs_only_what_it_requires(module: str, file: Path) -> Non
 def test_every_package_that_is_imported_is_named_by_an_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
-    named = {
-        re.split(r"[\[<>=]", requirement)[0].replace("scikit-learn", "sklearn").replace("pillow", "PIL")
-        for requirement in requirements
-    }
+    imported_as = {"scikit-learn": "sklearn", "pillow": "PIL", "torch-pruning": "torch_pruning"}
+    distributions = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
+    named = {imported_as.get(name, name) for name in distributions}
     found = {name for _, file in modules() for name, _ in imports(ast.parse(file.read_text(encoding="utf-8")))}
     packages = {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) - {"benchmarks"}
     assert packages <= named

@@ -42,7 +42,7 @@ class Feature:
 
     @property
     def resolution(self) -> tuple[int, ...]:
-        """Its extents beside batch and channels: rows and columns of a map, the length of a sequence."""
+        """Its extents beside batch and channels, which are rows and columns of a map or the length of a sequence."""
         return tuple(extent for axis, extent in enumerate(self.shape) if axis not in (0, self.axis))
 
     def as_maps(self, feature: Tensor) -> Tensor:

@@ -64,8 +64,8 @@ class SRRL(TeacherStudent):
             Found by default.
         classifier: the dotted name of the teacher's classifier; found by default.
         weight: on the loss.
-        alpha: on :func:`match_statistics`.
-        beta: on :func:`match_softmax_regression`.
+        alpha: on :func:`~shapeshift.distill.srrl.match_statistics`.
+        beta: on :func:`~shapeshift.distill.srrl.match_softmax_regression`.
         example: a batch that both models take; made up from their first layers if None.
         autocast: see :class:`TeacherStudent`.
 
@@ -130,7 +130,7 @@ class SRRL(TeacherStudent):
         student_output: Any,
         y: Any,
     ) -> Tensor:
-        """Add :func:`match_statistics` and :func:`match_softmax_regression`, weighted by alpha and beta."""
+        """Add the losses of statistics and of softmax regression, weighted by alpha and beta."""
         connected = at_least_float32(self.connector(student_features[0]))
         target = teacher_features[0].to(connected.dtype)
         (head,) = self._head

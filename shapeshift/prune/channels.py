@@ -1,0 +1,335 @@
+"""Which channels of a model have to be removed together, by the dependency graph of Torch-Pruning."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from shapeshift.errors import MissingExtraError, ModelError
+from shapeshift.prune.batches import Inputs
+from shapeshift.prune.layers import IN, OUT, channels, count_groups, drops_groups, kind_of
+
+# A side of a layer by its dotted path, or a dimension of a parameter by itself.
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ChannelSet:
+    """Channels of several layers that only make sense together, such as those that a residual sum adds up.
+
+    Attributes:
+        members: the channels at each place.
+        obstacle: why they cannot be removed; None if they can.
+    """
+
+    members: dict[Place, list[int]]
+    obstacle: str | None
+
+
+# Operations that keep each channel by itself and in its place, named as autograd names them.
+_KEEPING = re.compile(
+    r"(Add|Addcmul|Sub|Rsub|Mul|Div|Neg|Abs|Pow|Sqrt|Rsqrt|Exp|Log|Clamp\w*|Maximum|Minimum|"
+    r"Relu|LeakyRelu\w*|Gelu|Silu|Mish|Elu|Celu|Selu|Hardswish|Hardtanh|Hardsigmoid|Sigmoid|Tanh|Softplus|Threshold|"
+    r"Mean|Sum|Amax|Amin|Var|Std|\w*AvgPool[123]D\w*|\w*MaxPool[123]D\w*|MkldnnMaxPool\w*|Upsample\w*|"
+    r"Permute|Transpose|T|Squeeze|Unsqueeze|Clone|Alias|ToCopy|NativeDropout|Dropout|FusedDropout|"
+    r"(Native|Cudnn|Miopen)BatchNorm|NativeLayerNorm|NativeGroupNorm)(Backward\d*)?"
+)
+# The products inside of a linear layer.
+_PRODUCTS = re.compile(r"(Addmm|Mm|Bmm|Linear)(Backward\d*)?")
+# A dimension that was given as a negative number comes back as an unsigned one.
+_UNSIGNED = 2**64
+# No tensor has more channels, however they are flattened.
+_MOST_CHANNELS = 2**40
+
+
+def channel_sets(model: nn.Module, example: Inputs) -> list[ChannelSet]:
+    """Find the sets of channels that have to be removed together.
+
+    The graph is Torch-Pruning's. It takes unknown operations for elementwise ones; here a set that runs into an
+    operation, a layer or a layout that is not known to keep channels apart has an obstacle, and stays.
+
+    Args:
+        model: it is not changed.
+        example: its arguments for one sample.
+
+    Raises:
+        MissingExtraError: if torch-pruning is not installed.
+        ModelError: if the graph cannot be built.
+    """
+    try:
+        import torch_pruning
+    except ImportError:
+        raise MissingExtraError("pruning filters", "prune") from None
+    model = copy.deepcopy(model)
+    # A parameter without gradients leaves no trace in the graph.
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    shapes = _Shapes()
+    outputs: list[Any] = []
+
+    def forward(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+        found = [leaf for leaf in tree_leaves(inputs.run(model)) if isinstance(leaf, Tensor) and leaf.grad_fn]
+        outputs.extend(leaf.grad_fn for leaf in found)
+        return found
+
+    graph = torch_pruning.DependencyGraph()
+    try:
+        # It warns of what it takes for elementwise, and of depths where it gives up: both are obstacles here.
+        with torch.enable_grad(), shapes, warnings.catch_warnings(action="ignore"):
+            graph.build_dependency(model, example, forward_fn=forward, verbose=False)
+    except Exception as error:
+        raise ModelError(
+            f"the layers of {type(model).__name__} cannot be followed from one to the next: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return _Sets(graph, shapes.by_node, set(outputs)).find()
+
+
+class _Index(NamedTuple):
+    """A channel, and where it came from: the form in which the graph maps channels along a dependency."""
+
+    idx: int
+    root_idx: int
+
+
+class _Shapes(TorchFunctionMode):
+    """Notes the shapes that each operation takes and gives, by its node in autograd's graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_node: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.grad_fn is not None:
+            source = next((tuple(value.shape) for value in args if isinstance(value, Tensor)), ())
+            # The first: what returns its argument as it is comes later, with the same node.
+            self.by_node.setdefault(result.grad_fn, (source, tuple(result.shape)))
+        return result
+
+
+class _Sets:
+    """Joins channels that depend on each other, over the whole graph at once.
+
+    A site is a node of the graph with the function that would prune it, which tells its input from its output.
+    """
+
+    def __init__(
+        self, graph: Any, shapes: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]], outputs: set[Any]
+    ) -> None:
+        self.graph = graph
+        self.shapes = shapes
+        self.outputs = outputs
+        self.reached: dict[Any, set[int]] = defaultdict(set)
+        self.paths = {module: path for path, module in graph.model.named_modules()}
+        self.names = {parameter: name for name, parameter in graph.model.named_parameters()}
+        self.numbers: dict[Any, int] = {}
+        self.parents: dict[int, int] = {}
+        owners = Counter(
+            parameter
+            for module in graph.model.modules()
+            for parameter in module._parameters.values()
+            if parameter is not None
+        )
+        self.tied = {parameter for parameter, count in owners.items() if count > 1}
+
+    def find(self) -> list[ChannelSet]:
+        """Return all sets, in the order of the layers and their channels."""
+        for node in list(self.graph.module2node.values()):
+            size = channels(node.module, OUT) if isinstance(node.module, nn.Module) else 0
+            if size and not isinstance(node.module, nn.Embedding):
+                self._spread((node, self._pruner(node).prune_out_channels), range(size))
+                if drops_groups(node.module):
+                    self._spread((node, self._pruner(node).prune_in_channels), range(channels(node.module, IN)))
+        for site in list(self.reached):
+            self._join_groups(site)
+        obstacles: dict[int, str] = {}
+        members: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for site, indices in self.reached.items():
+            obstacle, places, number = self._obstacle(site), self._places(site), self._number(site)
+            for index in sorted(indices):
+                root = self._root(number + index)
+                for place, size in places:
+                    members[root][place].append(index)
+                    if index >= size:
+                        obstacles.setdefault(root, f"reach {place[0]}, which has only {size}")
+                if obstacle is not None:
+                    obstacles[root] = obstacle
+        return [ChannelSet(dict(found), obstacles.get(root)) for root, found in members.items()]
+
+    def _pruner(self, node: Any) -> Any:
+        return self.graph.get_pruner_of_module(node.module)
+
+    def _spread(self, site: Any, indices: Iterable[int]) -> None:
+        """Follow channels along all dependencies, and join them with those that they are tied to."""
+        stack = [(site, set(indices) - self.reached[site])]
+        self.reached[site] |= set(indices)
+        while stack:
+            (node, function), sources = stack.pop()
+            for dependency in node.dependencies:
+                if dependency.trigger != function:
+                    continue
+                target = dependency.target, dependency.handler
+                before, after = list(sources), list(sources)
+                if any(mapping is not None for mapping in dependency.index_mapping):
+                    mapped = [_Index(index, index) for index in sources]
+                    for mapping in dependency.index_mapping:
+                        mapped = mapped if mapping is None else mapping(mapped)
+                    before, after = [found.root_idx for found in mapped], [found.idx for found in mapped]
+                source_number, target_number = self._number((node, function)), self._number(target)
+                for source, found in zip(before, after, strict=True):
+                    self._join(source_number + source, target_number + found)
+                fresh = set(after) - self.reached[target]
+                if fresh:
+                    self.reached[target] |= fresh
+                    stack.append((target, fresh))
+
+    def _join_groups(self, site: Any) -> None:
+        """Join what groups of channels tie: those of a group, or those at the same position of every group."""
+        node = site[0]
+        groups = count_groups(node.module) if isinstance(node.module, nn.Module) else 1
+        if groups == 1:
+            return
+        number = self._number(site)
+        for side, size in self._sides(site):
+            if not drops_groups(node.module):
+                for index in self.reached[site]:
+                    self._join(number + index, number + index % (size // groups))
+            elif side == OUT:
+                inner = self._number((node, self._pruner(node).prune_in_channels))
+                width = channels(node.module, IN) // groups
+                for index in self.reached[site]:
+                    group = index // (size // groups)
+                    for read in range(group * width, (group + 1) * width):
+                        self._join(number + index, inner + read)
+
+    def _sides(self, site: Any) -> Iterator[tuple[str, int]]:
+        """List the sides of a layer that a site stands for, with their numbers of channels."""
+        node, function = site
+        pruner = self._pruner(node)
+        for side, own in ((OUT, pruner.prune_out_channels), (IN, pruner.prune_in_channels)):
+            if function == own and channels(node.module, side):
+                yield side, channels(node.module, side)
+
+    def _places(self, site: Any) -> list[tuple[Place, int]]:
+        """Return the places that a site stands for, each with its number of channels; none for an operation."""
+        node = site[0]
+        if isinstance(node.module, nn.Parameter):
+            dim = node.pruning_dim % node.module.ndim
+            return [((self.names[node.module], str(dim)), node.module.shape[dim])]
+        path = self.paths.get(node.module)
+        shared = isinstance(node.module, nn.PReLU) and node.module.num_parameters == 1
+        if path is None or shared:
+            return []
+        return [((path, side), size) for side, size in self._sides(site)]
+
+    def _obstacle(self, site: Any) -> str | None:
+        """Return why no channel can be removed at a site; None if one can."""
+        node, function = site
+        if node.grad_fn in self.outputs and function == self._pruner(node).prune_out_channels:
+            return "are the model's output"
+        # The neighbours as well: an operation may read some channels only, by numbers that would no longer be theirs.
+        beside = [dependency.target for dependency in node.dependencies if dependency.trigger == function]
+        for operation in (node, *beside):
+            if not self._is_place(operation) and not self._keeps_channels(operation):
+                return f"reach an operation ({self._name(operation)}) that may mix them"
+        return self._obstacle_of_place(node) if self._is_place(node) else None
+
+    def _obstacle_of_place(self, node: Any) -> str | None:
+        module = node.module
+        if isinstance(module, nn.Parameter):
+            return f"share {self.names[module]} with another layer" if module in self.tied else None
+        path = self.paths[module]
+        kind = kind_of(module)
+        if kind is None:
+            return f"reach {path}, a {type(module).__name__} whose channels are not known"
+        if any(parameter in self.tied for parameter in module._parameters.values()):
+            return f"reach {path}, which shares a weight with another layer"
+        by_channel = drops_groups(module) or (IN not in kind.sizes and not isinstance(module, nn.Embedding))
+        if by_channel and not node.inputs:
+            return f"reach {path}, which reads the model's input channel by channel"
+        return None
+
+    def _name(self, node: Any) -> str:
+        return str(node.grad_fn.name()) if hasattr(node.grad_fn, "name") else type(node.grad_fn).__name__
+
+    def _keeps_channels(self, node: Any) -> bool:
+        """Tell whether an operation is known to keep channels by themselves and in their places."""
+        from torch_pruning.ops import OPTYPE
+
+        name = self._name(node)
+        source, result = self.shapes.get(node.grad_fn, ((), ()))
+        if node.type == OPTYPE.CONCAT:
+            offsets, dim = node.module.offsets, _dimension(node.grad_fn, result)
+            if (len(result), dim) in ((2, 1), (3, 2), (4, 1)):
+                return bool(offsets) and offsets[-1] == result[dim] and node.enable_index_mapping
+            edges = [edge for edge in node.dependencies if any(mapping is not None for mapping in edge.index_mapping)]
+            return len(result) == 3 and dim == 1 and not edges
+        if node.type == OPTYPE.SLICE or name.startswith("Select"):
+            # Of tokens, or of rows: in the last dimension, columns and channels look alike.
+            return (len(source), _dimension(node.grad_fn, source)) in ((3, 1), (4, 2))
+        # Pooling to one pixel sets strides as its last step.
+        if node.type in (OPTYPE.RESHAPE, OPTYPE.EXPAND) or name.startswith("AsStrided"):
+            if not result:  # inside of a layer
+                return all(_PRODUCTS.fullmatch(self._name(reader)) or self._is_layer(reader) for reader in node.outputs)
+            return _keeps_layout(source, result)
+        # Splits are among the others: the graph knows their parts, but not which part is whose.
+        if node.type != OPTYPE.ELEMENTWISE:
+            return False
+        if _PRODUCTS.fullmatch(name):
+            return all(isinstance(reader.module, nn.Linear) for reader in node.outputs)
+        return _KEEPING.fullmatch(name) is not None
+
+    def _is_place(self, node: Any) -> bool:
+        return node.module in self.paths or node.module in self.names
+
+    def _is_layer(self, node: Any) -> bool:
+        return isinstance(node.module, nn.Module) and kind_of(node.module) is not None
+
+    def _number(self, site: Any) -> int:
+        """Return the number of a site's first channel; those of its others follow."""
+        return self.numbers.setdefault(site, len(self.numbers) * _MOST_CHANNELS)
+
+    def _root(self, channel: int) -> int:
+        root = channel
+        while (parent := self.parents.get(root, root)) != root:
+            root = parent
+        while (parent := self.parents.get(channel, root)) != root:
+            self.parents[channel] = root
+            channel = parent
+        return root
+
+    def _join(self, first: int, second: int) -> None:
+        first, second = self._root(first), self._root(second)
+        if first != second:
+            self.parents[second] = first
+
+
+def _dimension(grad_fn: Any, shape: tuple[int, ...]) -> int:
+    dim = int(getattr(grad_fn, "_saved_dim", 0))
+    return dim - _UNSIGNED + len(shape) if dim > _UNSIGNED // 2 else dim
+
+
+def _keeps_layout(source: tuple[int, ...], result: tuple[int, ...]) -> bool:
+    """Tell whether a view keeps channels on one axis, the second or the last, or flattens maps that have them first."""
+    dims = len(source), len(result)
+    if not source or max(dims) > 4:
+        return False
+    if dims[0] == 1:
+        return source[0] in result
+    if source[:2] == result[:2]:
+        # Three dimensions become four where heads are split off.
+        return dims != (3, 4)
+    if dims[0] == 4 and dims[1] != 3:
+        return dims[1] == 2 and source[0] == result[0]
+    return source[-1] == result[-1] and (2 in dims or source[0] == result[0])

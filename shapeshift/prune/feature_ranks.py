@@ -1,0 +1,130 @@
+"""HRank's measure of filters: the mean rank of their feature maps."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shapeshift.compression import is_compressed
+from shapeshift.errors import ConfigError, MissingExtraError, ModelError
+from shapeshift.prune.batches import Batches, Inputs, device_of, read_batch
+from shapeshift.prune.maps import FILTERED, MapTracer
+from shapeshift.prune.modes import evaluating
+from shapeshift.prune.ranks import matrix_ranks
+
+
+def feature_ranks(
+    model: nn.Module, loader: Iterable[Any], layers: Sequence[str] | None = None, *, progress: bool = True
+) -> dict[str, Tensor]:
+    """Measure the mean rank of each channel's feature map over images (Lin et al. 2020, eq. 4).
+
+    Maps are taken as the next layer reads them: after norm, sum, concatenation and activation, so the second
+    convolution of a residual block has the maps of the block. Convolutions whose outputs are summed before the
+    activation, as with a projected shortcut, have the same maps and are listed once, under the first.
+
+    Args:
+        model: a plain model; it runs in evaluation mode, without gradients, and is left as it was.
+        loader: batches ``x``, ``(x, y)`` or dicts, of images of shape (N, C, H, W). The paper takes 500 images.
+        layers: dotted paths. A convolution or linear layer is measured as above, and any other module, such as a
+            block, at its output. None takes all convolutions and linear layers that have maps of more than a pixel.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The mean ranks of each layer, float32, of shape (channels,), on the CPU, in the order in which the layers run.
+
+    Raises:
+        ConfigError: if a layer is unknown.
+        DataError: if the loader is empty, or yields no tensors.
+        ModelError: if the model is compressed, a layer has no feature maps, or maps are not finite.
+        MissingExtraError: if the progress bar is asked for and tqdm is not installed.
+    """
+    check_plain(model)
+    batches: Iterable[Any] = Batches(loader)
+    device = device_of(model)
+    if progress:
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            raise MissingExtraError("a progress bar", "prune") from None
+        batches = tqdm(batches, desc="feature ranks", unit="batch")
+    return measure_ranks(model, (read_batch(batch, device) for batch in batches), layers)
+
+
+def measure_ranks(model: nn.Module, batches: Iterable[Inputs], layers: Sequence[str] | None) -> dict[str, Tensor]:
+    """Do what :func:`feature_ranks` does, given batches as arguments of the model."""
+    modules = dict(model.named_modules())
+    if layers is None:
+        names = [path for path, module in modules.items() if isinstance(module, FILTERED)]
+    else:
+        names = known_layers(layers, modules, "layers")
+    chosen = {path: modules[path] for path in names}
+    sums: dict[str, Tensor | int] = {}
+    images: Counter[str] = Counter()
+
+    def measure(paths: Sequence[str], maps: Tensor) -> None:
+        if layers is None:
+            paths = paths[:1] if maps.shape[-1] * maps.shape[-2] > 1 else []
+        if not paths:
+            return
+        ranks = matrix_ranks(maps).cpu()
+        if (ranks < 0).any():
+            raise ModelError(f"the feature maps of {paths[0]} hold values that are not finite: they have no rank")
+        for path in paths:
+            sums[path] = sums.get(path, 0) + ranks.sum(0)
+            images[path] += len(maps)
+
+    tracer = MapTracer(chosen, measure)
+    with evaluating(model):
+        for inputs in batches:
+            tracer.run(model, inputs)
+    order = [path for path in tracer.order if path in sums] if layers is None else list(chosen)
+    missing = [path for path in order if path not in sums]
+    if missing:
+        kind = type(chosen[missing[0]]).__name__
+        raise ModelError(
+            f"{missing[0]} ({kind}) has no feature maps: ranks need an output of shape (N, C, H, W) or (N, H, W, C), "
+            "or the tokens of an image, in the forward pass"
+        )
+    if not order:
+        raise ModelError(f"{type(model).__name__} has no layer with feature maps of more than one pixel")
+    return {path: (torch.as_tensor(sums[path]).double() / images[path]).float() for path in order}
+
+
+def check_plain(model: nn.Module) -> None:
+    """Refuse a compressed model, whose layers have no filters of their own.
+
+    Raises:
+        ModelError: if the model is compressed.
+    """
+    if is_compressed(model):
+        raise ModelError(
+            "the model is compressed: its filters are generated from shared parameters and cannot be removed one by "
+            "one. Call shapeshift.materialize(model) first"
+        )
+
+
+def known_layers(names: Iterable[str], known: Iterable[str], field: str) -> list[str]:
+    """Return names of layers as a list.
+
+    Args:
+        names: what the user wrote.
+        known: the names there are.
+        field: where it was written, for the error.
+
+    Raises:
+        ConfigError: if one is unknown; it names what comes close.
+    """
+    if isinstance(names, str):
+        raise ConfigError(f"{field}: give a list of names, not the string {names!r}")
+    names, known = list(names), [name for name in known if name]
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=3)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise ConfigError(f"{field}: {name!r} is no layer that can be chosen here{hint}")
+    return names

@@ -1,0 +1,177 @@
+"""HRank: pruning the filters whose feature maps have the lowest ranks."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from shapeshift.budget import count_parameters
+from shapeshift.errors import ConfigError, ModelError
+from shapeshift.prune.batches import Batches, Inputs, device_of, read_batch
+from shapeshift.prune.channels import ChannelSet, Place, channel_sets
+from shapeshift.prune.feature_ranks import check_plain, feature_ranks, known_layers, measure_ranks
+from shapeshift.prune.groups import Filters, Rate, find_filters
+from shapeshift.prune.layers import OUT, channels, kind_of
+from shapeshift.prune.macs import count_macs, describe_inputs
+from shapeshift.prune.masking import mask as mask_entries
+from shapeshift.prune.masking import unmask
+from shapeshift.prune.modes import evaluating
+from shapeshift.prune.record import Kept, Pruning, attach_record, cut
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+_SHOWN = 5
+
+
+def hrank(
+    model: ModelT,
+    loader: Iterable[Any],
+    rate: Rate = 0.5,
+    *,
+    mask: bool = False,
+    ranks: Mapping[str, Tensor] | None = None,
+    progress: bool = True,
+) -> ModelT:
+    """Remove the filters whose feature maps have the lowest mean ranks (HRank: Lin et al. 2020, section 3).
+
+    In each layer the ``floor(rate * filters)`` filters of the lowest rank go. Channels that need each other (those that
+    a residual sum adds up, and what reads them) go together, by the mean of their ranks, and at the mean of the rates
+    given for their layers. Attention heads stay whole, and so does what cannot be followed safely.
+
+    Args:
+        model: a plain model, or one that was masked; it is not changed.
+        loader: as in :func:`feature_ranks`; it is read once.
+        rate: the share of filters to remove, in [0, 1): one for all layers, a dict from dotted paths to rates (other
+            layers stay whole), or a list with one for each layer that can be pruned, in the order in which they run.
+        mask: whether to set the filters to zero instead, in a model of the same shapes. They stay zero in training:
+            their gradients are dropped, and before each forward pass they are set to zero again.
+        ranks: what :func:`feature_ranks` returned, to measure nothing again.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The pruned copy, a plain model of the same classes. :func:`report` describes it.
+
+    Raises:
+        ConfigError: if a rate lies outside of [0, 1) or names a layer that cannot be pruned, if a list is of another
+            length, or if ranks are not those of the model.
+        DataError: if the loader is empty, or yields no tensors.
+        ModelError: if the model is compressed, has no filters that can be removed, or does not run without them.
+        MissingExtraError: if torch-pruning, or tqdm for the progress bar, is not installed.
+    """
+    check_plain(model)
+    batches = Batches(loader)
+    example = read_batch(batches.first, device_of(model)).example()
+    pruned = copy.deepcopy(model)
+    unmask(pruned)
+    filters = removable_filters(pruned, example, ranks)
+    rates = filters.rates(rate)
+    if ranks is None:
+        ranks = feature_ranks(pruned, batches, filters.layers, progress=progress)
+    dropped = dropped_sets(filters, ranks, rates)
+    if mask:
+        mask_entries(pruned, _entries(pruned, dropped))
+        return pruned
+    cuts = cuts_of(pruned, dropped)
+    record = Pruning(cuts, describe_inputs(example), count_parameters(pruned), count_macs(pruned, example))
+    expected = _output_shapes(pruned, example)
+    cut(pruned, cuts)
+    try:
+        found = _output_shapes(pruned, example)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} does not run without its filters of low rank ({type(error).__name__}: {error}): "
+            "its code relies on a number of channels. Give rates for some layers only, as rate={layer: rate}"
+        ) from error
+    if found != expected:
+        raise ModelError(
+            f"{type(model).__name__} would have outputs of shape {found} instead of {expected} without its filters of "
+            "low rank. Give rates for some layers only, as rate={layer: rate}"
+        )
+    attach_record(pruned, cuts, record)
+    return pruned
+
+
+def removable_filters(model: nn.Module, example: Inputs, ranks: Mapping[str, Tensor] | None) -> Filters:
+    """Find the filters of a model that can be removed.
+
+    Args:
+        model: a plain model.
+        example: its arguments for one image.
+        ranks: the ranks that were measured; None looks for all layers that have them.
+
+    Raises:
+        ConfigError: if ranks are not those of the model.
+        ModelError: if it has no such filters.
+        MissingExtraError: if torch-pruning is not installed.
+    """
+    sets = channel_sets(model, example)
+    if ranks is None:
+        ranks = measure_ranks(model, [example], None)
+    modules = dict(model.named_modules())
+    for layer in known_layers(ranks, modules, "ranks"):
+        size = channels(modules[layer], OUT)
+        if size and tuple(ranks[layer].shape) != (size,):
+            shape = tuple(ranks[layer].shape)
+            kind = type(modules[layer]).__name__
+            raise ConfigError(f"ranks: those of {layer} have the shape {shape}, and the {kind} has {size} filters")
+    filters = find_filters(sets, list(ranks))
+    if not filters.groups:
+        reasons = [f"\n  {layer}: its filters {reason}" for layer, reason in filters.obstacles.items()]
+        more = f"\n  and {len(reasons) - _SHOWN} more layers" if len(reasons) > _SHOWN else ""
+        shown = "".join(reasons[:_SHOWN]) + more
+        raise ModelError(f"{type(model).__name__} has no filters that can be removed:{shown}")
+    return filters
+
+
+def dropped_sets(filters: Filters, ranks: Mapping[str, Tensor], rates: Sequence[float]) -> list[ChannelSet]:
+    """Return the channels that are dropped at the rates of the groups."""
+    return [found for group, rate in zip(filters.groups, rates, strict=True) for found in group.dropped(ranks, rate)]
+
+
+def cuts_of(model: nn.Module, dropped: Iterable[ChannelSet]) -> dict[str, dict[str, Kept]]:
+    """Return what is left of each layer without some channels."""
+    order = {path: index for index, (path, _) in enumerate([*model.named_modules(), *model.named_parameters()])}
+    cuts: dict[str, dict[str, Kept]] = {}
+    for (path, side), gone in sorted(_by_place(dropped).items(), key=lambda found: order[found[0][0]]):
+        size = (
+            model.get_parameter(path).shape[int(side)] if side.isdigit() else channels(model.get_submodule(path), side)
+        )
+        kept = tuple(index for index in range(size) if index not in gone)
+        cuts.setdefault(path, {})[side] = Kept(size, kept)
+    return cuts
+
+
+def _entries(model: nn.Module, dropped: Iterable[ChannelSet]) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Return the entries of parameters that make the output of dropped channels: filters, biases and scales."""
+    entries = {}
+    for (path, side), gone in _by_place(dropped).items():
+        if side.isdigit():
+            entries[path] = int(side), tuple(sorted(gone))
+        elif side == OUT:
+            module = model.get_submodule(path)
+            kind = kind_of(module)
+            assert kind is not None, "channels are only looked for in layers of a known kind"
+            for name, dim in kind.tensors[OUT].items():
+                if isinstance(getattr(module, name), nn.Parameter):
+                    entries[f"{path}.{name}"] = dim, tuple(sorted(gone))
+    return entries
+
+
+def _by_place(dropped: Iterable[ChannelSet]) -> dict[Place, set[int]]:
+    places: dict[Place, set[int]] = defaultdict(set)
+    for found in dropped:
+        for place, indices in found.members.items():
+            places[place].update(indices)
+    return places
+
+
+def _output_shapes(model: nn.Module, example: Inputs) -> list[tuple[int, ...]]:
+    with evaluating(model), torch.no_grad():
+        outputs = tree_leaves(example.run(model))
+    return [tuple(leaf.shape) for leaf in outputs if isinstance(leaf, Tensor)]
