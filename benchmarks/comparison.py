@@ -11,8 +11,10 @@ from typing import Any
 from torch import nn
 
 import shapeshift
+from benchmarks.distillation import Distillation
 from benchmarks.networks import Network
 from benchmarks.ordering import Ordering
+from benchmarks.task import Task
 
 # Takes the network, the budget and the training, and a row's options by name. A function of a module: other processes
 # import it.
@@ -30,6 +32,7 @@ class Row:
         build: makes it.
         options: what ``build`` is given by name, such as JSON can hold.
         recipe: the fields of the recipe in which this row differs from the others.
+        distillation: the method and the teacher that it learns from; None to learn from labels alone.
     """
 
     network: Network
@@ -38,6 +41,7 @@ class Row:
     build: Build
     options: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    distillation: Distillation | None = None
 
     @property
     def key(self) -> str:
@@ -52,6 +56,7 @@ class Row:
             "build": self.build.__name__,
             "options": dict(self.options),
             "recipe": dict(self.recipe),
+            **({"distillation": asdict(self.distillation)} if self.distillation else {}),
         }
 
     @property
@@ -72,6 +77,7 @@ class Comparison:
         expectation: what the rows are and what is expected of them, as Markdown.
         rows: what is trained.
         orderings: what is expected, pair by pair.
+        adapt: what is changed in the task; nothing by default.
         line: the fields of a row whose values make a line in the picture of error against parameters; empty for no
             picture.
 
@@ -85,6 +91,7 @@ class Comparison:
     expectation: str
     rows: tuple[Row, ...]
     orderings: tuple[Ordering, ...] = ()
+    adapt: Callable[[Task], Task] = lambda task: task
     line: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -28,9 +28,10 @@ def train_and_test(row: Row, task: Task, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     data, test = task.load()
-    training = Training(data, replace(task.recipe, **row.recipe), seed, task.device)
+    training = Training(data, task.recipe, seed, task.device)
     model = row.build(row.network, row.budget, training, **row.options).to(task.device)
-    train(model, data, training.recipe, seed)
+    distiller = row.distillation and row.distillation.start(model, training)
+    train(model, data, replace(task.recipe, **row.recipe), seed, distiller=distiller)
     return {"parameters": shapeshift.count_parameters(model), "error": error(model, test)}
 
 
@@ -63,6 +64,7 @@ def run(
         All runs.
     """
     torch.set_num_threads(1)
+    task = comparison.adapt(task)
     settings = {**task.settings(), "config": shapeshift.Config().to_dict(), "machine": describe(task.device)}
     results = Results.resume(path, settings, comparison.rows)
     results.drop(again)

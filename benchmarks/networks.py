@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 import shapeshift
+from benchmarks.reduced import FAMILIES
 from benchmarks.reduced import reduced as reduce_family
 from shapeshift.budget import parse_budget
 from shapeshift.integrations.data import Images
@@ -15,9 +18,17 @@ from shapeshift.integrations.training import Recipe, train
 from shapeshift.networks.wide_resnet import WideResNet
 
 
+class Network(ABC):
+    """A network for whatever images it is trained on; a frozen dataclass, whose text names it in tables and files."""
+
+    @abstractmethod
+    def build(self, data: Images) -> nn.Module:
+        """Build the network with its own parameters."""
+
+
 @dataclass(frozen=True)
-class Network:
-    """A wide residual network for whatever images it is trained on.
+class WideNetwork(Network):
+    """A wide residual network.
 
     Attributes:
         depth: layers with weights.
@@ -33,12 +44,36 @@ class Network:
         return f"WRN-{self.depth}-{self.width:g}"
 
     def build(self, data: Images) -> WideResNet:
-        """Build the network with its own parameters."""
         return WideResNet(self.depth, self.width, data.num_classes, data.channels, self.stem)
 
 
-WRN_16_1 = Network(16, 1)
-WRN_16_QUARTER = Network(16, 0.25, stem=8)
+@dataclass(frozen=True)
+class FamilyNetwork(Network):
+    """A network of another family.
+
+    Attributes:
+        title: its name in tables and files.
+        family: a name in ``FAMILIES``.
+        options: what it is built with, such as JSON can hold.
+    """
+
+    title: str
+    family: str
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.title
+
+    def __hash__(self) -> int:
+        return hash(self.title)  # a dict has no hash of its own
+
+    def build(self, data: Images) -> nn.Module:
+        sizes = {"num_classes": data.num_classes, "in_channels": data.channels}
+        return FAMILIES[self.family](1.0, **self.options, **sizes)
+
+
+WRN_16_1 = WideNetwork(16, 1)
+WRN_16_QUARTER = WideNetwork(16, 0.25, stem=8)
 
 
 @dataclass(frozen=True)
@@ -47,7 +82,7 @@ class Training:
 
     Attributes:
         data: the training set.
-        recipe: how it is trained.
+        recipe: how the table's rows are trained, unless they say otherwise.
         seed: of the order of the images.
         device: where it is trained.
     """
@@ -63,8 +98,8 @@ def dense(network: Network, budget: str, training: Training) -> nn.Module:
     return network.build(training.data)
 
 
-def reduced(network: Network, budget: str, training: Training) -> nn.Module:
-    """Build the thinner network of a budget."""
+def reduced(network: WideNetwork, budget: str, training: Training) -> nn.Module:
+    """Build the thinner wide residual network of a budget."""
     data = training.data
     size = parse_budget(budget, shapeshift.count_parameters(network.build(data)))
     channels, classes = data.channels, data.num_classes

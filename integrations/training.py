@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shapeshift.distill import Distiller
 from shapeshift.integrations.data import Images
 from shapeshift.optimizer import parameter_groups
 
@@ -38,6 +39,7 @@ def train(
     recipe: Recipe,
     seed: int,
     on_epoch: Callable[[], None] = lambda: None,
+    distiller: Distiller | None = None,
 ) -> None:
     """Train a classifier in place, on the device that its parameters are on.
 
@@ -47,20 +49,25 @@ def train(
         recipe: how.
         seed: of the order of the images.
         on_epoch: called after each epoch.
+        distiller: built with this model as its student; its loss is added, and its connectors are trained along.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     images, labels = data.images.to(device), data.labels.to(device)
     steps = -(-len(labels) // recipe.batch_size)
-    groups = parameter_groups(model, recipe.weight_decay)
+    trained = nn.ModuleList([model] if distiller is None else [model, distiller])
+    groups = parameter_groups(trained, recipe.weight_decay)
     optimizer = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps)
-    model.train()
+    trained.train()
     for _ in range(recipe.epochs):
         order = torch.randperm(len(labels), generator=generator).to(device)
         for batch in order.split(recipe.batch_size):
             optimizer.zero_grad()
-            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            if distiller is not None:
+                loss = loss + distiller(images[batch], labels[batch])
+            loss.backward()
             optimizer.step()
             schedule.step()
         on_epoch()

@@ -19,7 +19,7 @@ import shapeshift
 from benchmarks import __main__, harness, report, step_time
 from benchmarks.comparison import Comparison, Row, pairs
 from benchmarks.comparisons import COMPARISONS
-from benchmarks.networks import Network, Training, compressed, dense
+from benchmarks.networks import Training, WideNetwork, compressed, dense
 from benchmarks.ordering import Ordering, Verdict, judge
 from benchmarks.paper_style import share_in_paper_style
 from benchmarks.results import Results
@@ -31,7 +31,7 @@ from shapeshift.integrations.data import Images
 from shapeshift.integrations.training import Recipe
 from shapeshift.networks.wide_resnet import WideResNet
 
-TINY = Network(10, 0.25, stem=8)
+TINY = WideNetwork(10, 0.25, stem=8)
 ROWS = (Row(TINY, "dense", "", dense), Row(TINY, "compressed", "50%", compressed, {"mapping": "single"}))
 COMPARISON = Comparison(
     name="tiny",
@@ -223,7 +223,7 @@ def test_verdicts(first: list[float], second: list[float], verdict: Verdict) -> 
 
 
 def test_verdicts_stand_under_the_table_with_their_numbers() -> None:
-    small, large = (tuple(replace(row, network=Network(depth, 1)) for row in ROWS) for depth in (10, 16))
+    small, large = (tuple(replace(row, network=WideNetwork(depth, 1)) for row in ROWS) for depth in (10, 16))
     rows = small + large
     comparison = replace(
         COMPARISON, rows=rows, orderings=(Ordering("Less is more", pairs(rows, "compressed", "dense")),)
@@ -239,7 +239,7 @@ def test_verdicts_stand_under_the_table_with_their_numbers() -> None:
 
 
 def test_a_pair_is_named_by_what_tells_it_apart() -> None:
-    networks = [Network(depth, 1) for depth in (10, 16, 22)]
+    networks = [WideNetwork(depth, 1) for depth in (10, 16, 22)]
     rows = tuple(Row(network, "compressed", "25k", compressed) for network in networks)
     deeper = Ordering("Deeper is better", ((rows[1].key, rows[0].key), (rows[2].key, rows[1].key)))
     comparison = replace(COMPARISON, rows=rows, orderings=(deeper,))

@@ -7,12 +7,14 @@ from benchmarks.comparison import Comparison
 from benchmarks.comparisons import (
     budget_sweep,
     depth_and_width,
+    distillation,
     downsampling,
     error_against_parameters,
     generators,
     groups,
     hypernetworks,
     mapping,
+    pruning,
     starting_values,
     templates,
     upsampling,
@@ -32,5 +34,7 @@ COMPARISONS: dict[str, Comparison] = {
         templates,
         hypernetworks,
         depth_and_width,
+        distillation,
+        pruning,
     )
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 from benchmarks.comparison import Comparison, Row
-from benchmarks.networks import Network, compressed, dense
+from benchmarks.networks import Network, WideNetwork, compressed, dense
 from benchmarks.ordering import Ordering
 
 BUDGET = "25k"
-DEEPER = (Network(10, 1), Network(16, 1), Network(22, 1), Network(28, 1))
-WIDER = (Network(16, 0.5), Network(16, 1), Network(16, 2))
+DEEPER = (WideNetwork(10, 1), WideNetwork(16, 1), WideNetwork(22, 1), WideNetwork(28, 1))
+WIDER = (WideNetwork(16, 0.5), WideNetwork(16, 1), WideNetwork(16, 2))
 
 ROWS = tuple(
     row

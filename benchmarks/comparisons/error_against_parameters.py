@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.comparison import Comparison, Row, pairs
-from benchmarks.networks import WRN_16_1, Network, compressed, dense, reduced
+from benchmarks.networks import WRN_16_1, WideNetwork, compressed, dense, reduced
 from benchmarks.ordering import Ordering
 
 GENERATORS = ("wavg", "emb")
@@ -22,7 +22,7 @@ ROWS = (
         for budget in ("100%", "200%")
         for generator in GENERATORS
     ),
-    *(Row(Network(16, width), "dense", "", dense) for width in (0.25, 0.5, 1, 2)),
+    *(Row(WideNetwork(16, width), "dense", "", dense) for width in (0.25, 0.5, 1, 2)),
 )
 
 COMPARISON = Comparison(

@@ -1,0 +1,50 @@
+"""Distillation of plain students, and of students that have four times as many shared parameters."""
+
+from __future__ import annotations
+
+from benchmarks.comparison import Comparison, Row, pairs
+from benchmarks.distillation import Distillation
+from benchmarks.networks import FamilyNetwork, Network, WideNetwork, compressed, dense
+from benchmarks.ordering import Ordering
+from benchmarks.task import few_digits
+
+TEACHER = WideNetwork(28, 1)
+STUDENTS: tuple[Network, ...] = (
+    WideNetwork(16, 0.25, stem=8),
+    WideNetwork(28, 0.25, stem=8),
+    WideNetwork(10, 0.25, stem=8),
+    FamilyNetwork("ResNet-20-0.25", "resnet", {"depth": 20, "width": 0.25, "projection": True}),
+)
+METHODS = {"OFD": "ofd", "SRRL": "srrl"}
+BUDGET = "4x"
+
+
+def _rows(student: Network) -> list[Row]:
+    rows = [Row(student, "alone", "", dense), Row(student, "shared", BUDGET, compressed)]
+    for title, method in METHODS.items():
+        distillation = Distillation(method, TEACHER)
+        rows.append(Row(student, title, "", dense, distillation=distillation))
+        rows.append(Row(student, f"shared + {title}", BUDGET, compressed, distillation=distillation))
+    return rows
+
+
+ROWS = (Row(TEACHER, "teacher", "", dense), *(row for student in STUDENTS for row in _rows(student)))
+
+COMPARISON = Comparison(
+    name="distillation",
+    title="Distillation",
+    source="Plummer et al. 2022, table 3",
+    expectation=(
+        "Students that learn alone and from a teacher, by overhaul of feature distillation (OFD) and by softmax "
+        "regression representation learning (SRRL); plain, and with four times as many parameters that their layers "
+        "share, which materialize to the plain student's size. The pairs are the paper's, teacher WRN-28-4 and "
+        "students WRN-16-4, WRN-28-2, WRN-16-2 and ResNet-56, made smaller for small images. Each method is expected "
+        "to help the plain student, and sharing to help each method."
+    ),
+    rows=ROWS,
+    orderings=(
+        *(Ordering(f"{title} is ahead of learning alone", pairs(ROWS, title, "alone")) for title in METHODS),
+        *(Ordering(f"Sharing is ahead of {title} alone", pairs(ROWS, f"shared + {title}", title)) for title in METHODS),
+    ),
+    adapt=few_digits,
+)

@@ -1,0 +1,49 @@
+"""How a row's network learns from a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.networks import Network, Training
+from shapeshift.distill import DISTILLERS, TeacherStudent
+from shapeshift.integrations.data import Images
+from shapeshift.integrations.training import Recipe, train
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A method of distillation and the network that is the teacher.
+
+    Attributes:
+        method: a name in ``DISTILLERS``.
+        teacher: what is trained first, by the recipe of the table and with the seed of the run.
+        options: what the method is given by name, such as JSON can hold.
+    """
+
+    method: str
+    teacher: Network
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def start(self, student: nn.Module, training: Training) -> TeacherStudent:
+        """Train the teacher, or take the one that was just trained, and let it teach a student.
+
+        Args:
+            student: on the device where it is trained.
+            training: what both are trained for.
+        """
+        teacher = _trained(self.teacher, training.data, training.recipe, training.seed, training.device)
+        return DISTILLERS[self.method](teacher, student, **self.options)
+
+
+@lru_cache(maxsize=1)
+def _trained(network: Network, data: Images, recipe: Recipe, seed: int, device: str) -> nn.Module:
+    torch.manual_seed(seed)
+    model = network.build(data).to(device)
+    train(model, data, recipe, seed)
+    return model

@@ -1,0 +1,82 @@
+"""How a row's network is pruned: pretrained, plain or with shared parameters, and rid of filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+import shapeshift
+from benchmarks.networks import Network, Training
+from shapeshift.integrations.training import train
+from shapeshift.prune import feature_ranks, hrank
+
+_IMAGES = 256  # that the ranks are measured on
+
+Scores = dict[str, Tensor]
+
+
+def pruned(
+    network: Network,
+    budget: str,
+    training: Training,
+    pretraining_budget: str = "",
+    importance: str = "hrank",
+    rates: float | Sequence[float] = 0.5,
+) -> nn.Module:
+    """Pretrain a network and remove filters; what is returned is still to be fine-tuned.
+
+    Args:
+        network: what is built.
+        budget: empty: the rates decide about the size.
+        training: what it is built for, and how it is pretrained.
+        pretraining_budget: of shared parameters while it is pretrained; empty to pretrain plain ones.
+        importance: "hrank", "magnitude" (the L1 norm of a filter) or "random".
+        rates: the share of filters to remove, for all layers or for each 3x3 convolution in turn, as papers list them.
+    """
+    model = _pretrained(network, pretraining_budget, training)
+    batches = training.data.images[:_IMAGES].to(training.device).split(64)
+    ranks = feature_ranks(model, batches, progress=False)
+    scores = _IMPORTANCES[importance](model, ranks, training.seed)
+    if isinstance(rates, float):
+        return hrank(model, batches, rates, ranks=scores, progress=False)
+    # The papers' shortcuts have no weights. Layers whose maps are a single pixel have no rank, and stay whole.
+    listed = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and not path.endswith("shortcut")
+    ]
+    by_layer = {path: rate for path, rate in zip(listed, rates, strict=True) if path in ranks}
+    return hrank(model, batches, by_layer, ranks=scores, progress=False)
+
+
+# The table has several ways to prune one pretrained network.
+@lru_cache(maxsize=2)
+def _pretrained(network: Network, budget: str, training: Training) -> nn.Module:
+    torch.manual_seed(training.seed)
+    model = network.build(training.data)
+    if budget:
+        shapeshift.compress(model, budget)
+    model.to(training.device)
+    train(model, training.data, training.recipe, training.seed)
+    return shapeshift.materialize(model) if budget else model
+
+
+def _magnitudes(model: nn.Module, ranks: Scores, seed: int) -> Scores:
+    weights = {path: model.get_parameter(f"{path}.weight").detach() for path in ranks}
+    return {path: weight.abs().flatten(1).sum(1).cpu() for path, weight in weights.items()}
+
+
+def _chances(model: nn.Module, ranks: Scores, seed: int) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    return {path: torch.rand(len(found), generator=generator) for path, found in ranks.items()}
+
+
+# From the name of an importance to what scores each filter, given the model, the ranks and a seed.
+_IMPORTANCES: dict[str, Callable[[nn.Module, Scores, int], Scores]] = {
+    "hrank": lambda model, ranks, seed: ranks,
+    "magnitude": _magnitudes,
+    "random": _chances,
+}
