@@ -103,7 +103,7 @@ class TestStages:
         assert len(ends) >= 3
         recorder = Recorder(network, [place for place in places if place], only_with_gradients=False)
         network(x)
-        features, _ = recorder.take()
+        features = recorder.take().features
         for end, place, feature in zip(ends, places, features, strict=True):
             assert place is not None
             assert isinstance(place.norm, nn.BatchNorm2d)
@@ -136,7 +136,7 @@ class TestStages:
             places = [before_activation(made, end) for end in find_stages(made)]
             recorder = Recorder(model, [place for place in places if place], only_with_gradients=True)
             loss = loss_of(model(x))
-            features, _ = recorder.take()
+            features = recorder.take().features
             (loss + sum(feature.square().mean() for feature in features)).backward()
             found.append([feature.detach() for feature in features])
             gradients.append([parameter.grad for parameter in model.parameters()])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.distill.features import Feature
-from shapeshift.distill.recorder import Recorder
+from shapeshift.distill.recorder import Pass, Recorder
 from shapeshift.distill.trace import call, unwrap
 from shapeshift.errors import ModelError
 from shapeshift.registry import Registry
@@ -121,32 +121,22 @@ class TeacherStudent(Distiller):
                 call(self.teacher, x)
 
     def loss(self, y: Any = None) -> Tensor:
-        teacher_features, teacher_output = self._teacher_recorder.take()
-        student_features, student_output = self._student_recorder.take()
-        for target, feature in zip(teacher_features, student_features, strict=True):
+        teacher, student = self._teacher_recorder.take(), self._student_recorder.take()
+        for target, feature in zip(teacher.features, student.features, strict=True):
             if len(target) != len(feature):
                 raise ModelError(
                     f"the student's last pass was on a batch of {len(feature)}, and the teacher's on one of "
                     f"{len(target)}: call the distiller with the batch that the student has just seen"
                 )
-        return self.compare(teacher_features, student_features, teacher_output, student_output, y)
+        return self.compare(teacher, student, y)
 
     @abstractmethod
-    def compare(
-        self,
-        teacher_features: list[Tensor],
-        student_features: list[Tensor],
-        teacher_output: Any,
-        student_output: Any,
-        y: Any,
-    ) -> Tensor:
+    def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
         """Compute the loss; this is what a method defines.
 
         Args:
-            teacher_features: maps of shape (N, channels, rows, columns), without gradients.
-            student_features: those of the student.
-            teacher_output: what the teacher returned.
-            student_output: what the student returned.
+            teacher: what the teacher's pass brought, without gradients.
+            student: what the student's pass brought.
             y: the labels, or None.
 
         Returns:

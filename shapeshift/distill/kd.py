@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shapeshift.distill.base import DISTILLERS, TeacherStudent
+from shapeshift.distill.recorder import Pass
 from shapeshift.distill.trace import first_tensor
 from shapeshift.errors import ConfigError, ModelError
 
@@ -76,16 +77,9 @@ class KD(TeacherStudent):
         self.weight = weight
         self.temperature = temperature
 
-    def compare(
-        self,
-        teacher_features: list[Tensor],
-        student_features: list[Tensor],
-        teacher_output: Any,
-        student_output: Any,
-        y: Any,
-    ) -> Tensor:
+    def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
         """Sum :func:`soft_cross_entropy` over the sets of logits, without positions that ``y`` labels with -100."""
-        teacher_logits, student_logits = find_logits(teacher_output), find_logits(student_output)
+        teacher_logits, student_logits = find_logits(teacher.output), find_logits(student.output)
         shapes = [[tuple(logits.shape) for logits in every] for every in (teacher_logits, student_logits)]
         if shapes[0] != shapes[1]:
             raise ModelError(

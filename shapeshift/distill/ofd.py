@@ -12,6 +12,7 @@ from shapeshift.distill.connector import Connector
 from shapeshift.distill.features import Feature
 from shapeshift.distill.kd import at_least_float32
 from shapeshift.distill.pairs import Layers, pair_stages
+from shapeshift.distill.recorder import Pass
 from shapeshift.errors import ModelError
 
 _TAIL = 1e-3  # below this share of negative values their mean is three standard deviations below the mean
@@ -105,23 +106,16 @@ class OFD(TeacherStudent):
         for index, margin in enumerate(found):
             self.register_buffer(f"margin{index}", margin.view(1, -1, 1, 1).to(like.device), persistent=False)
 
-    def compare(
-        self,
-        teacher_features: list[Tensor],
-        student_features: list[Tensor],
-        teacher_output: Any,
-        student_output: Any,
-        y: Any,
-    ) -> Tensor:
+    def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
         """Sum :func:`partial_l2` over the stages, each weighted by 1/2 for every stage behind it."""
         count = len(self.connectors)
         losses = []
         for index, connector in enumerate(self.connectors):
-            source = at_least_float32(connector(student_features[index]))
-            target = teacher_features[index].to(source.dtype)
+            source = at_least_float32(connector(student.features[index]))
+            target = teacher.features[index].to(source.dtype)
             loss = partial_l2(source, target, getattr(self, f"margin{index}").to(source.dtype))
             losses.append(loss / 2 ** (count - 1 - index))
-        return torch.stack(losses).sum() * (self.weight * self.scale / len(student_features[0]))
+        return torch.stack(losses).sum() * (self.weight * self.scale / len(student.features[0]))
 
 
 def _margins(feature: Feature) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,19 @@ from torch import Tensor, nn
 from shapeshift.distill.features import Feature
 from shapeshift.distill.trace import first_tensor
 from shapeshift.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What was kept of a forward pass.
+
+    Attributes:
+        features: maps of shape (N, channels, rows, columns), in the order of the places where they were read.
+        output: what the model returned.
+    """
+
+    features: list[Tensor]
+    output: Any
 
 
 class Recorder:
@@ -67,8 +81,8 @@ class Recorder:
 
         return keep
 
-    def take(self) -> tuple[list[Tensor], Any]:
-        """Return the features, in order, as maps of shape (N, channels, rows, columns), and the output; forget both.
+    def take(self) -> Pass:
+        """Return what was kept, and forget it.
 
         Raises:
             ModelError: if there was no pass since the last time, or the hooks are removed.
@@ -85,7 +99,8 @@ class Recorder:
                 "it on the batch first, with gradients and not under reentrant checkpointing; a distiller of a model "
                 "that is compiled has to be built before the model runs for the first time"
             )
-        return [feature.as_maps(kept[str(index)]) for index, feature in enumerate(self.features)], kept["output"]
+        features = [feature.as_maps(kept[str(index)]) for index, feature in enumerate(self.features)]
+        return Pass(features, kept["output"])
 
     def close(self) -> None:
         """Remove the hooks, and forget what was kept."""

@@ -14,6 +14,7 @@ from shapeshift.distill.connector import Connector
 from shapeshift.distill.features import Feature, locate
 from shapeshift.distill.kd import at_least_float32
 from shapeshift.distill.pairs import Layers, named_call, split_names, trace_both
+from shapeshift.distill.recorder import Pass
 from shapeshift.distill.stages import find_classifier
 from shapeshift.distill.trace import Call, Trace
 from shapeshift.errors import ModelError
@@ -122,17 +123,10 @@ class SRRL(TeacherStudent):
                 f"{feature} has others: name two layers of one resolution as layers=[(teacher's, student's)]"
             )
 
-    def compare(
-        self,
-        teacher_features: list[Tensor],
-        student_features: list[Tensor],
-        teacher_output: Any,
-        student_output: Any,
-        y: Any,
-    ) -> Tensor:
+    def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
         """Add the losses of statistics and of softmax regression, weighted by alpha and beta."""
-        connected = at_least_float32(self.connector(student_features[0]))
-        target = teacher_features[0].to(connected.dtype)
+        connected = at_least_float32(self.connector(student.features[0]))
+        target = teacher.features[0].to(connected.dtype)
         (head,) = self._head
         weight = head.weight.detach().to(connected.dtype)
         bias = None if head.bias is None else head.bias.detach().to(connected.dtype)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shapeshift.errors import ModelError
+from shapeshift.modes import evaluating
 
 _RELUS: frozenset[Callable[..., Any]] = frozenset(
     {F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ def trace(model: nn.Module, x: Any) -> Trace:
     """
     recorder = _Recorder(model)
     try:
-        with recorder, _evaluating(model), torch.no_grad():
+        with recorder, evaluating(model), torch.no_grad():
             output = call(model, x)
     except Exception as error:
         raise ModelError(
@@ -212,14 +212,3 @@ class _Recorder(TorchFunctionMode):
         ended = self._open.pop()
         ended.output, ended.end = Value.find(output), self._ended
         self._ended += 1
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from shapeshift.compression import is_compressed
 from shapeshift.errors import ConfigError, MissingExtraError, ModelError
+from shapeshift.modes import evaluating
 from shapeshift.prune.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.prune.maps import FILTERED, MapTracer
-from shapeshift.prune.modes import evaluating
 from shapeshift.prune.ranks import matrix_ranks
 
 

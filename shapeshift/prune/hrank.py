@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from shapeshift.budget import count_parameters
 from shapeshift.errors import ConfigError, ModelError
+from shapeshift.modes import evaluating
 from shapeshift.prune.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.prune.channels import ChannelSet, Place, channel_sets
 from shapeshift.prune.feature_ranks import check_plain, feature_ranks, known_layers, measure_ranks
@@ -21,7 +22,6 @@ from shapeshift.prune.layers import OUT, channels, kind_of
 from shapeshift.prune.macs import count_macs, describe_inputs
 from shapeshift.prune.masking import mask as mask_entries
 from shapeshift.prune.masking import unmask
-from shapeshift.prune.modes import evaluating
 from shapeshift.prune.record import Kept, Pruning, attach_record, cut
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
