@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -12,12 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from shapeshift.errors import MissingExtraError, ModelError
 from shapeshift.prune.batches import Inputs
 from shapeshift.prune.layers import IN, OUT, channels, count_groups, drops_groups, kind_of
+from shapeshift.prune.operations import Shapes, keeps_channels, operation_name
+from shapeshift.prune.unions import Unions
 
 # A side of a layer by its dotted path, or a dimension of a parameter by itself.
 Place = tuple[str, str]
@@ -36,18 +36,6 @@ class ChannelSet:
     obstacle: str | None
 
 
-# Operations that keep each channel by itself and in its place, named as autograd names them.
-_KEEPING = re.compile(
-    r"(Add|Addcmul|Sub|Rsub|Mul|Div|Neg|Abs|Pow|Sqrt|Rsqrt|Exp|Log|Clamp\w*|Maximum|Minimum|"
-    r"Relu|LeakyRelu\w*|Gelu|Silu|Mish|Elu|Celu|Selu|Hardswish|Hardtanh|Hardsigmoid|Sigmoid|Tanh|Softplus|Threshold|"
-    r"Mean|Sum|Amax|Amin|Var|Std|\w*AvgPool[123]D\w*|\w*MaxPool[123]D\w*|MkldnnMaxPool\w*|Upsample\w*|"
-    r"Permute|Transpose|T|Squeeze|Unsqueeze|Clone|Alias|ToCopy|NativeDropout|Dropout|FusedDropout|"
-    r"(Native|Cudnn|Miopen)BatchNorm|NativeLayerNorm|NativeGroupNorm)(Backward\d*)?"
-)
-# The products inside of a linear layer.
-_PRODUCTS = re.compile(r"(Addmm|Mm|Bmm|Linear)(Backward\d*)?")
-# A dimension that was given as a negative number comes back as an unsigned one.
-_UNSIGNED = 2**64
 # No tensor has more channels, however they are flattened.
 _MOST_CHANNELS = 2**40
 
@@ -74,7 +62,7 @@ def channel_sets(model: nn.Module, example: Inputs) -> list[ChannelSet]:
     # A parameter without gradients leaves no trace in the graph.
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    shapes = _Shapes()
+    shapes = Shapes()
     outputs: list[Any] = []
 
     def forward(model: nn.Module, inputs: Inputs) -> list[Tensor]:
@@ -92,7 +80,7 @@ def channel_sets(model: nn.Module, example: Inputs) -> list[ChannelSet]:
             f"the layers of {type(model).__name__} cannot be followed from one to the next: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return _Sets(graph, shapes.by_node, set(outputs)).find()
+    return _Sets(graph, shapes, set(outputs)).find()
 
 
 class _Index(NamedTuple):
@@ -102,31 +90,13 @@ class _Index(NamedTuple):
     root_idx: int
 
 
-class _Shapes(TorchFunctionMode):
-    """Notes the shapes that each operation takes and gives, by its node in autograd's graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.by_node: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.grad_fn is not None:
-            source = next((tuple(value.shape) for value in args if isinstance(value, Tensor)), ())
-            # The first: what returns its argument as it is comes later, with the same node.
-            self.by_node.setdefault(result.grad_fn, (source, tuple(result.shape)))
-        return result
-
-
 class _Sets:
     """Joins channels that depend on each other, over the whole graph at once.
 
     A site is a node of the graph with the function that would prune it, which tells its input from its output.
     """
 
-    def __init__(
-        self, graph: Any, shapes: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]], outputs: set[Any]
-    ) -> None:
+    def __init__(self, graph: Any, shapes: Shapes, outputs: set[Any]) -> None:
         self.graph = graph
         self.shapes = shapes
         self.outputs = outputs
@@ -134,7 +104,7 @@ class _Sets:
         self.paths = {module: path for path, module in graph.model.named_modules()}
         self.names = {parameter: name for name, parameter in graph.model.named_parameters()}
         self.numbers: dict[Any, int] = {}
-        self.parents: dict[int, int] = {}
+        self.unions = Unions()
         owners = Counter(
             parameter
             for module in graph.model.modules()
@@ -158,7 +128,7 @@ class _Sets:
         for site, indices in self.reached.items():
             obstacle, places, number = self._obstacle(site), self._places(site), self._number(site)
             for index in sorted(indices):
-                root = self._root(number + index)
+                root = self.unions.root(number + index)
                 for place, size in places:
                     members[root][place].append(index)
                     if index >= size:
@@ -188,7 +158,7 @@ class _Sets:
                     before, after = [found.root_idx for found in mapped], [found.idx for found in mapped]
                 source_number, target_number = self._number((node, function)), self._number(target)
                 for source, found in zip(before, after, strict=True):
-                    self._join(source_number + source, target_number + found)
+                    self.unions.join(source_number + source, target_number + found)
                 fresh = set(after) - self.reached[target]
                 if fresh:
                     self.reached[target] |= fresh
@@ -204,14 +174,14 @@ class _Sets:
         for side, size in self._sides(site):
             if not drops_groups(node.module):
                 for index in self.reached[site]:
-                    self._join(number + index, number + index % (size // groups))
+                    self.unions.join(number + index, number + index % (size // groups))
             elif side == OUT:
                 inner = self._number((node, self._pruner(node).prune_in_channels))
                 width = channels(node.module, IN) // groups
                 for index in self.reached[site]:
                     group = index // (size // groups)
                     for read in range(group * width, (group + 1) * width):
-                        self._join(number + index, inner + read)
+                        self.unions.join(number + index, inner + read)
 
     def _sides(self, site: Any) -> Iterator[tuple[str, int]]:
         """List the sides of a layer that a site stands for, with their numbers of channels."""
@@ -241,8 +211,8 @@ class _Sets:
         # The neighbours as well: an operation may read some channels only, by numbers that would no longer be theirs.
         beside = [dependency.target for dependency in node.dependencies if dependency.trigger == function]
         for operation in (node, *beside):
-            if not self._is_place(operation) and not self._keeps_channels(operation):
-                return f"reach an operation ({self._name(operation)}) that may mix them"
+            if not self._is_place(operation) and not keeps_channels(operation, self.shapes):
+                return f"reach an operation ({operation_name(operation)}) that may mix them"
         return self._obstacle_of_place(node) if self._is_place(node) else None
 
     def _obstacle_of_place(self, node: Any) -> str | None:
@@ -260,76 +230,9 @@ class _Sets:
             return f"reach {path}, which reads the model's input channel by channel"
         return None
 
-    def _name(self, node: Any) -> str:
-        return str(node.grad_fn.name()) if hasattr(node.grad_fn, "name") else type(node.grad_fn).__name__
-
-    def _keeps_channels(self, node: Any) -> bool:
-        """Tell whether an operation is known to keep channels by themselves and in their places."""
-        from torch_pruning.ops import OPTYPE
-
-        name = self._name(node)
-        source, result = self.shapes.get(node.grad_fn, ((), ()))
-        if node.type == OPTYPE.CONCAT:
-            offsets, dim = node.module.offsets, _dimension(node.grad_fn, result)
-            if (len(result), dim) in ((2, 1), (3, 2), (4, 1)):
-                return bool(offsets) and offsets[-1] == result[dim] and node.enable_index_mapping
-            edges = [edge for edge in node.dependencies if any(mapping is not None for mapping in edge.index_mapping)]
-            return len(result) == 3 and dim == 1 and not edges
-        if node.type == OPTYPE.SLICE or name.startswith("Select"):
-            # Of tokens, or of rows: in the last dimension, columns and channels look alike.
-            return (len(source), _dimension(node.grad_fn, source)) in ((3, 1), (4, 2))
-        # Pooling to one pixel sets strides as its last step.
-        if node.type in (OPTYPE.RESHAPE, OPTYPE.EXPAND) or name.startswith("AsStrided"):
-            if not result:  # inside of a layer
-                return all(_PRODUCTS.fullmatch(self._name(reader)) or self._is_layer(reader) for reader in node.outputs)
-            return _keeps_layout(source, result)
-        # Splits are among the others: the graph knows their parts, but not which part is whose.
-        if node.type != OPTYPE.ELEMENTWISE:
-            return False
-        if _PRODUCTS.fullmatch(name):
-            return all(isinstance(reader.module, nn.Linear) for reader in node.outputs)
-        return _KEEPING.fullmatch(name) is not None
-
     def _is_place(self, node: Any) -> bool:
         return node.module in self.paths or node.module in self.names
-
-    def _is_layer(self, node: Any) -> bool:
-        return isinstance(node.module, nn.Module) and kind_of(node.module) is not None
 
     def _number(self, site: Any) -> int:
         """Return the number of a site's first channel; those of its others follow."""
         return self.numbers.setdefault(site, len(self.numbers) * _MOST_CHANNELS)
-
-    def _root(self, channel: int) -> int:
-        root = channel
-        while (parent := self.parents.get(root, root)) != root:
-            root = parent
-        while (parent := self.parents.get(channel, root)) != root:
-            self.parents[channel] = root
-            channel = parent
-        return root
-
-    def _join(self, first: int, second: int) -> None:
-        first, second = self._root(first), self._root(second)
-        if first != second:
-            self.parents[second] = first
-
-
-def _dimension(grad_fn: Any, shape: tuple[int, ...]) -> int:
-    dim = int(getattr(grad_fn, "_saved_dim", 0))
-    return dim - _UNSIGNED + len(shape) if dim > _UNSIGNED // 2 else dim
-
-
-def _keeps_layout(source: tuple[int, ...], result: tuple[int, ...]) -> bool:
-    """Tell whether a view keeps channels on one axis, the second or the last, or flattens maps that have them first."""
-    dims = len(source), len(result)
-    if not source or max(dims) > 4:
-        return False
-    if dims[0] == 1:
-        return source[0] in result
-    if source[:2] == result[:2]:
-        # Three dimensions become four where heads are split off.
-        return dims != (3, 4)
-    if dims[0] == 4 and dims[1] != 3:
-        return dims[1] == 2 and source[0] == result[0]
-    return source[-1] == result[-1] and (2 in dims or source[0] == result[0])
