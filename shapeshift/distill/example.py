@@ -23,7 +23,8 @@ def example_input(model: nn.Module) -> Tensor:
     parameter = next(model.parameters(), torch.empty(0))
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            return torch.arange(2 * _LENGTH, device=parameter.device).view(2, -1) % module.num_embeddings
+            length = min(_LENGTH, getattr(getattr(model, "config", None), "max_position_embeddings", _LENGTH))
+            return torch.arange(2 * length, device=parameter.device).view(2, -1) % module.num_embeddings
         if isinstance(module, nn.modules.conv._ConvNd):
             size = _image_size(model) if isinstance(module, nn.Conv2d) else [_LENGTH] * len(module.kernel_size)
             return _noise(parameter, module.in_channels, *size)

@@ -19,6 +19,8 @@ from shapeshift.distill.stages import find_classifier
 from shapeshift.distill.trace import Call, Trace
 from shapeshift.errors import ModelError
 
+_ROUNDING = 0.02  # relative: bfloat16 has 8 bits
+
 
 def match_statistics(connected: Tensor, target: Tensor) -> Tensor:
     """Compare the means of each channel over positions: their squared differences, the mean over images and channels.
@@ -157,9 +159,10 @@ def _find_classifier(made: Trace, whose: str, name: str | None = None) -> Call:
     if isinstance(weight, Tensor) and weight.dim() > 1 and call.output is not None:
         weight, read = weight.detach().flatten(1), _read(call)
         if read.shape[-1] == weight.shape[1]:
-            made_here = F.linear(read, weight, None if bias is None else bias.detach())
-            logits = call.output.tensor.reshape(-1)
-            if made_here.numel() == len(logits) and torch.allclose(made_here.reshape(-1), logits, rtol=1e-2, atol=1e-3):
+            # In the weight's precision: what a model computes under autocast is in a lower one.
+            made_here = F.linear(read.to(weight.dtype), weight, None if bias is None else bias.detach())
+            logits = call.output.tensor.reshape(-1).to(weight.dtype)
+            if made_here.numel() == len(logits) and _agree(made_here.reshape(-1), logits):
                 return call
     raise ModelError(
         f"{call.path} of the {whose}, {model}, is no linear classifier: give the name of one as classifier=, or of the "
@@ -182,9 +185,15 @@ def _last_feature(made: Trace, head: Call) -> Feature:
         feature = None if call.output is None or call.output.is_overwritten else locate(made, call.output)
         if feature is not None and feature.channels == read.shape[-1] and math.prod(feature.resolution) > 1:
             means = feature.as_maps(call.output.tensor).mean((2, 3))  # type: ignore[union-attr]
-            if torch.allclose(means, read[:, 0], rtol=1e-3, atol=1e-5):
+            if _agree(means, read[:, 0]):
                 return feature
     assert head.input is not None
     feature = locate(made, head.input)
     assert feature is not None
     return feature
+
+
+def _agree(first: Tensor, second: Tensor) -> bool:
+    """Tell whether two tensors are the same, but for the rounding of a half precision."""
+    difference = torch.linalg.vector_norm((first - second).float())
+    return bool(difference <= _ROUNDING * torch.linalg.vector_norm(second.float()))
