@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from benchmarks.machine import describe
 from benchmarks.tables import RESULTS, markdown_table, write_json
 from benchmarks.timing import alternate
+from shapeshift.batches import Inputs
 from shapeshift.networks.densenet import DenseNet
 from shapeshift.networks.googlenet import GoogLeNet
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.vgg import VGG
-from shapeshift.prune.batches import Inputs
 from shapeshift.prune.maps import FILTERED, MapTracer
 from shapeshift.prune.ranks import matrix_ranks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from shapeshift.budget import Budget
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
+from shapeshift.fitting import fit_to_model
 from shapeshift.layers import attach, check_attachable, detach, generated_class, is_attached, sources
 from shapeshift.plan import Plan, make_plan
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
@@ -18,7 +20,15 @@ from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-def compress(model: ModelT, budget: Budget, config: Config | None = None, **options: Any) -> ModelT:
+def compress(
+    model: ModelT,
+    budget: Budget,
+    config: Config | None = None,
+    *,
+    calibration: Iterable[Any] | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> ModelT:
     """Replace a model's weights by values generated from shared parameters, within a budget.
 
     Shapeshifter networks: Plummer et al., "Neural Parameter Allocation Search", ICLR 2022, section 3.
@@ -29,6 +39,10 @@ def compress(model: ModelT, budget: Budget, config: Config | None = None, **opti
         budget: the most trainable parameters that the model may have, each tensor counted once: an int, a fraction
             of the model's own count as a float, or a string such as "300k", "25%" or "4x". At least 99% of it is used.
         config: how to share; the defaults if None.
+        calibration: batches ``x``, ``(x, y)`` or dicts of the model's arguments, read once. A fit (``init="fit"``)
+            then counts the errors of a weight as the outputs of its layer feel them on this data; None counts all
+            numbers of a weight alike.
+        progress: whether a fit shows a progress bar.
         **options: fields of :class:`Config` to set on top of ``config``, such as ``exclude=["head"]``.
 
     Returns:
@@ -36,12 +50,20 @@ def compress(model: ModelT, budget: Budget, config: Config | None = None, **opti
 
     Raises:
         BudgetError: if the budget cannot be read, or lies outside of what the config allows; it names the bound.
-        ConfigError: if an option is unknown or a pattern matches nothing.
-        ModelError: if the model has nothing to generate, or cannot be attached to. The model is then unchanged.
+        ConfigError: if an option is unknown, a pattern matches nothing, or there is nothing to calibrate.
+        DataError: if the calibration data is empty, or holds no inputs of the model.
+        ModelError: if the model has nothing to generate, or cannot be attached to, or has no values to fit. The model
+            is unchanged after any error.
+        MissingExtraError: if the progress bar is asked for and tqdm is not installed.
     """
     plan = plan_compression(model, budget, config, **options)
+    if plan.config.init != "fit" and (calibration is not None or progress):
+        given = "calibration" if calibration is not None else "progress"
+        raise ConfigError(f'{given} is for a fit: add init="fit", or leave it out')
     shared = SharedParameters(plan)
     shared.reset_parameters()
+    if plan.config.init == "fit":
+        fit_to_model(shared, model, calibration, progress)
     install(model, shared)
     return model
 

@@ -25,14 +25,16 @@ class Config:
             a name in ``shapeshift.generators.GENERATORS``.
         upsample: how a weight larger than its store is stretched from it (parameter upsampling): a name in
             ``shapeshift.upsamplers.UPSAMPLERS``.
-        max_templates: the most templates that one weight mixes. None chooses by the budget: two, and above the
-            model's own size twice the ratio of budget to size, so that each template serves two weights on average,
-            up to 16.
+        max_templates: the most templates that one weight mixes. None chooses by the budget: two, or four for
+            a fit, and above the model's own size twice the ratio of budget to size, so that each template serves two
+            weights on average, up to 16.
         num_groups: how many groups a mapping makes that is free to choose.
         embedding_size: the length of a layer's embedding, where ``combine`` has one.
         include: names or shell patterns of parameters or modules; when given, nothing else is generated.
         exclude: names or shell patterns of parameters or modules that keep their own weights.
         seed: seeds the stores' starting values. None draws from torch's global generator, as layers do.
+        init: what the shared parameters start as: ``"random"`` draws them, so that each weight has the deviation it
+            had; ``"fit"`` fits them to the values that the model's weights have, which is meant for trained models.
 
     Raises:
         ConfigError: if a value is of the wrong type or range, or a name is unknown.
@@ -47,6 +49,7 @@ class Config:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     seed: int | None = None
+    init: str = "random"
 
     def __post_init__(self) -> None:
         for field in ("include", "exclude"):
@@ -65,6 +68,13 @@ class Config:
             raise ConfigError(f"mapping must be a name, a dict, a list or a function, not {self.mapping!r}")
         for field, registry in (("combine", GENERATORS), ("upsample", UPSAMPLERS)):
             registry[getattr(self, field)]
+        if self.init not in ("random", "fit"):
+            raise ConfigError(f'init must be "random" or "fit", not {self.init!r}')
+        if self.init == "fit" and not GENERATORS[self.combine].fits:
+            able = ", ".join(repr(name) for name in GENERATORS if GENERATORS[name].fits)
+            raise ConfigError(
+                f"combine: {self.combine!r} cannot be fitted to the weights of a model; with init='fit' choose {able}"
+            )
         for field, least, optional in (
             ("max_templates", 1, True),
             ("num_groups", 1, False),

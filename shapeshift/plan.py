@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -53,6 +53,7 @@ class Plan:
         dense: the model's own number of trainable parameters.
         untouched: how many of them stay as they are.
         budget: the number of parameters that was allowed.
+        errors: the relative error of each weight after a fit, by name; empty without one.
     """
 
     config: Config
@@ -60,6 +61,7 @@ class Plan:
     dense: int
     untouched: int
     budget: int
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def generator(self) -> type[ParameterGroup[Any]]:
@@ -78,6 +80,7 @@ class Plan:
             "dense": self.dense,
             "untouched": self.untouched,
             "budget": self.budget,
+            "errors": dict(self.errors),
         }
 
     @classmethod
@@ -97,7 +100,8 @@ class Plan:
             raise ValueError("a group without weights, or a weight without a name")
         if len(set(names)) < len(names) or len({group.name for group in groups}) < len(groups):
             raise ValueError("two groups, or two weights, of one name")
-        return cls(config, groups, int(fields["dense"]), int(fields["untouched"]), int(fields["budget"]))
+        errors = {str(name): float(error) for name, error in fields.get("errors", {}).items()}
+        return cls(config, groups, int(fields["dense"]), int(fields["untouched"]), int(fields["budget"]), errors)
 
 
 def make_plan(model: nn.Module, budget: Budget, config: Config) -> Plan:
@@ -197,7 +201,7 @@ def _allocate(setting: _Setting, available: int) -> list[Any]:
     config, groups, bounds = setting.config, list(setting.groups.values()), setting.bounds
     generator = GENERATORS[config.combine]
     sizes = [sum(weight.numel for weight in group) for group in groups]
-    own = _own_sizes(groups, available, bounds)
+    own = _own_sizes(groups, available, bounds, config)
     bound = [(own[index], own[index]) if index in own else found for index, found in enumerate(bounds)]
     shares = _proportional(sizes, available, bound)
     layouts = [generator.plan(group, share, config) for group, share in zip(groups, shares, strict=True)]
@@ -214,7 +218,9 @@ def _allocate(setting: _Setting, available: int) -> list[Any]:
     return layouts
 
 
-def _own_sizes(groups: Sequence[Sequence[Weight]], available: int, bounds: Sequence[tuple[int, int]]) -> dict[int, int]:
+def _own_sizes(
+    groups: Sequence[Sequence[Weight]], available: int, bounds: Sequence[tuple[int, int]], config: Config
+) -> dict[int, int]:
     """Return the size of each group of one weight, as far as all others then have at least half of their share.
 
     Where budgets are small, the largest of them go without.
@@ -223,9 +229,10 @@ def _own_sizes(groups: Sequence[Sequence[Weight]], available: int, bounds: Seque
     own: dict[int, int] = {}
     left, others, needed = available, total, sum(least for least, _ in bounds)
     for size, index in sorted((group[0].numel, index) for index, group in enumerate(groups) if len(group) == 1):
-        if groups[index][0].std == 0:
-            size += 1  # for the factor that it starts at zero with
         least, most = bounds[index]
+        if groups[index][0].std == 0:
+            # A factor that it starts at zero with. A fit leaves it at that, and has a better use for the rest.
+            size = least if config.init == "fit" else size + 1
         left, others, needed = left - size, others - size, needed - least
         if left < max(needed, available / total * others / 2):
             break

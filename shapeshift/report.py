@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,11 +31,14 @@ class WeightReport:
         name: its dotted path.
         shape: its shape.
         source: the parts of stores that it comes from.
+        error: how far a fit came from the model's own weight, relative to that weight's norm; after a calibration, in
+            the outputs of its layer. None without a fit. Training that follows does not change it.
     """
 
     name: str
     shape: tuple[int, ...]
     source: WeightDescription
+    error: float | None = None
 
     @property
     def numel(self) -> int:
@@ -47,6 +51,7 @@ class WeightReport:
             "shape": list(self.shape),
             "sampling": self.source.sampling,
             "templates": [list(window) for window in self.source.templates],
+            "error": self.error,
         }
 
 
@@ -128,11 +133,20 @@ class Report:
         return {**totals, "budget_used": self.parameters / self.budget, "groups": groups}
 
     def summary(self) -> str:
-        """Return the totals in two lines."""
-        return (
+        """Return the totals in two lines, and the errors of a fit in another."""
+        totals = (
             f"{self.dense:,} parameters before, {self.parameters:,} after ({self.parameters / self.dense:.1%}), "
             f"{self.parameters / self.budget:.2%} of the budget of {self.budget:,}\n"
             f"{self.untouched:,} are not generated; a checkpoint takes {_in_bytes(self.checkpoint_bytes)}"
+        )
+        errors = {
+            weight.name: weight.error for group in self.groups for weight in group.weights if weight.error is not None
+        }
+        if not errors:
+            return totals
+        worst, middle = max(errors, key=errors.__getitem__), statistics.median(errors.values())
+        return (
+            f"{totals}\nfitted with a relative error of {middle:.1%} (median), at most {errors[worst]:.1%} in {worst}"
         )
 
     def __rich__(self) -> Table:
@@ -218,7 +232,7 @@ def _report(plan: Plan, parameters: int, checkpoint_bytes: int) -> Report:
 def _group_report(group: GroupPlan, plan: Plan) -> GroupReport:
     described = plan.generator.describe(group.weights, group.layout)
     weights = tuple(
-        WeightReport(weight.name, weight.shape, source)
+        WeightReport(weight.name, weight.shape, source, plan.errors.get(weight.name))
         for weight, source in zip(group.weights, described.weights, strict=True)
     )
     return GroupReport(group.name, described.stores, described.coefficients, weights)

@@ -32,6 +32,8 @@ TOLERANCES = {
     "reordered gradient": Tolerance(1e-3, 1e-5, "float32 sums over a batch, taken in another order and cancelling"),
     "compiled": Tolerance(1e-3, 1e-5, "fused kernels round at other places than eager ones"),
     "half": Tolerance(5e-2, 5e-2, "bfloat16 has 8 bits, and rounds between layers"),
+    "fitted": Tolerance(1e-4, 1e-4, "least squares stop at an error of 3e-7 of a weight, and float32 adds its own"),
+    "conjugate gradients": Tolerance(1e-5, 1e-6, "float64 steps that stop where the squared residual no longer falls"),
     "finite differences": Tolerance(1e-5, 1e-7, "float64 central differences with a step of 1e-5"),
 }
 

@@ -30,6 +30,9 @@ class Options(Protocol):
     @property
     def embedding_size(self) -> int: ...
 
+    @property
+    def init(self) -> str: ...
+
 
 class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     """The shared parameters of the weights that are mapped to one group.
@@ -44,6 +47,9 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
 
     #: The share of what is available that :meth:`plan` uses at least.
     least_used: ClassVar[float] = 0.99
+
+    #: Whether the parameters can be fitted to given weights, by means of :meth:`linear_parts`.
+    fits: ClassVar[bool] = False
 
     def __init__(self, weights: Sequence[Weight], layout: LayoutT) -> None:
         super().__init__()
@@ -109,6 +115,19 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     @abc.abstractmethod
     def coefficient_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that only mix others, and which weight decay is therefore not meant for."""
+
+    def linear_parts(self) -> list[list[nn.Parameter]]:
+        """Return the parameters in parts, in each of which the weights are linear while the others are constant.
+
+        A fit solves for the parts in turn, in this order. Factors of weights that start at zero are not among them.
+        """
+        return []
+
+    def start_fit(self) -> None:
+        """Prepare the starting values, from :meth:`reset_parameters`, for a fit."""
+
+    def finish_fit(self) -> None:
+        """Make the fitted values as fit for training as starting values are, and leave the weights as they are."""
 
     def begin(self) -> None:
         """Generate every weight for the forward pass that starts now."""

@@ -55,3 +55,6 @@ class Embedding(TemplateGroup):
                 scale = COEFFICIENT_NORM / math.sqrt(projection.weight.numel())
                 projection.weight.copy_(torch.randn(projection.weight.shape, generator=generator) * scale)
                 projection.bias.zero_()
+
+    def coefficient_parts(self) -> list[list[nn.Parameter]]:
+        return [] if self.phi is None else [[self.phi], list(self.projections.parameters())]

@@ -29,6 +29,7 @@ class Softmax(TemplateGroup):
     """
 
     coefficients: nn.Parameter
+    fits = False
     least_used = 0.9  # rows and columns are whole numbers, which tells in small stores
 
     @classmethod

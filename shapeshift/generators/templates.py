@@ -22,6 +22,9 @@ from shapeshift.weights import Weight, mean_and_std
 
 TEMPLATE_LIMIT = 16
 
+# More templates come closer to given weights, but every training step pays for them.
+FITTED_TEMPLATES = 4
+
 # A store is held in pieces of at most this many numbers. Memory allocators hand blocks of this size out again, and
 # take larger ones from the system afresh each time: on a CPU, an optimizer's step on one large tensor takes several
 # times as long as on its pieces.
@@ -60,6 +63,7 @@ class TemplateGroup(ParameterGroup[Layout]):
 
     gains: Tensor
     zero_factors: nn.Parameter | None
+    fits = True
 
     def __init__(self, weights: Sequence[Weight], layout: Layout, options: Options) -> None:
         super().__init__(weights, layout)
@@ -116,7 +120,8 @@ class TemplateGroup(ParameterGroup[Layout]):
     def template_limit(cls, weights: Sequence[Weight], store_size: int, options: Options) -> int:
         """Return how many templates a weight may mix out of a store of the given size."""
         total = sum(weight.numel for weight in weights)
-        return options.max_templates or min(TEMPLATE_LIMIT, max(2, 2 * store_size // total))
+        least = FITTED_TEMPLATES if options.init == "fit" else 2
+        return options.max_templates or min(TEMPLATE_LIMIT, max(least, 2 * store_size // total))
 
     @classmethod
     def largest_store(cls, weights: Sequence[Weight], options: Options) -> int:
@@ -159,6 +164,10 @@ class TemplateGroup(ParameterGroup[Layout]):
     def _fill(cls, weights: Sequence[Weight], available: int, options: Options, limit: int) -> Layout:
         """Look for the largest store that fits; what the weights need beside it depends on its size."""
         low = cls.smallest_store(weights, options)
+        own = _needed(weights)
+        # Coefficients are what a fit can do without: first of all, each weight gets numbers of its own.
+        if options.init == "fit" and cls.size(cls.lay_out(weights, own, options, limit)) <= available:
+            low = own
         high = max(low, min(available, cls.largest_store(weights, options)))
         while low < high:
             middle = (low + high + 1) // 2
@@ -173,20 +182,24 @@ class TemplateGroup(ParameterGroup[Layout]):
         """Place each weight's templates, at most ``limit``, in a store of at most ``store_size`` numbers, all used.
 
         Each weight gets a span of consecutive windows; the spans follow one another and start over at the end of the
-        store. A weight larger than the store is stretched from it.
+        store. A weight larger than the store is stretched from it. For a fit, spans that have room beside each other
+        do not overlap, so that any weights can be met exactly.
         """
         upsampler = UPSAMPLERS[options.upsample]
         allowed = cls.template_limit(weights, store_size, options)
         most = allowed if limit is None else min(limit, allowed)
-        counts = [max(1, min(most, -(-store_size // weight.numel))) for weight in weights]
-        sizes, spans, offsets, cursor = [], [], [], 0
-        for weight, count in zip(weights, counts, strict=True):
+        rooms = [store_size] * len(weights)
+        if options.init == "fit" and store_size >= _needed(weights):
+            rooms = _split(weights, store_size)
+        counts, sizes, spans, offsets, cursor = [], [], [], [], 0
+        for weight, room in zip(weights, rooms, strict=True):
             stretched = weight.numel > store_size
             size = upsampler.source_size(weight.shape, store_size) if stretched else weight.numel
+            counts.append(max(1, min(most, -(-room // weight.numel))))
             sizes.append(size)
-            spans.append(min(count * size, store_size))
+            spans.append(min(counts[-1] * size, max(room, size)))
             offsets.append(min(cursor, store_size - spans[-1]))
-            cursor = (offsets[-1] + spans[-1]) % store_size
+            cursor = (offsets[-1] + spans[-1]) % store_size if room else cursor
         used = max(offset + span for offset, span in zip(offsets, spans, strict=True))
         if used < store_size:  # leave out the numbers that nobody reads
             return cls.lay_out(weights, used, options, limit)
@@ -228,13 +241,56 @@ class TemplateGroup(ParameterGroup[Layout]):
     def coefficient_parameters(self) -> list[nn.Parameter]:
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("store.")]
 
+    def linear_parts(self) -> list[list[nn.Parameter]]:
+        stretching = list(self.upsamplers.parameters())
+        return [part for part in (list(self.store), *self.coefficient_parts(), stretching) if part]
+
+    def coefficient_parts(self) -> list[list[nn.Parameter]]:
+        """Return the parameters behind :meth:`all_coefficients`, in parts in each of which these are linear."""
+        beside = ("store.", "upsamplers.", "zero_factors")
+        return [[parameter for name, parameter in self.named_parameters() if not name.startswith(beside)]]
+
+    @torch.no_grad()
+    def start_fit(self) -> None:
+        """Let the first of several templates outweigh the others where each weight has numbers of its own.
+
+        Templates that overlap and count alike cancel in many ways, and meeting a weight exactly then takes many steps.
+        """
+        if self.layout.store_size < _needed(self.weights):
+            return
+        coefficients = self.all_coefficients()
+        for draw in self.layout.draws:
+            if draw.count > 1:
+                row = slice(draw.start, draw.start + draw.count)
+                shares = self.gains.new_full((draw.count,), 0.5 / (draw.count - 1))
+                shares[0] = 1
+                length = (self.gains[row] * coefficients[row]).norm()
+                self.gains[row] = shares * (length / shares.norm()) / coefficients[row].abs()
+
+    @torch.no_grad()
+    def finish_fit(self) -> None:
+        """Scale the store so that a gradient step on it moves no weight further than one on the weight itself would.
+
+        Fitted weights are to be trained on, and larger steps than those of the original's own fine-tuning would undo
+        the fit. The gains take back what the store is multiplied with.
+        """
+        scales = self._scales()
+        fitted = [draw for weight, draw in zip(self.weights, self.layout.draws, strict=True) if weight.std > 0]
+        longest = max(scales[draw.start : draw.start + draw.count].norm() for draw in fitted)
+        for piece in self.store:
+            piece *= longest
+        self.gains /= longest
+
     def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
         # Mixed in the store's own precision: autocast is for what the weights are used in.
         with torch.autocast(self.gains.device.type, enabled=False):
-            mixed = self.all_coefficients()
-            scales = self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
-            mixtures = mix(list(self.store), scales, [self.layout.draws[index] for index in indices], memory)
+            mixtures = mix(list(self.store), self._scales(), [self.layout.draws[index] for index in indices], memory)
             return [self._shape(index, mixture) for index, mixture in zip(indices, mixtures, strict=True)]
+
+    def _scales(self) -> Tensor:
+        """Return what each template is multiplied with: its coefficient, and the gain."""
+        mixed = self.all_coefficients()
+        return self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
 
     def _shape(self, index: int, mixture: Tensor) -> Tensor:
         if self.zero_factors is not None and index in self.zeros:
@@ -276,6 +332,20 @@ class TemplateGroup(ParameterGroup[Layout]):
             # A store of one number stretched evenly has no deviation to scale.
             if measured > 0:
                 self.gains[draw.start : draw.start + draw.count] *= (weight.std or typical) / measured
+
+
+def _needed(weights: Sequence[Weight]) -> int:
+    """Return how many numbers it takes to meet any weights exactly; those that start at zero read any numbers."""
+    return max(1, sum(weight.numel for weight in weights if weight.std > 0))
+
+
+def _split(weights: Sequence[Weight], store_size: int) -> list[int]:
+    """Split a store over weights in proportion to their sizes; those that start at zero get none of it."""
+    ends = itertools.accumulate((weight.numel if weight.std > 0 else 0 for weight in weights), initial=0)
+    return [
+        store_size * end // _needed(weights) - store_size * begin // _needed(weights)
+        for begin, end in itertools.pairwise(ends)
+    ]
 
 
 def _starts(counts: Sequence[int]) -> list[int]:

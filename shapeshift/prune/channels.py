@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from shapeshift.batches import Inputs
 from shapeshift.errors import MissingExtraError, ModelError
-from shapeshift.prune.batches import Inputs
 from shapeshift.prune.layers import IN, OUT, channels, count_groups, drops_groups, kind_of
 from shapeshift.prune.operations import Shapes, keeps_channels, operation_name
 from shapeshift.prune.unions import Unions

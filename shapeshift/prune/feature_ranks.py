@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.compression import is_compressed
-from shapeshift.errors import ConfigError, MissingExtraError, ModelError
+from shapeshift.errors import ConfigError, ModelError
 from shapeshift.modes import evaluating
-from shapeshift.prune.batches import Batches, Inputs, device_of, read_batch
+from shapeshift.progress import progress_bar
 from shapeshift.prune.maps import FILTERED, MapTracer
 from shapeshift.prune.ranks import matrix_ranks
 
@@ -47,11 +48,7 @@ def feature_ranks(
     batches: Iterable[Any] = Batches(loader)
     device = device_of(model)
     if progress:
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            raise MissingExtraError("a progress bar", "prune") from None
-        batches = tqdm(batches, desc="feature ranks", unit="batch")
+        batches = progress_bar(iterable=batches, desc="feature ranks", unit="batch")
     return measure_ranks(model, (read_batch(batch, device) for batch in batches), layers)
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.budget import count_parameters
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.modes import evaluating
-from shapeshift.prune.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.prune.channels import ChannelSet, Place, channel_sets
 from shapeshift.prune.feature_ranks import check_plain, feature_ranks, known_layers, measure_ranks
 from shapeshift.prune.groups import Filters, Rate, find_filters

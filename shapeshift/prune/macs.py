@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from shapeshift.batches import Inputs, device_of
 from shapeshift.modes import evaluating
-from shapeshift.prune.batches import Inputs, device_of
 
 
 def count_macs(model: nn.Module, inputs: Inputs) -> int:

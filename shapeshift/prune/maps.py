@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from shapeshift.prune.batches import Inputs
+from shapeshift.batches import Inputs
 
 FILTERED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

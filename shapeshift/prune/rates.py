@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.errors import BudgetError, ConfigError
-from shapeshift.prune.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.prune.feature_ranks import check_plain
 from shapeshift.prune.groups import Rate, breakpoints
 from shapeshift.prune.hrank import cuts_of, dropped_sets, removable_filters

@@ -87,7 +87,7 @@ class Batches:
             self.first = next(self._rest)
         except StopIteration:
             raise DataError(
-                "the loader is empty: ranks need at least one batch of images (a generator that was read is used up)"
+                "the loader is empty: at least one batch is needed (a generator that was read is used up)"
             ) from None
 
     def __iter__(self) -> Iterator[Any]:

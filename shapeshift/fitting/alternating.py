@@ -1,0 +1,73 @@
+"""Fitting the shared parameters of one group to given weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shapeshift.fitting.least_squares import EXACT, LeastSquares
+from shapeshift.fitting.metrics import Metric, plain, relative
+from shapeshift.generators import ParameterGroup
+
+# Rounds of alternating least squares; and of conjugate gradients, for each part in each of them.
+_ROUNDS = 50
+_STEPS = 100
+
+# A round, or a step, that lowers the squared error by a smaller share than this is the last one.
+_ROUND_TOLERANCE = 1e-3
+_STEP_TOLERANCE = 1e-4
+
+
+def fit_group(
+    group: ParameterGroup[Any],
+    weights: Sequence[Tensor],
+    metrics: Mapping[str, Metric] | None = None,
+    on_round: Callable[[float], None] = lambda error: None,
+) -> dict[str, float]:
+    """Fit a group's parameters to given weights by alternating least squares, from their present values on.
+
+    What is made small is the sum over the weights of their squared relative errors. Where the weights are of one shape
+    and each mixes all templates, the result is the truncated singular value decomposition of the stacked weights.
+    Weights that are zero are left to their factors, which stay at zero.
+
+    Args:
+        group: the group, after ``reset_parameters``; it is changed in place.
+        weights: what it is to generate, in the order of ``group.weights``.
+        metrics: what errors count, by the names of weights; all numbers of the others count alike.
+        on_round: called after each round with the root mean square of the relative errors.
+
+    Returns:
+        The error of each weight in its metric, relative to the weight itself; 0 for weights of zeros.
+    """
+    dtype = group.weights[0].dtype
+    working = torch.promote_types(dtype, torch.float32)
+    fitted = [index for index, weight in enumerate(group.weights) if weight.std > 0]
+    wanted = [weights[index].detach().to(working) for index in fitted]
+    names = [group.weights[index].name for index in fitted]
+    scaled = [relative((metrics or {}).get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
+    group.to(working)
+    if fitted:
+        group.start_fit()
+        _alternate(group, LeastSquares(group, fitted, scaled, wanted), on_round)
+        group.finish_fit()
+    group.to(dtype)
+    errors = {weight.name: 0.0 for weight in group.weights}
+    with torch.no_grad():
+        for index, name, metric, value in zip(fitted, names, scaled, wanted, strict=True):
+            errors[name] = torch.linalg.vector_norm(metric(group.generate([index])[0].to(working) - value)).item()
+    return errors
+
+
+def _alternate(group: ParameterGroup[Any], problem: LeastSquares, on_round: Callable[[float], None]) -> None:
+    """Solve for the parts of a group's parameters in turn, until a round makes no difference."""
+    parts, loss = group.linear_parts(), float("inf")
+    for _ in range(_ROUNDS):
+        before = loss
+        for part in parts:
+            loss = problem.solve(part, _STEPS, _STEP_TOLERANCE)
+        on_round(loss**0.5)
+        if len(parts) == 1 or loss <= EXACT or before - loss < _ROUND_TOLERANCE * before:
+            break

@@ -1,0 +1,65 @@
+"""Fitting the shared parameters of a whole model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from shapeshift.errors import ModelError
+from shapeshift.fitting.alternating import fit_group
+from shapeshift.fitting.calibration import calibrate
+from shapeshift.progress import progress_bar
+from shapeshift.shared_parameters import SharedParameters
+
+
+def fit_to_model(
+    shared: SharedParameters, model: nn.Module, calibration: Iterable[Any] | None = None, progress: bool = False
+) -> None:
+    """Fit shared parameters to the weights that a plain model has, and note the errors in their plan.
+
+    The groups are fitted one after the other, on the device of their weights and in float32 at least.
+
+    Args:
+        shared: the parameters of a plan for the model, after ``reset_parameters``; they are changed in place.
+        model: the model; it is left as it was.
+        calibration: as in :func:`shapeshift.compress`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        DataError: if the calibration data is empty, or holds no inputs of the model.
+        ModelError: if a weight is on the meta device, or a layer read values that are not finite.
+        MissingExtraError: if the progress bar is asked for and tqdm is not installed.
+    """
+    weights = [weight for group in shared.groups() for weight in group.weights]
+    for weight in weights:
+        if weight.device.type == "meta":
+            raise ModelError(
+                f"{weight.name} {weight.shape} is on the meta device and has no values to fit; load the model first, "
+                'or leave init at "random"'
+            )
+    errors: dict[str, float] = {}
+    with _shown(progress) as on_round:
+        metrics = None if calibration is None else calibrate(model, weights, calibration)
+        for group in shared.groups():
+            values = [model.get_parameter(weight.name) for weight in group.weights]
+            errors |= fit_group(group, values, metrics, on_round)
+    shared.plan = dataclasses.replace(shared.plan, errors=errors)
+
+
+@contextmanager
+def _shown(progress: bool) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar of rounds, if asked for; how many there will be is not known before."""
+    if not progress:
+        yield lambda error: None
+        return
+    with progress_bar(desc="fitting", unit="round") as bar:
+
+        def on_round(error: float) -> None:
+            bar.set_postfix({"error": f"{error:.4f}"}, refresh=False)
+            bar.update()
+
+        yield on_round
