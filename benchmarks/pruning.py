@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -24,6 +25,7 @@ def pruned(
     training: Training,
     pretraining_budget: str = "",
     importance: str = "hrank",
+    rescale: bool = False,
     rates: float | Sequence[float] = 0.5,
 ) -> nn.Module:
     """Pretrain a network and remove filters; what is returned is still to be fine-tuned.
@@ -33,10 +35,14 @@ def pruned(
         budget: empty: the rates decide about the size.
         training: what it is built for, and how it is pretrained.
         pretraining_budget: of shared parameters while it is pretrained; empty to pretrain plain ones.
+        rescale: whether weights in front of a batch norm get the length back that they started with, which leaves the
+            network's outputs as they are and lets fine-tuning turn them as fast as it turns plain ones.
         importance: "hrank", "magnitude" (the L1 norm of a filter) or "random".
         rates: the share of filters to remove, for all layers or for each 3x3 convolution in turn, as papers list them.
     """
     model = _pretrained(network, pretraining_budget, training)
+    if rescale:
+        model = _rescaled(model, network, training)
     batches = training.data.images[:_IMAGES].to(training.device).split(64)
     ranks = feature_ranks(model, batches, progress=False)
     scores = _IMPORTANCES[importance](model, ranks, training.seed)
@@ -62,6 +68,22 @@ def _pretrained(network: Network, budget: str, training: Training) -> nn.Module:
     model.to(training.device)
     train(model, training.data, training.recipe, training.seed)
     return shapeshift.materialize(model) if budget else model
+
+
+@torch.no_grad()
+def _rescaled(model: nn.Module, network: Network, training: Training) -> nn.Module:
+    torch.manual_seed(training.seed)
+    fresh, model = network.build(training.data), copy.deepcopy(model)
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        parent, _, name = path.rpartition(".")
+        norm = modules.get(f"{parent}.{name.replace('conv', 'norm')}")
+        if isinstance(module, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            factor = fresh.get_parameter(f"{path}.weight").norm().to(training.device) / module.weight.norm()
+            module.weight *= factor
+            norm.running_mean *= factor
+            norm.running_var *= factor**2
+    return model
 
 
 def _magnitudes(model: nn.Module, ranks: Scores, seed: int) -> Scores:
