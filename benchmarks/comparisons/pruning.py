@@ -48,9 +48,9 @@ COMPARISON = Comparison(
         "at the published rates, from a plain network and from one that was pretrained with four times as many "
         "parameters that its layers share, and materialized; and as many filters by magnitude and by chance. On images "
         "of 8 pixels the last stages of VGG see a single one, where maps have no rank and filters stay. Pretraining "
-        "with shared parameters is expected to be ahead, and ranks to be ahead of both other choices. Weights that were "
-        "shared come out longer, and fine-tuning turns long weights slowly in front of a batch norm: the rescaled rows "
-        "undo that."
+        "with shared parameters is expected to be ahead, and ranks to be ahead of both other choices. Shared weights "
+        "come out longer, and fine-tuning turns long weights slowly in front of a batch norm: the rescaled rows undo "
+        "that."
     ),
     rows=ROWS,
     orderings=(
