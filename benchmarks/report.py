@@ -37,7 +37,7 @@ MEASUREMENTS = {
 Generating costs most where there is little else to do: the batches of the ViT and of the ResNet are small. The papers'
 generator mixes as many templates of a store of the same size, but slices the store in each layer.
 """,
-    "distillation_cost": """\
+    "cost_of_distillation": """\
 ## Time of a training step with distillation
 """,
     "feature_ranks": """\

@@ -1,6 +1,6 @@
 """The price of distillation: time of a training step with it, against the student's step and the teacher's forward.
 
-    python -m benchmarks.distillation_cost
+    python -m benchmarks.cost_of_distillation
 
 What distillation cannot do without is one forward pass of the teacher; what it adds beside that are its connectors and
 its loss. The three actions take turns within one process, and the ratio of medians is reported.
@@ -51,7 +51,9 @@ PAIRS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation_cost", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cost_of_distillation", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each in a run")
     parser.add_argument("--runs", type=int, default=3, help="the lowest ratio of these is reported")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = measure(PAIRS[row], method, arguments.steps, arguments.device)
         results.setdefault(f"{row}:{method}", []).append(found)
     content = {"machine": describe(arguments.device), "steps": arguments.steps, "seed": 0, "results": results}
-    path = arguments.output or RESULTS / f"distillation_cost_{arguments.device}.json"
+    path = arguments.output or RESULTS / f"cost_of_distillation_{arguments.device}.json"
     write_json(path, content)
     table = render(content)
     path.with_suffix(".md").write_text(table)
@@ -109,7 +111,7 @@ def render(content: dict[str, Any]) -> str:
         rows.append([PAIRS[row].title, method, *milliseconds, " ".join(f"{ratio(run):.2f}" for run in runs)])
     header = ["pair", "method", "student's step", "teacher's forward", "distilled step", "distilled / (both), by run"]
     return (
-        f"Made by `python -m benchmarks.distillation_cost` on {machine['processor']}, {machine['threads']} threads, "
+        f"Made by `python -m benchmarks.cost_of_distillation` on {machine['processor']}, {machine['threads']} threads, "
         f"torch {machine['versions']['torch']}; medians over {content['steps']} steps in turn, of the run with the "
         f"lowest ratio.\n\n{markdown_table(header, rows)}\n"
     )
