@@ -258,8 +258,8 @@ def test_committed_tables_come_from_the_committed_runs(comparison: Comparison, p
 @pytest.mark.parametrize(("comparison", "path"), COMMITTED)
 def test_committed_runs_are_those_of_the_present_rows_and_settings(comparison: Comparison, path: Path) -> None:
     results = Results.read(path)
-    recipe = make_task(results.settings["data"]["name"], results.settings["device"]).recipe
-    settings = {**results.settings, "recipe": asdict(recipe), "config": shapeshift.Config().to_dict()}
+    task = comparison.adapt(make_task(results.settings["data"]["name"], results.settings["device"]))
+    settings = {**results.settings, "recipe": asdict(task.recipe), "config": shapeshift.Config().to_dict()}
     assert results.runs
     assert Results.resume(path, settings, comparison.rows).runs == results.runs
 

@@ -35,7 +35,7 @@ COMPARISON = Comparison(
     ),
     rows=ROWS,
     orderings=(
-        _ordering("A deeper network is on par with the next shallower one or ahead.", DEEPER),
-        _ordering("A wider network is on par with the next narrower one or ahead.", WIDER),
+        _ordering("A deeper network is on par with the next shallower one or ahead", DEEPER),
+        _ordering("A wider network is on par with the next narrower one or ahead", WIDER),
     ),
 )
