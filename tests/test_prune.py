@@ -247,10 +247,15 @@ def test_a_progress_bar_is_shown_on_request(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("package", "call"), [("tqdm", prune.feature_ranks), ("torch_pruning", prune.hrank)])
-def test_a_missing_package_is_named(package: str, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("package", "extra", "call"),
+    [("tqdm", "progress", prune.feature_ranks), ("torch_pruning", "prune", prune.hrank)],
+)
+def test_a_missing_package_is_named(
+    package: str, extra: str, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(shapeshift.MissingExtraError, match=r"shapeshift\[prune\]"):
+    with pytest.raises(shapeshift.MissingExtraError, match=rf"shapeshift\[{extra}\]"):
         call(small_resnet(), [images()])
     assert len(prune.feature_ranks(small_resnet(), [images()], progress=False)) == 7
 
