@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import nn
 
 from benchmarks.networks import Network, Training
+from benchmarks.pretraining import pretrained
 from shapeshift.distill import DISTILLERS, TeacherStudent
-from shapeshift.integrations.data import Images
-from shapeshift.integrations.training import Recipe, train
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,5 @@ class Distillation:
             student: on the device where it is trained.
             training: what both are trained for.
         """
-        teacher = _trained(self.teacher, training.data, training.recipe, training.seed, training.device)
+        teacher = pretrained(self.teacher, "", training)
         return DISTILLERS[self.method](teacher, student, **self.options)
-
-
-@lru_cache(maxsize=1)
-def _trained(network: Network, data: Images, recipe: Recipe, seed: int, device: str) -> nn.Module:
-    torch.manual_seed(seed)
-    model = network.build(data).to(device)
-    train(model, data, recipe, seed)
-    return model

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-import shapeshift
 from benchmarks.networks import Network, Training
-from shapeshift.integrations.training import train
+from benchmarks.pretraining import pretrained
 from shapeshift.prune import feature_ranks, hrank
 
 _IMAGES = 256  # that the ranks are measured on
@@ -40,7 +38,7 @@ def pruned(
         importance: "hrank", "magnitude" (the L1 norm of a filter) or "random".
         rates: the share of filters to remove, for all layers or for each 3x3 convolution in turn, as papers list them.
     """
-    model = _pretrained(network, pretraining_budget, training)
+    model = pretrained(network, pretraining_budget, training)
     if rescale:
         model = _rescaled(model, network, training)
     batches = training.data.images[:_IMAGES].to(training.device).split(64)
@@ -56,18 +54,6 @@ def pruned(
     ]
     by_layer = {path: rate for path, rate in zip(listed, rates, strict=True) if path in ranks}
     return hrank(model, batches, by_layer, ranks=scores, progress=False)
-
-
-# The table has several ways to prune one pretrained network.
-@lru_cache(maxsize=2)
-def _pretrained(network: Network, budget: str, training: Training) -> nn.Module:
-    torch.manual_seed(training.seed)
-    model = network.build(training.data)
-    if budget:
-        shapeshift.compress(model, budget)
-    model.to(training.device)
-    train(model, training.data, training.recipe, training.seed)
-    return shapeshift.materialize(model) if budget else model
 
 
 @torch.no_grad()

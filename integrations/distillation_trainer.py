@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.distill import Distiller, TeacherStudent
+from shapeshift.distill.kd import IGNORED
 from shapeshift.distill.trace import unwrap
 from shapeshift.errors import CheckpointError, ConfigError, MissingExtraError, ModelError
 from shapeshift.optimizer import parameter_groups
@@ -21,7 +22,6 @@ except ImportError as error:
     raise MissingExtraError("DistillationTrainer", "transformers") from error
 
 _CONNECTORS = "distiller.safetensors"
-_IGNORED = -100  # the label of positions that do not count
 
 
 class DistillationTrainer(transformers.Trainer):
@@ -129,7 +129,7 @@ class DistillationTrainer(transformers.Trainer):
         """Lay out labels as the logits that predict them: those of a causal language model predict the next token."""
         classes = {base.__name__ for base in type(self.model).__mro__}
         if isinstance(labels, Tensor) and classes & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-            return nn.functional.pad(labels[..., 1:], (0, 1), value=_IGNORED)
+            return nn.functional.pad(labels[..., 1:], (0, 1), value=IGNORED)
         return labels
 
     def _is_divided(self, num_items_in_batch: Tensor | int | None) -> bool:

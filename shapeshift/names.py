@@ -28,7 +28,12 @@ def match_names(pattern: str, names: Sequence[str], field: str) -> set[str]:
             found.add(name)
         paths |= prefixes
     if not found:
-        close = difflib.get_close_matches(pattern, sorted(paths), n=3)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        hint = did_you_mean(pattern, sorted(paths))
         raise ConfigError(f"{field}: {pattern!r} matches no parameter or module of the model{hint}")
     return found
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return the end of an error about an unknown name, with what comes close; empty where nothing does."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from shapeshift.distill.features import Feature, locate
 from shapeshift.distill.stages import as_it_is, before_activation, find_stages
 from shapeshift.distill.trace import Call, Trace, Value, trace, unwrap
 from shapeshift.errors import ModelError
+from shapeshift.names import did_you_mean
 
 # Dotted names of layers: one for both models, or a teacher's and a student's. None to find them.
 Layers = Sequence[str | tuple[str, str]] | None
@@ -106,8 +106,7 @@ def named_call(made: Trace, name: str, field: str, whose: str) -> Call:
     calls = [call for call in made.calls if call.path == name and call.output is not None]
     if not calls:
         known = [path for path, _ in made.model.named_modules() if path]
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close and name not in known else ""
+        hint = "" if name in known else did_you_mean(name, known)
         what = "returns no tensor in a pass of" if name in known else "is no layer of"
         raise ModelError(f"{field}: {name!r} {what} the {whose}, {type(made.model).__name__}{hint}")
     return calls[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.compression import is_compressed
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.modes import evaluating
+from shapeshift.names import did_you_mean
 from shapeshift.progress import progress_bar
 from shapeshift.prune.maps import FILTERED, MapTracer
 from shapeshift.prune.ranks import matrix_ranks
@@ -121,7 +121,5 @@ def known_layers(names: Iterable[str], known: Iterable[str], field: str) -> list
     names, known = list(names), [name for name in known if name]
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=3)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-            raise ConfigError(f"{field}: {name!r} is no layer that can be chosen here{hint}")
+            raise ConfigError(f"{field}: {name!r} is no layer that can be chosen here{did_you_mean(str(name), known)}")
     return names
