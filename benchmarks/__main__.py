@@ -1,4 +1,4 @@
-"""Benchmarks of test errors, the papers' tables and our own: ``python -m benchmarks``."""
+"""The papers' tables and our own: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from benchmarks.comparisons import COMPARISONS
 from benchmarks.harness import run
 from benchmarks.report import PAGE, result_file, write_page, write_report
 from benchmarks.tables import RESULTS
-from benchmarks.task import make_task
-from shapeshift.integrations.data import DATASETS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands.add_parser("report", help="make the tables, the pictures and docs/results.md from the JSON files")
     runner = commands.add_parser("run", help="train what is missing, and write JSON, table and picture")
     runner.add_argument("names", nargs="+", choices=list(COMPARISONS), metavar="NAME", help="as `list` names them")
-    runner.add_argument("--data", choices=list(DATASETS), default="digits", help="default: digits")
+    datasets = list(dict.fromkeys(name for each in COMPARISONS.values() for name in each.experiment.datasets))
+    runner.add_argument("--data", choices=datasets, help="default: the benchmark's first, such as digits")
     runner.add_argument("--data-dir", type=Path, help="the folder of a data set that is read from files")
     runner.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     runner.add_argument("--seeds", type=int, default=5, help="runs of each row (default: 5)")
@@ -39,17 +38,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_page()
         print(f"Wrote {PAGE}")
     else:
-        task = make_task(arguments.data, arguments.device, arguments.data_dir)
-        files = {
-            result_file(comparison, arguments.data, arguments.device, arguments.output): comparison
-            for comparison in COMPARISONS.values()
-        }
-        for path, comparison in files.items():
-            if comparison.name not in arguments.names:
-                continue
+        for name in arguments.names:
+            experiment = COMPARISONS[name].experiment
+            data = arguments.data or experiment.datasets[0]
+            if data not in experiment.datasets:
+                runner.error(f"{name} has no data set {data!r}; choose from {', '.join(experiment.datasets)}")
+            task = experiment.task(data, arguments.device, arguments.data_dir)
+            files = {
+                result_file(comparison, data, arguments.device, arguments.output): comparison
+                for comparison in COMPARISONS.values()
+                if comparison.experiment is experiment
+            }
+            path = result_file(COMPARISONS[name], data, arguments.device, arguments.output)
             seeds, processes = arguments.seeds, arguments.processes
-            results = run(comparison, task, seeds, processes, path, arguments.rows, arguments.again, files)
-            print(write_report(comparison, results, path))
+            results = run(COMPARISONS[name], task, seeds, processes, path, arguments.rows, arguments.again, files)
+            print(write_report(COMPARISONS[name], results, path))
 
 
 if __name__ == "__main__":

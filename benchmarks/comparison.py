@@ -1,69 +1,16 @@
-"""What a benchmark of errors is: rows of networks to train, and the order that they are expected to end in."""
+"""What a table of results is: rows of networks to train, and the order that they are expected to end in."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from torch import nn
-
-import shapeshift
-from benchmarks.distillation import Distillation
-from benchmarks.networks import Network
+from benchmarks.classification import CLASSIFICATION
+from benchmarks.experiment import Experiment
 from benchmarks.ordering import Ordering
+from benchmarks.row import Row
 from benchmarks.task import Task
-
-# Takes the network, the budget and the training, and a row's options by name. A function of a module: other processes
-# import it.
-Build = Callable[..., nn.Module]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table: a network, how it is made, and at which budget.
-
-    Attributes:
-        network: what is trained.
-        method: what the table calls the way it is made.
-        budget: as the user writes it; empty for the dense network.
-        build: makes it.
-        options: what ``build`` is given by name, such as JSON can hold.
-        recipe: the fields of the recipe in which this row differs from the others.
-        distillation: the method and the teacher that it learns from; None to learn from labels alone.
-    """
-
-    network: Network
-    method: str
-    budget: str
-    build: Build
-    options: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    distillation: Distillation | None = None
-
-    @property
-    def key(self) -> str:
-        """The row's name in files."""
-        return f"{self.network}/{self.method}/{self.budget}"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the row's runs depend on, as a dict that JSON can hold."""
-        return {
-            "network": asdict(self.network),
-            "build": self.build.__name__,
-            "options": dict(self.options),
-            "recipe": dict(self.recipe),
-            **({"distillation": asdict(self.distillation)} if self.distillation else {}),
-        }
-
-    @property
-    def identity(self) -> str:
-        """What tells the row's runs from others under the same settings, whatever a table calls them."""
-        options = {**shapeshift.Config().to_dict(), **self.options} if self.budget else self.options
-        return json.dumps({**self.settings, "budget": self.budget, "options": options}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -77,9 +24,10 @@ class Comparison:
         expectation: what the rows are and what is expected of them, as Markdown.
         rows: what is trained.
         orderings: what is expected, pair by pair.
-        adapt: what is changed in the task; nothing by default.
-        line: the fields of a row whose values make a line in the picture of error against parameters; empty for no
-            picture.
+        experiment: what is trained and measured.
+        adapt: what is changed in the experiment's task; nothing by default.
+        line: the fields of a row whose values make a line in the picture of the first metric against parameters; empty
+            for no picture.
 
     Raises:
         ValueError: if two rows have one key, or an ordering names a row that is not there.
@@ -91,6 +39,7 @@ class Comparison:
     expectation: str
     rows: tuple[Row, ...]
     orderings: tuple[Ordering, ...] = ()
+    experiment: Experiment = CLASSIFICATION
     adapt: Callable[[Task], Task] = lambda task: task
     line: tuple[str, ...] = ()
 
@@ -111,7 +60,7 @@ def pairs(rows: Sequence[Row], first: str, second: str) -> tuple[tuple[str, str]
 
     Args:
         rows: to choose from.
-        first: the method that is expected to have the lower error.
+        first: the method that is expected to be ahead.
         second: the other one. Rows of a method without a budget, such as the dense network, are paired with each.
     """
     return tuple(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
@@ -15,24 +14,19 @@ import torch
 from tqdm import tqdm
 
 import shapeshift
-from benchmarks.comparison import Comparison, Row
+from benchmarks.comparison import Comparison
+from benchmarks.experiment import Experiment
 from benchmarks.machine import describe
-from benchmarks.networks import Training
 from benchmarks.results import Results
+from benchmarks.row import Row
 from benchmarks.task import Task
-from shapeshift.integrations.training import error, train
 
 
-def train_and_test(row: Row, task: Task, seed: int) -> dict[str, Any]:
-    """Train the network of a row, and return its number of parameters and its test error in percent."""
+def measure(experiment: Experiment, row: Row, task: Task, seed: int) -> dict[str, Any]:
+    """Train the network of a row on one thread, and return its number of parameters and its metrics."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    data, test = task.load()
-    training = Training(data, task.recipe, seed, task.device)
-    model = row.build(row.network, row.budget, training, **row.options).to(task.device)
-    distiller = row.distillation and row.distillation.start(model, training)
-    train(model, data, replace(task.recipe, **row.recipe), seed, distiller=distiller)
-    return {"parameters": shapeshift.count_parameters(model), "error": error(model, test)}
+    return experiment.run(row, task, seed)
 
 
 def run(
@@ -65,7 +59,11 @@ def run(
     """
     torch.set_num_threads(1)
     task = comparison.adapt(task)
-    settings = {**task.settings(), "config": shapeshift.Config().to_dict(), "machine": describe(task.device)}
+    settings = {
+        **comparison.experiment.settings(task),
+        "config": shapeshift.Config().to_dict(),
+        "machine": describe(task.device),
+    }
     results = Results.resume(path, settings, comparison.rows)
     results.drop(again)
     for other, compared in others.items():
@@ -78,7 +76,7 @@ def run(
     # CUDA does not work in a forked process.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
     try:
-        futures = {pool.submit(train_and_test, *job): key for key, job in missing.items()}
+        futures = {pool.submit(measure, comparison.experiment, *job): key for key, job in missing.items()}
         done = len(jobs) - len(missing)
         for future in tqdm(as_completed(futures), comparison.name, len(jobs), initial=done, unit="run"):
             key = futures[future]

@@ -1,4 +1,4 @@
-"""Which rows are expected to end with the lower error, and whether they do."""
+"""Which rows are expected to end ahead of which, and whether they do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shapeshift.integrations.error_plot import spread
 
 @dataclass(frozen=True)
 class Ordering:
-    """A claim that in each of some pairs of rows the first ends with the lower error.
+    """A claim that in each of some pairs of rows the first ends ahead.
 
     Attributes:
         claim: a sentence.
@@ -24,7 +24,7 @@ class Ordering:
 
 
 class Verdict(StrEnum):
-    """What measured errors say to a claim."""
+    """What measured values say to a claim."""
 
     REPRODUCED = "reproduced"
     WITHIN = "within one standard deviation"
@@ -33,12 +33,12 @@ class Verdict(StrEnum):
 
 
 def judge(first: Sequence[float], second: Sequence[float]) -> Verdict:
-    """Judge whether errors are lower than others.
+    """Judge whether values are lower than others.
 
     The means are compared by the larger one of the two standard deviations over seeds.
 
     Args:
-        first: the test errors of all seeds that are expected to be lower, in percent.
+        first: the values of all seeds that are expected to be lower.
         second: those that they are compared with.
 
     Returns:

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.comparison import Comparison, Row
+from benchmarks.comparison import Comparison
 from benchmarks.comparisons import COMPARISONS
 from benchmarks.ordering import Ordering, Verdict, judge
 from benchmarks.results import Results
+from benchmarks.row import Row
 from benchmarks.tables import RESULTS, markdown_table
 from shapeshift.integrations.error_plot import plot_errors, spread
 
@@ -101,7 +102,7 @@ def page() -> str:
 def render(comparison: Comparison, results: Results) -> str:
     """Return the table of a comparison, and under it whether the expected orderings were reproduced, as Markdown."""
     parts = [_caption(comparison, results), _table(comparison, results)]
-    missing = sum(not results.errors(row.key) for row in comparison.rows)
+    missing = sum(not results.has(row.key) for row in comparison.rows)
     if missing:
         parts.append(f"Not run yet: {missing} of {len(comparison.rows)} rows.")
     verdicts = [text for ordering in comparison.orderings if (text := _ordering(ordering, comparison, results))]
@@ -110,47 +111,50 @@ def render(comparison: Comparison, results: Results) -> str:
 
 
 def plot(comparison: Comparison, results: Results, path: Path) -> None:
-    """Draw test error against parameters, with the lines that the comparison asks for."""
+    """Draw the first metric against parameters, with the lines that the comparison asks for."""
+    metric = comparison.experiment.metrics[0]
     lines: dict[str, list[tuple[int, list[float]]]] = {}
     for row in comparison.rows:
-        if errors := results.errors(row.key):
+        if values := results.values(row.key, metric):
             label = ", ".join(str(getattr(row, name)) for name in comparison.line)
-            lines.setdefault(label, []).append((results.parameters(row.key), errors))
-    plot_errors(lines, f"{comparison.title}, {results.settings['data']['name']}", path)
+            lines.setdefault(label, []).append((results.parameters(row.key), values))
+    plot_errors(lines, f"{comparison.title}, {results.settings['data']['name']}", path, metric.title)
 
 
 def _caption(comparison: Comparison, results: Results) -> str:
     data, device, recipe = (results.settings[key] for key in ("data", "device", "recipe"))
     command = f"python -m benchmarks run {comparison.name} --data {data['name']} --device {device}"
-    return (
-        f"Made by `{command}`: {data['train']:,} training and {data['test']:,} test images of shape "
-        f"{' x '.join(map(str, data['shape']))} in {data['classes']} classes, {recipe['epochs']} epochs in batches of "
-        f"{recipe['batch_size']}, on {results.settings['machine']['processor']}."
-    )
+    clause = comparison.experiment.caption(data, recipe)
+    return f"Made by `{command}`: {clause}, on {results.settings['machine']['processor']}."
 
 
 def _table(comparison: Comparison, results: Results) -> str:
+    metrics = comparison.experiment.metrics
     lines = []
     for row in comparison.rows:
-        if errors := results.errors(row.key):
+        if results.has(row.key):
+            values = [results.values(row.key, metric) for metric in metrics]
             size = f"{results.parameters(row.key):,}"
-            lines.append([str(row.network), row.method, row.budget, size, _score(errors), str(len(errors))])
-    return markdown_table(["network", "method", "budget", "parameters", "test error, %", "seeds"], lines)
+            scores = [_score(found) for found in values]
+            lines.append([str(row.network), row.method, row.budget, size, *scores, str(len(values[0]))])
+    titles = [metric.title for metric in metrics]
+    return markdown_table(["network", "method", "budget", "parameters", *titles, "seeds"], lines)
 
 
-def _score(errors: list[float]) -> str:
-    return f"{statistics.mean(errors):.2f} ± {spread(errors):.2f}"
+def _score(values: list[float]) -> str:
+    return f"{statistics.mean(values):.2f} ± {spread(values):.2f}"
 
 
 def _ordering(ordering: Ordering, comparison: Comparison, results: Results) -> str:
     """Return a claim with its verdicts as an item of a list, or nothing where no pair was run."""
-    rows = {row.key: row for row in comparison.rows}
+    rows, metric = {row.key: row for row in comparison.rows}, comparison.experiment.metrics[0]
     found: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
     for first, second in ordering.pairs:
-        errors = results.errors(first), results.errors(second)
-        if all(errors):
+        if results.has(first) and results.has(second):
+            values = results.values(first, metric), results.values(second, metric)
+            verdict = judge(*reversed(values) if metric.higher_is_better else values)
             place = _place((rows[first], rows[second]), [(rows[one], rows[other]) for one, other in ordering.pairs])
-            found[judge(*errors)].append(f"{place} ({_score(errors[0])} against {_score(errors[1])})")
+            found[verdict].append(f"{place} ({_score(values[0])} against {_score(values[1])})")
     verdicts = [f"\n  * **{verdict}**: {'; '.join(places)}" for verdict, places in found.items() if places]
     return "".join([f"* {ordering.claim}:", *verdicts]) if verdicts else ""
 

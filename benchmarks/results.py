@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import Row
+from benchmarks.experiment import Metric
+from benchmarks.row import Row
 from benchmarks.tables import write_json
 
 
@@ -20,7 +21,7 @@ class Results:
     Attributes:
         settings: what all runs have in common: data, device, recipe and default config; and the machine.
         rows: the settings of each row, by its key.
-        runs: "parameters" and "error", the test error in percent, of each run, by "ROW/SEED".
+        runs: "parameters" and the metrics of each run, by "ROW/SEED".
     """
 
     settings: dict[str, Any]
@@ -80,9 +81,13 @@ class Results:
         """Write everything as JSON, the runs in order."""
         write_json(path, {**asdict(self), "runs": dict(sorted(self.runs.items()))})
 
-    def errors(self, row: str) -> list[float]:
-        """Return the test errors of a row's runs, in percent."""
-        return [run["error"] for run in self._of(row)]
+    def has(self, row: str) -> bool:
+        """Tell whether a row has runs."""
+        return bool(self._of(row))
+
+    def values(self, row: str, metric: Metric) -> list[float]:
+        """Return a metric of a row's runs."""
+        return [run[metric.name] for run in self._of(row)]
 
     def parameters(self, row: str) -> int:
         """Return the number of trainable parameters of a row that has runs."""

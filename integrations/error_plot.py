@@ -7,18 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def spread(errors: Sequence[float]) -> float:
+def spread(values: Sequence[float]) -> float:
     """Return the standard deviation over seeds, 0 for a single one."""
-    return statistics.stdev(errors) if len(errors) > 1 else 0.0
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def plot_errors(lines: Mapping[str, Sequence[tuple[int, Sequence[float]]]], title: str, path: Path) -> None:
+def plot_errors(
+    lines: Mapping[str, Sequence[tuple[int, Sequence[float]]]], title: str, path: Path, label: str = "test error, %"
+) -> None:
     """Draw one line per method, with the standard deviation over seeds as bars.
 
     Args:
-        lines: for each method its points, of a number of parameters and the test errors of all seeds in percent.
+        lines: for each method its points, of a number of parameters and what all seeds measured.
         title: above the picture.
         path: the image to write.
+        label: what was measured, with its unit.
     """
     import matplotlib
 
@@ -26,11 +29,11 @@ def plot_errors(lines: Mapping[str, Sequence[tuple[int, Sequence[float]]]], titl
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for label, points in lines.items():
-        sizes, errors = zip(*sorted(points), strict=True)
-        means, spreads = [statistics.mean(found) for found in errors], [spread(found) for found in errors]
-        axes.errorbar(sizes, means, spreads, marker="o", markersize=4, capsize=2, label=label)
-    axes.set(xscale="log", xlabel="trainable parameters", ylabel="test error, %", title=title)
+    for method, points in lines.items():
+        sizes, values = zip(*sorted(points), strict=True)
+        means, spreads = [statistics.mean(found) for found in values], [spread(found) for found in values]
+        axes.errorbar(sizes, means, spreads, marker="o", markersize=4, capsize=2, label=method)
+    axes.set(xscale="log", xlabel="trainable parameters", ylabel=label, title=title)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -17,15 +17,18 @@ import torch
 
 import shapeshift
 from benchmarks import __main__, harness, report, step_time
-from benchmarks.comparison import Comparison, Row, pairs
+from benchmarks.classification import CLASSIFICATION, Classification
+from benchmarks.comparison import Comparison, pairs
 from benchmarks.comparisons import COMPARISONS
+from benchmarks.experiment import Experiment, Metric
 from benchmarks.networks import Training, WideNetwork, compressed, dense
 from benchmarks.ordering import Ordering, Verdict, judge
 from benchmarks.paper_style import share_in_paper_style
 from benchmarks.pruning import pruned
 from benchmarks.results import Results
+from benchmarks.row import Row
 from benchmarks.tables import RESULTS, markdown_table
-from benchmarks.task import Task, make_task
+from benchmarks.task import Task
 from benchmarks.workloads import WORKLOADS, Workload
 from shapeshift.budget import parse_budget
 from shapeshift.integrations.data import Images
@@ -44,6 +47,8 @@ COMPARISON = Comparison(
     line=("method",),
 )
 TASK = Task("digits", Recipe(epochs=2))
+ERROR = CLASSIFICATION.metrics[0]
+CLASSIFIERS = {name: each for name, each in COMPARISONS.items() if isinstance(each.experiment, Classification)}
 COMMITTED = [
     pytest.param(comparison, path, id=path.stem)
     for comparison in COMPARISONS.values()
@@ -53,7 +58,11 @@ COMMITTED = [
 
 def made_up(errors: dict[str, list[float]], rows: tuple[Row, ...] = ROWS) -> Results:
     """Make results with the given errors for each row's key."""
-    settings = {**TASK.settings(), "config": shapeshift.Config().to_dict(), "machine": {"processor": "a machine"}}
+    settings = {
+        **CLASSIFICATION.settings(TASK),
+        "config": shapeshift.Config().to_dict(),
+        "machine": {"processor": "a machine"},
+    }
     runs = {
         f"{key}/{seed}": {"parameters": 1234, "error": error}
         for key, found in errors.items()
@@ -75,7 +84,7 @@ def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(comparison.title in line for comparison, line in zip(COMPARISONS.values(), lines, strict=True))
 
 
-@pytest.mark.parametrize("comparison", COMPARISONS.values(), ids=COMPARISONS)
+@pytest.mark.parametrize("comparison", CLASSIFIERS.values(), ids=CLASSIFIERS)
 def test_every_row_can_be_built(comparison: Comparison) -> None:
     data = Images(torch.randn(16, 1, 8, 8), torch.arange(16) % 10, num_classes=10)
     training = Training(data, Recipe(epochs=1, batch_size=8), seed=0, device="cpu")
@@ -117,7 +126,7 @@ def test_a_benchmark_runs_resumes_and_writes_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(__main__, "COMPARISONS", {"tiny": COMPARISON})
-    monkeypatch.setattr(__main__, "make_task", lambda data, device, data_dir: TASK)
+    monkeypatch.setattr(Classification, "task", lambda self, data, device, data_dir: TASK)
     command = ["run", "tiny", "--seeds", "1", "--processes", "1", "--output", str(tmp_path)]
     __main__.main(command)
     path = tmp_path / "tiny_digits_cpu.json"
@@ -129,7 +138,7 @@ def test_a_benchmark_runs_resumes_and_writes_its_table(
     content["runs"]["WRN-10-0.25/dense//0"]["error"] = 12.34
     path.write_text(json.dumps(content))
     capsys.readouterr()
-    monkeypatch.setattr(harness, "train_and_test", None)  # would fail if anything were trained
+    monkeypatch.setattr(harness, "measure", None)  # would fail if anything were trained
     __main__.main(command)
     assert "12.34 ± 0.00" in (table := capsys.readouterr().out)
     assert table == path.with_suffix(".md").read_text() + "\n"
@@ -139,11 +148,11 @@ def test_a_benchmark_runs_resumes_and_writes_its_table(
 def test_rows_are_repeated_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 
-    def note(row: Row, task: Task, seed: int) -> dict[str, Any]:
+    def note(experiment: Experiment, row: Row, task: Task, seed: int) -> dict[str, Any]:
         trained.append((row.method, seed))
         return {"parameters": 1, "error": 1.0}
 
-    monkeypatch.setattr(harness, "train_and_test", note)
+    monkeypatch.setattr(harness, "measure", note)
     path = tmp_path / "tiny.json"
     harness.run(COMPARISON, TASK, seeds=2, processes=1, path=path)
     assert trained == [("dense", 0), ("compressed", 0), ("dense", 1), ("compressed", 1)]
@@ -155,7 +164,7 @@ def test_rows_are_repeated_when_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("in_threads")
 def test_only_the_chosen_rows_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "train_and_test", lambda row, task, seed: {"parameters": 1, "error": 1.0})
+    monkeypatch.setattr(harness, "measure", lambda experiment, row, task, seed: {"parameters": 1, "error": 1.0})
     results = harness.run(COMPARISON, TASK, seeds=1, processes=1, path=tmp_path / "tiny.json", rows=["*/50%"])
     assert list(results.runs) == ["WRN-10-0.25/compressed/50%/0"]
 
@@ -163,7 +172,7 @@ def test_only_the_chosen_rows_are_trained(tmp_path: Path, monkeypatch: pytest.Mo
 def test_runs_of_the_same_network_under_another_name_are_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness, "train_and_test", None)  # would fail if anything were trained
+    monkeypatch.setattr(harness, "measure", None)  # would fail if anything were trained
     path = tmp_path / "tiny.json"
     made_up({row.key: [1.0, 2.0] for row in ROWS}).write(path)
     # "single" is the default, so this is the same network; "shape" is another one.
@@ -172,8 +181,8 @@ def test_runs_of_the_same_network_under_another_name_are_taken_over(
     comparison = replace(COMPARISON, name="other", rows=(same, other), orderings=())
     written = tmp_path / "other.json"
     results = harness.run(comparison, TASK, 2, 1, written, rows=["*/by default/*"], others={path: COMPARISON})
-    assert results.errors(same.key) == [1.0, 2.0]
-    assert results.errors(other.key) == []
+    assert results.values(same.key, ERROR) == [1.0, 2.0]
+    assert not results.has(other.key)
     assert Results.read(written) == results
 
 
@@ -258,7 +267,8 @@ def test_committed_tables_come_from_the_committed_runs(comparison: Comparison, p
 @pytest.mark.parametrize(("comparison", "path"), COMMITTED)
 def test_committed_runs_are_those_of_the_present_rows_and_settings(comparison: Comparison, path: Path) -> None:
     results = Results.read(path)
-    task = comparison.adapt(make_task(results.settings["data"]["name"], results.settings["device"]))
+    experiment, data = comparison.experiment, results.settings["data"]["name"]
+    task = comparison.adapt(experiment.task(data, results.settings["device"]))
     settings = {**results.settings, "recipe": asdict(task.recipe), "config": shapeshift.Config().to_dict()}
     assert results.runs
     assert Results.resume(path, settings, comparison.rows).runs == results.runs
@@ -275,6 +285,33 @@ def test_the_budget_sweep_has_a_module_of_its_own(
     with pytest.raises(SystemExit):
         runpy.run_module("benchmarks.budget_sweep", run_name="__main__")
     assert "invalid choice: 'unknown'" in capsys.readouterr().err
+
+
+class Recall(Classification):
+    """Classification, but for what it measures."""
+
+    metrics = (Metric("recall", "recall, %", higher_is_better=True), Metric("error", "test error, %"))
+    datasets = ("digits",)
+
+
+def test_a_metric_may_be_better_when_it_is_higher() -> None:
+    comparison = replace(COMPARISON, experiment=Recall())
+    results = made_up({row.key: [1.0, 1.0] for row in ROWS})
+    for key, run in results.runs.items():
+        run["recall"] = 90.0 if "compressed" in key else 80.0
+    text = report.render(comparison, results)
+    assert "| parameters | recall, %    | test error, % | seeds |" in text
+    assert "**reproduced**: 50% (90.00 ± 0.00 against 80.00 ± 0.00)" in text
+
+
+def test_a_data_set_that_an_experiment_does_not_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(COMPARISON, name="other")
+    monkeypatch.setattr(__main__, "COMPARISONS", {"tiny": replace(COMPARISON, experiment=Recall()), "other": other})
+    with pytest.raises(SystemExit):
+        __main__.main(["run", "tiny", "--data", "glyphs"])
+    assert "tiny has no data set 'glyphs'; choose from digits" in capsys.readouterr().err
 
 
 def test_a_table_is_markdown() -> None:

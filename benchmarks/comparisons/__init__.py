@@ -1,4 +1,4 @@
-"""The benchmarks of errors, in the order that they are shown in.
+"""The tables, in the order that they are shown in.
 
 To add one, write a file with a ``COMPARISON`` and list it below.
 """

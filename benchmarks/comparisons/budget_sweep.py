@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.comparison import Comparison, Row, pairs
+from benchmarks.comparison import Comparison, pairs
 from benchmarks.networks import WRN_16_1, WRN_16_QUARTER, Network, compressed, dense, reduced
 from benchmarks.ordering import Ordering
+from benchmarks.row import Row
 
 LOW, HIGH = ("6k", "12k", "25k", "50k"), ("100%", "200%", "400%")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from benchmarks.comparison import Comparison, Row
+from benchmarks.comparison import Comparison
 from benchmarks.networks import Network, WideNetwork, compressed, dense
 from benchmarks.ordering import Ordering
+from benchmarks.row import Row
 
 BUDGET = "25k"
 DEEPER = (WideNetwork(10, 1), WideNetwork(16, 1), WideNetwork(22, 1), WideNetwork(28, 1))

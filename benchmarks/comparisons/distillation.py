@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.comparison import Comparison, Row, pairs
+from benchmarks.classification import few_digits
+from benchmarks.comparison import Comparison, pairs
 from benchmarks.distillation import Distillation
 from benchmarks.networks import FamilyNetwork, Network, WideNetwork, compressed, dense
 from benchmarks.ordering import Ordering
-from benchmarks.task import few_digits
+from benchmarks.row import Row
 
 TEACHER = WideNetwork(28, 1)
 STUDENTS: tuple[Network, ...] = (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.comparison import Comparison, Row, pairs
+from benchmarks.comparison import Comparison, pairs
 from benchmarks.networks import WRN_16_1, WideNetwork, compressed, dense, reduced
 from benchmarks.ordering import Ordering
+from benchmarks.row import Row
 
 GENERATORS = ("wavg", "emb")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.comparison import Comparison, Row
+from benchmarks.comparison import Comparison
 from benchmarks.networks import WRN_16_1, dense, learned
 from benchmarks.ordering import Ordering
+from benchmarks.row import Row
 
 BUDGETS, NUM_GROUPS = ("25k", "50%"), (1, 2, 4, 8)
 

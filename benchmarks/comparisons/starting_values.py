@@ -9,9 +9,10 @@ from unittest import mock
 import torch
 from torch import nn
 
-from benchmarks.comparison import Comparison, Row, pairs
+from benchmarks.comparison import Comparison, pairs
 from benchmarks.networks import WRN_16_QUARTER, Network, Training, compressed, dense
 from benchmarks.ordering import Ordering
+from benchmarks.row import Row
 from shapeshift.generators.wavg import WeightedAverage
 
 DEFAULT = "signs, length 5"

@@ -1,0 +1,79 @@
+"""Image classifiers and their test errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import shapeshift
+from benchmarks.experiment import Experiment, Metric
+from benchmarks.networks import Training
+from benchmarks.row import Row
+from benchmarks.task import Task
+from shapeshift.integrations.data import DATASETS, Images
+from shapeshift.integrations.training import Recipe, error, train
+
+
+class Classification(Experiment):
+    """Train a classifier of images, and measure its test error."""
+
+    metrics = (Metric("error", "test error, %"),)
+    datasets = ("digits", *(name for name in DATASETS if name != "digits"))
+
+    def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
+        # Digits take seconds on a CPU. The other data sets are of the size of CIFAR, and meant for a GPU; on a CPU the
+        # glyphs are fewer, and seen less often, so that one training of WRN-16-1 takes about ten minutes: choose rows.
+        if data == "digits":
+            return Task(data, Recipe(), {}, device, data_dir)
+        if data == "glyphs" and device == "cpu":
+            # Batches of 64 at the usual rate learn next to nothing of half as many images in half as many epochs.
+            recipe = Recipe(epochs=20, batch_size=32, learning_rate=0.05)
+            return Task(data, recipe, {"train": 20_000, "test": 2_000}, device, data_dir)
+        return Task(data, Recipe(epochs=60, batch_size=128), {}, device, data_dir)
+
+    def describe(self, task: Task) -> dict[str, Any]:
+        training, test = load(task)
+        return {
+            "train": len(training.labels),
+            "test": len(test.labels),
+            "classes": training.num_classes,
+            "shape": list(training.images.shape[1:]),
+        }
+
+    def caption(self, data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+        return (
+            f"{data['train']:,} training and {data['test']:,} test images of shape "
+            f"{' x '.join(map(str, data['shape']))} in {data['classes']} classes, {recipe['epochs']} epochs in batches "
+            f"of {recipe['batch_size']}"
+        )
+
+    def run(self, row: Row, task: Task, seed: int) -> dict[str, Any]:
+        data, test = load(task)
+        training = Training(data, task.recipe, seed, task.device)
+        model = row.build(row.network, row.budget, training, **row.options).to(task.device)
+        distiller = row.distillation and row.distillation.start(model, training)
+        train(model, data, replace(task.recipe, **row.recipe), seed, distiller=distiller)
+        return {"parameters": shapeshift.count_parameters(model), "error": error(model, test)}
+
+
+CLASSIFICATION = Classification()
+
+
+def load(task: Task) -> tuple[Images, Images]:
+    """Load the training set and the test set of a task, on the CPU."""
+    return _load(task.data, task.data_dir, tuple(task.options.items()))
+
+
+@lru_cache(maxsize=1)
+def _load(data: str, data_dir: Path | None, options: tuple[tuple[str, int], ...]) -> tuple[Images, Images]:
+    return DATASETS[data](data_dir, **dict(options))
+
+
+def few_digits(task: Task) -> Task:
+    """Train on 300 digits, and test on the 1497 others, so that small networks have something left to learn."""
+    if task.data != "digits":
+        return task
+    return replace(task, options={"train": 300}, recipe=replace(task.recipe, epochs=100))
