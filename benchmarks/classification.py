@@ -1,7 +1,8 @@
-"""Image classifiers and their test errors."""
+"""Classifiers and their test errors."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -16,12 +17,43 @@ from benchmarks.task import Task
 from shapeshift.integrations.data import DATASETS, Images
 from shapeshift.integrations.training import Recipe, error, train
 
+ERROR = Metric("error", "test error, %")
+BEFORE = Metric("before", "before training, %")  # of networks that are trained already when they are made smaller
+
 
 class Classification(Experiment):
+    """Train a classifier, and measure its test error.
+
+    Args:
+        metrics: what is measured of it.
+    """
+
+    def __init__(self, metrics: tuple[Metric, ...] = (ERROR,)) -> None:
+        self.metrics = metrics
+
+    @abstractmethod
+    def load(self, task: Task) -> tuple[Any, Any]:
+        """Load the training set and the test set of a task, both :class:`Labelled`, on the CPU."""
+
+    def run(self, row: Row, task: Task, seed: int) -> dict[str, Any]:
+        data, test = self.load(task)
+        training = Training(data, task.recipe, seed, task.device)
+        model = row.build(row.network, row.budget, training, **row.options).to(task.device)
+        found = {"parameters": shapeshift.count_parameters(model)}
+        if BEFORE in self.metrics:
+            found[BEFORE.name] = error(model, test)
+        distiller = row.distillation and row.distillation.start(model, training)
+        train(model, data, replace(task.recipe, **row.recipe), seed, distiller=distiller)
+        return {**found, "error": error(model, test)}
+
+
+class ImageClassification(Classification):
     """Train a classifier of images, and measure its test error."""
 
-    metrics = (Metric("error", "test error, %"),)
     datasets = ("digits", *(name for name in DATASETS if name != "digits"))
+
+    def load(self, task: Task) -> tuple[Images, Images]:
+        return _load(task.data, task.data_dir, tuple(task.options.items()))
 
     def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
         # Digits take seconds on a CPU. The other data sets are of the size of CIFAR, and meant for a GPU; on a CPU the
@@ -35,7 +67,7 @@ class Classification(Experiment):
         return Task(data, Recipe(epochs=60, batch_size=128), {}, device, data_dir)
 
     def describe(self, task: Task) -> dict[str, Any]:
-        training, test = load(task)
+        training, test = self.load(task)
         return {
             "train": len(training.labels),
             "test": len(test.labels),
@@ -50,21 +82,8 @@ class Classification(Experiment):
             f"of {recipe['batch_size']}"
         )
 
-    def run(self, row: Row, task: Task, seed: int) -> dict[str, Any]:
-        data, test = load(task)
-        training = Training(data, task.recipe, seed, task.device)
-        model = row.build(row.network, row.budget, training, **row.options).to(task.device)
-        distiller = row.distillation and row.distillation.start(model, training)
-        train(model, data, replace(task.recipe, **row.recipe), seed, distiller=distiller)
-        return {"parameters": shapeshift.count_parameters(model), "error": error(model, test)}
 
-
-CLASSIFICATION = Classification()
-
-
-def load(task: Task) -> tuple[Images, Images]:
-    """Load the training set and the test set of a task, on the CPU."""
-    return _load(task.data, task.data_dir, tuple(task.options.items()))
+CLASSIFICATION = ImageClassification()
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, made_by
 from benchmarks.tables import RESULTS, markdown_table, write_json
 from benchmarks.timing import alternate
 from shapeshift.distill import DISTILLERS
@@ -103,7 +103,7 @@ def ratio(found: dict[str, float]) -> float:
 
 def render(content: dict[str, Any]) -> str:
     """Make the table of a result."""
-    machine, rows = content["machine"], []
+    rows = []
     for key, runs in content["results"].items():
         row, _, method = key.partition(":")
         best = min(runs, key=ratio)
@@ -111,9 +111,8 @@ def render(content: dict[str, Any]) -> str:
         rows.append([PAIRS[row].title, method, *milliseconds, " ".join(f"{ratio(run):.2f}" for run in runs)])
     header = ["pair", "method", "student's step", "teacher's forward", "distilled step", "distilled / (both), by run"]
     return (
-        f"Made by `python -m benchmarks.cost_of_distillation` on {machine['processor']}, {machine['threads']} threads, "
-        f"torch {machine['versions']['torch']}; medians over {content['steps']} steps in turn, of the run with the "
-        f"lowest ratio.\n\n{markdown_table(header, rows)}\n"
+        f"{made_by('cost_of_distillation', content['machine'])}; medians over {content['steps']} steps in "
+        f"turn, of the run with the lowest ratio.\n\n{markdown_table(header, rows)}\n"
     )
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, made_by
 from benchmarks.tables import RESULTS, markdown_table, write_json
 from benchmarks.timing import alternate
 from shapeshift.batches import Inputs
@@ -94,7 +94,6 @@ def in_a_loop(maps: Tensor) -> Tensor:
 
 def render(content: dict[str, Any]) -> str:
     """Make the table of a result."""
-    machine = content["machine"]
     rows = [
         [
             row["network"],
@@ -108,9 +107,8 @@ def render(content: dict[str, Any]) -> str:
     ]
     header = ["network", "maps", "loop, µs per map", "at once, µs per map", "times faster", "different ranks"]
     return (
-        f"Made by `python -m benchmarks.feature_ranks` on {machine['processor']}, {machine['threads']} thread, "
-        f"torch {machine['versions']['torch']}: the ranks of all feature maps of {content['images']} images, median of "
-        f"{content['rounds']} turns.\n\n{markdown_table(header, rows)}\n"
+        f"{made_by('feature_ranks', content['machine'])}: the ranks of all feature maps of "
+        f"{content['images']} images, median of {content['rounds']} turns.\n\n{markdown_table(header, rows)}\n"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,20 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("shapeshift", "torch", "timm", "transformers", "numpy")},
     }
+
+
+def made_by(script: str, machine: Mapping[str, Any]) -> str:
+    """Begin a caption: which command measured, and where.
+
+    Args:
+        script: the module's name in this package.
+        machine: what :func:`describe` returned.
+    """
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    return (
+        f"Made by `python -m benchmarks.{script}` on {machine['processor']}, {threads}, "
+        f"torch {machine['versions']['torch']}"
+    )
 
 
 def _processor() -> str:

@@ -99,6 +99,6 @@ class Results:
 
 def comparable(kept: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Tell whether runs under two settings can stand in one table; they may come from two machines."""
-    # A field that the config did not have when the runs were made does by default what was done before.
-    config = {name: settings["config"].get(name) for name in kept["config"]}
-    return kept["config"] == config and all(kept[key] == settings[key] for key in ("data", "device", "recipe"))
+    # A field that the config or the recipe did not have when the runs were made does by default what was done before.
+    same = all(kept[part] == {name: settings[part].get(name) for name in kept[part]} for part in ("config", "recipe"))
+    return same and all(kept[key] == settings[key] for key in ("data", "device"))

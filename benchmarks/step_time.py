@@ -28,7 +28,7 @@ from torch import nn
 from tqdm import tqdm
 
 import shapeshift
-from benchmarks.machine import describe
+from benchmarks.machine import describe, made_by
 from benchmarks.paper_style import share_in_paper_style
 from benchmarks.tables import RESULTS, markdown_table, write_json
 from benchmarks.timing import alternate, timed
@@ -100,7 +100,7 @@ def _measurements(arguments: argparse.Namespace) -> list[str]:
 
 def render(content: dict[str, Any]) -> str:
     """Make the tables of a result."""
-    results, machine = content["results"], content["machine"]
+    results = content["results"]
     steps, setup = [], []
     for row, workload in WORKLOADS.items():
         if any(f"{measure}:{row}" not in results for measure in ("steps", "paper", "dense", "shared")):
@@ -127,8 +127,7 @@ def render(content: dict[str, Any]) -> str:
     step_header = ["workload", "dense step", "step / dense", "runs", "papers' / ours", "inference"]
     step_header += ["peak MiB, dense / ours", "checkpoint MB, dense / ours"]
     return (
-        f"Made by `python -m benchmarks.step_time` on {machine['processor']}, {machine['threads']} threads, "
-        f"torch {machine['versions']['torch']}, at a budget of {content['budget']}.\n\n"
+        f"{made_by('step_time', content['machine'])}, at a budget of {content['budget']}.\n\n"
         f"{markdown_table(step_header, steps)}\n\n"
         f'"step / dense" is the lowest of the runs, each the ratio of medians over {content["steps"]} paired steps; '
         '"papers\' / ours" the time of the papers\' generator over ours; "inference" the materialized model\'s '

@@ -1,29 +1,31 @@
-"""A plain training loop for image classifiers, the same for every kind of model that is compared."""
+"""A plain training loop for classifiers, the same for every kind of model that is compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shapeshift.distill import Distiller
-from shapeshift.integrations.data import Images
+from shapeshift.integrations.data import Labelled
 from shapeshift.optimizer import parameter_groups
+from shapeshift.superweights.labelled import cross_entropy
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: SGD with Nesterov momentum and a one-cycle learning rate.
+    """How a model is trained: an optimizer, and a learning rate that rises and falls once.
 
     Attributes:
         epochs: passes over the training set.
-        batch_size: images per step.
+        batch_size: examples per step.
         learning_rate: the peak of the cycle.
         momentum: of SGD.
         weight_decay: on all but coefficients and one-dimensional parameters.
+        optimizer: "sgd", with Nesterov momentum, or "adamw".
     """
 
     epochs: int = 40
@@ -31,11 +33,18 @@ class Recipe:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+
+    def start(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the optimizer for some parameter groups."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(groups, self.learning_rate)
+        return torch.optim.SGD(groups, self.learning_rate, momentum=self.momentum, nesterov=True)
 
 
 def train(
     model: nn.Module,
-    data: Images,
+    data: Labelled,
     recipe: Recipe,
     seed: int,
     on_epoch: Callable[[], None] = lambda: None,
@@ -44,29 +53,28 @@ def train(
     """Train a classifier in place, on the device that its parameters are on.
 
     Args:
-        model: maps images to logits.
+        model: maps inputs to logits, or is a :class:`shapeshift.superweights.Family` of such, whose losses are added.
         data: the training set, on any device.
         recipe: how.
-        seed: of the order of the images.
+        seed: of the order of the examples.
         on_epoch: called after each epoch.
         distiller: built with this model as its student; its loss is added, and its connectors are trained along.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
-    images, labels = data.images.to(device), data.labels.to(device)
+    inputs, labels = data.inputs.to(device), data.labels.to(device)
     steps = -(-len(labels) // recipe.batch_size)
     trained = nn.ModuleList([model] if distiller is None else [model, distiller])
-    groups = parameter_groups(trained, recipe.weight_decay)
-    optimizer = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
+    optimizer = recipe.start(parameter_groups(trained, recipe.weight_decay))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps)
     trained.train()
     for _ in range(recipe.epochs):
         order = torch.randperm(len(labels), generator=generator).to(device)
         for batch in order.split(recipe.batch_size):
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            loss = cross_entropy(model, (inputs[batch], labels[batch]))
             if distiller is not None:
-                loss = loss + distiller(images[batch], labels[batch])
+                loss = loss + distiller(inputs[batch], labels[batch])
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -74,14 +82,14 @@ def train(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, data: Images, batch_size: int = 1024) -> Tensor:
-    """Return a classifier's logits, of shape (N, classes), in evaluation mode, on the device that the images are on."""
+def predict(model: nn.Module, data: Labelled, batch_size: int = 1024) -> Tensor:
+    """Return a classifier's logits, of shape (N, classes), in evaluation mode, on the device that the data is on."""
     model.eval()
     device = next(model.parameters()).device
-    logits = torch.cat([model(images.to(device)) for images in data.images.split(batch_size)])
-    return logits.to(data.images.device)
+    logits = torch.cat([model(inputs.to(device)) for inputs in data.inputs.split(batch_size)])
+    return logits.to(data.inputs.device)
 
 
-def error(model: nn.Module, data: Images) -> float:
-    """Return the share of images that a classifier gets wrong, in percent."""
+def error(model: nn.Module, data: Labelled) -> float:
+    """Return the share of examples that a classifier gets wrong, in percent."""
     return (predict(model, data).argmax(1) != data.labels).float().mean().item() * 100

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from shapeshift.errors import DataError
 from shapeshift.registry import Registry
+
+
+class Labelled(Protocol):
+    """What a classifier is trained on."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the classifier is called with, of shape (N, ...)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices of shape (N,)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,11 @@ class Images:
             raise DataError(f"labels from {low} to {high} for {self.num_classes} classes: count the classes from 0")
 
     @property
+    def inputs(self) -> Tensor:
+        """The images."""
+        return self.images
+
+    @property
     def channels(self) -> int:
         """Channels of each image."""
         return self.images.shape[1]
@@ -63,11 +81,22 @@ def standardise(training: Images, test: Images) -> tuple[Images, Images]:
     Returns:
         Both sets in float32.
     """
-    std, mean = torch.std_mean(training.images.float(), dim=(0, 2, 3), keepdim=True)
+    scaled_training, scaled_test = standardise_pixels(training.images, test.images)
+    return replace(training, images=scaled_training), replace(test, images=scaled_test)
+
+
+def standardise_pixels(training: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Standardise each channel by its mean and standard deviation over the training images.
+
+    Args:
+        training: images of shape (N, channels, height, width), of any numeric type.
+        test: those of the test set.
+
+    Returns:
+        Both in float32.
+    """
+    std, mean = torch.std_mean(training.float(), dim=(0, 2, 3), keepdim=True)
     std[std == 0] = 1.0  # a channel that is constant has no deviation to divide by
-
-    def scaled(part: Images) -> Images:
-        # In place on a copy: a set of the size of CIFAR takes 0.6 GB.
-        return replace(part, images=part.images.to(torch.float32, copy=True).sub_(mean).div_(std))
-
-    return scaled(training), scaled(test)
+    # In place on a copy: a set of the size of CIFAR takes 0.6 GB.
+    scaled = [images.to(torch.float32, copy=True).sub_(mean).div_(std) for images in (training, test)]
+    return scaled[0], scaled[1]

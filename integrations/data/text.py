@@ -48,6 +48,11 @@ class Passages:
     vocabulary: int
 
     @property
+    def inputs(self) -> Tensor:
+        """The tokens."""
+        return self.tokens
+
+    @property
     def mask(self) -> Tensor:
         """What is no padding: 1 and 0, of the shape of the tokens."""
         return (self.tokens != PADDING).long()

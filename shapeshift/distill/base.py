@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from shapeshift.batches import device_of
 from shapeshift.distill.features import Feature
 from shapeshift.distill.recorder import Pass, Recorder
 from shapeshift.distill.trace import call, unwrap
@@ -116,8 +117,7 @@ class TeacherStudent(Distiller):
         if self.autocast is None:
             call(self.teacher, x)
         else:
-            device = next(self.teacher.parameters()).device.type
-            with torch.autocast(device, self.autocast):
+            with torch.autocast(device_of(self.teacher).type, self.autocast):
                 call(self.teacher, x)
 
     def loss(self, y: Any = None) -> Tensor:
@@ -146,6 +146,11 @@ class TeacherStudent(Distiller):
     def close(self) -> None:
         self._teacher_recorder.close()
         self._student_recorder.close()
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return a tensor in float32 if its precision is lower: sums over a batch overflow or vanish there."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 DISTILLERS: Registry[type[TeacherStudent]] = Registry("distiller")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.distill.base import DISTILLERS, TeacherStudent
+from shapeshift.distill.base import DISTILLERS, TeacherStudent, at_least_float32
 from shapeshift.distill.recorder import Pass
 from shapeshift.distill.trace import first_tensor
 from shapeshift.errors import ConfigError, ModelError
@@ -100,8 +100,3 @@ class KD(TeacherStudent):
                 soft_cross_entropy(logits.flatten(0, -2)[rows], target.flatten(0, -2)[rows], self.temperature)
             )
         return self.weight * torch.stack(losses).sum()
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Return a tensor in float32 if its precision is lower: sums over a batch overflow or vanish there."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.distill.base import DISTILLERS, TeacherStudent
+from shapeshift.batches import device_of
+from shapeshift.distill.base import DISTILLERS, TeacherStudent, at_least_float32
 from shapeshift.distill.connector import Connector
 from shapeshift.distill.features import Feature
-from shapeshift.distill.kd import at_least_float32
 from shapeshift.distill.pairs import Layers, pair_stages
 from shapeshift.distill.recorder import Pass
 from shapeshift.errors import ModelError
@@ -99,12 +99,12 @@ class OFD(TeacherStudent):
         super().__init__(teacher, student, targets, features, autocast)
         self.weight = weight
         self.scale = scale
-        like = next(self.student.parameters())
+        device = device_of(student)
         self.connectors = nn.ModuleList(
             Connector(feature.channels, target.channels, rectified=False) for target, feature in pairs
-        ).to(like.device)
+        ).to(device)
         for index, margin in enumerate(found):
-            self.register_buffer(f"margin{index}", margin.view(1, -1, 1, 1).to(like.device), persistent=False)
+            self.register_buffer(f"margin{index}", margin.view(1, -1, 1, 1).to(device), persistent=False)
 
     def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
         """Sum :func:`partial_l2` over the stages, each weighted by 1/2 for every stage behind it."""

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.distill.base import DISTILLERS, TeacherStudent
+from shapeshift.batches import device_of
+from shapeshift.distill.base import DISTILLERS, TeacherStudent, at_least_float32
 from shapeshift.distill.connector import Connector
 from shapeshift.distill.features import Feature, locate
-from shapeshift.distill.kd import at_least_float32
 from shapeshift.distill.pairs import Layers, named_call, split_names, trace_both
 from shapeshift.distill.recorder import Pass
 from shapeshift.distill.stages import find_classifier
@@ -107,7 +107,7 @@ class SRRL(TeacherStudent):
         self.alpha = alpha
         self.beta = beta
         self.connector = Connector(feature.channels, target.channels, rectified=target.is_rectified)
-        self.connector.to(next(student.parameters()).device)
+        self.connector.to(device_of(student))
         self._head: tuple[Any] = (head.module,)  # in a tuple, as the teacher is
         self._reads_positions = _read(head).shape[1] > 1
 

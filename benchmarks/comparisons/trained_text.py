@@ -1,0 +1,20 @@
+"""Making a trained BERT smaller."""
+
+from __future__ import annotations
+
+from benchmarks.classification import BEFORE, ERROR
+from benchmarks.comparison import Comparison
+from benchmarks.texts import Bert, TextClassification
+from benchmarks.trained import EXPECTATION, SOURCE, orderings, rows
+
+ROWS = rows(Bert(4, 64), {"epochs": 2}, {"epochs": 6}, mapping={"*word_embeddings*": "words", "*": "rest"})
+
+COMPARISON = Comparison(
+    name="trained_text",
+    title="A trained BERT made smaller",
+    source=SOURCE,
+    expectation=EXPECTATION,
+    rows=ROWS,
+    orderings=orderings(ROWS),
+    experiment=TextClassification((ERROR, BEFORE)),
+)

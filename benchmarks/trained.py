@@ -1,0 +1,98 @@
+"""The ways to make a trained network smaller."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+import shapeshift
+from benchmarks.comparison import pairs
+from benchmarks.distillation import Distillation
+from benchmarks.low_rank import factorise
+from benchmarks.magnitude_pruning import prune_by_magnitude
+from benchmarks.networks import Network, Training, compressed, dense
+from benchmarks.ordering import Ordering
+from benchmarks.pretraining import pretrained
+from benchmarks.row import Build, Row
+from shapeshift.budget import parse_budget
+
+SOURCE = "Compressing what is trained; the comparisons are SVD-LLM's and Basis Sharing's (ICLR 2025), at small sizes"
+EXPECTATION = (
+    "A network is trained, made smaller, and trained for a short while by the original as a teacher (KD). Shared "
+    "parameters are fitted to its weights, on all of their numbers alike or calibrated on 512 inputs, or start from "
+    "scratch; each layer's weight is truncated to its largest singular values; or channels are removed by magnitude. "
+    "The fit is expected to be ahead at each budget. In the long rows the training afterwards is three times as long."
+)
+
+_CALIBRATION = 512  # inputs of the training set
+
+
+def fitted(network: Network, budget: str, training: Training, calibrate: bool = False, **options: Any) -> nn.Module:
+    """Train a network, and fit shared parameters to its weights.
+
+    Args:
+        network: what is trained.
+        budget: of shared parameters.
+        training: how it is trained.
+        calibrate: whether errors count as the layers' outputs feel them on part of the training set.
+        **options: fields of :class:`shapeshift.Config`.
+    """
+    model = copy.deepcopy(pretrained(network, "", training))
+    inputs = training.data.inputs[:_CALIBRATION].to(training.device).split(64) if calibrate else None
+    return shapeshift.compress(model, budget, calibration=inputs, init="fit", **options)
+
+
+def factorised(network: Network, budget: str, training: Training) -> nn.Module:
+    """Train a network, and truncate the singular value decomposition of each of its layers."""
+    model = copy.deepcopy(pretrained(network, "", training))
+    return factorise(model, parse_budget(budget, shapeshift.count_parameters(model)))
+
+
+def magnitude_pruned(network: Network, budget: str, training: Training) -> nn.Module:
+    """Train a network, and remove the channels of least magnitude."""
+    model = pretrained(network, "", training)
+    inputs = training.data.inputs[:2].to(training.device)
+    return prune_by_magnitude(model, inputs, parse_budget(budget, shapeshift.count_parameters(model)))
+
+
+def rows(network: Network, short: Mapping[str, Any], long: Mapping[str, Any], **options: Any) -> tuple[Row, ...]:
+    """List the ways to make a trained network smaller, at four budgets, each trained by the original afterwards.
+
+    Args:
+        network: what is trained and made smaller.
+        short: the fields of the recipe in which the training afterwards differs from the one before.
+        long: the same for rows of a longer training afterwards, whose names say so.
+        **options: fields of :class:`shapeshift.Config`, where parameters are shared.
+    """
+    ways: dict[str, tuple[Build, Mapping[str, Any], Mapping[str, Any]]] = {
+        "fit": (fitted, options, short),
+        "fit, calibrated": (fitted, {**options, "calibrate": True}, short),
+        "scratch": (compressed, options, short),
+        "SVD per layer": (factorised, {}, short),
+        "magnitude": (magnitude_pruned, {}, short),
+        "fit, long": (fitted, options, long),
+        "scratch, long": (compressed, options, long),
+    }
+    original = Distillation("kd", network)
+    return (
+        Row(network, "whole", "", dense),
+        *(
+            Row(network, way, budget, build, choices, recipe, original)
+            for budget in ("75%", "50%", "25%", "12.5%")
+            for way, (build, choices, recipe) in ways.items()
+        ),
+    )
+
+
+def orderings(rows: Sequence[Row]) -> tuple[Ordering, ...]:
+    """Return what is expected of the rows."""
+    return (
+        Ordering("A fit is ahead of decomposing layer by layer", pairs(rows, "fit", "SVD per layer")),
+        Ordering("A fit is ahead of starting from scratch", pairs(rows, "fit", "scratch")),
+        Ordering("A fit is ahead of removing channels by magnitude", pairs(rows, "fit", "magnitude")),
+        Ordering("Calibration helps", pairs(rows, "fit, calibrated", "fit")),
+        Ordering("A fit is ahead of scratch after a longer training", pairs(rows, "fit, long", "scratch, long")),
+    )

@@ -1,0 +1,104 @@
+"""What fitting is compared with on trained networks: decompositions of each layer, and removed channels."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import shapeshift
+from benchmarks.classification import BEFORE, ERROR, ImageClassification
+from benchmarks.low_rank import factorise
+from benchmarks.magnitude_pruning import prune_by_magnitude
+from benchmarks.networks import Training, WideNetwork
+from benchmarks.pretraining import pretrained
+from benchmarks.row import Row
+from benchmarks.task import Task
+from benchmarks.texts import Bert, TextClassification
+from benchmarks.trained import fitted
+from shapeshift.errors import BudgetError
+from shapeshift.integrations.data import Images
+from shapeshift.integrations.training import Recipe
+from shapeshift.networks.wide_resnet import WideResNet
+from tests.tolerances import assert_close
+
+TEXTS = TextClassification()
+
+
+def convolutional() -> tuple[nn.Module, torch.Tensor]:
+    return WideResNet(10, 0.5, in_channels=1).eval(), torch.randn(2, 1, 8, 8)
+
+
+def textual() -> tuple[nn.Module, torch.Tensor]:
+    data, _ = TEXTS.load(TEXTS.task("python_text", "cpu"))
+    return Bert(2, 32).build(data).eval(), data.tokens[:2]
+
+
+MODELS = {"convolutions": convolutional, "text": textual}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("make", ["decomposed", "pruned"])
+def test_models_come_down_to_a_budget_and_are_used_as_before(name: str, make: str) -> None:
+    model, inputs = MODELS[name]()
+    size, before = shapeshift.count_parameters(model), model(inputs)
+    for share in (0.5, 0.25):
+        budget = int(share * size)
+        if make == "decomposed":
+            smaller = factorise(copy.deepcopy(model), budget)
+        else:
+            smaller = prune_by_magnitude(model, inputs, budget)
+        assert 0.8 * budget < shapeshift.count_parameters(smaller) <= budget
+        assert smaller(inputs).shape == before.shape
+        smaller(inputs).sum().backward()
+    assert shapeshift.count_parameters(model) == size
+    assert torch.equal(model(inputs), before)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(12, 8), nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Embedding(30, 8)])
+def test_a_layer_of_low_rank_is_decomposed_without_loss(layer: nn.Module) -> None:
+    weight = layer.weight
+    with torch.no_grad():
+        flat = weight.flatten(1)
+        weight.copy_((torch.randn(len(flat), 2) @ torch.randn(2, flat.shape[1])).reshape(weight.shape))
+    x = torch.randn(2, 3, 9, 9) if isinstance(layer, nn.Conv2d) else torch.randn(4, 12)
+    x = torch.arange(30) if isinstance(layer, nn.Embedding) else x
+    rank_two = 2 * (len(flat) + flat.shape[1]) + (8 if getattr(layer, "bias", None) is not None else 0)
+    decomposed = factorise(nn.Sequential(copy.deepcopy(layer)), rank_two)
+    assert shapeshift.count_parameters(decomposed) == rank_two
+    assert_close(decomposed(x), layer(x), "reordered")
+
+
+def test_less_than_rank_one_is_refused() -> None:
+    with pytest.raises(BudgetError, match="rank one has 20 parameters, more than 19"):
+        factorise(nn.Sequential(nn.Linear(12, 8, bias=False)), 19)
+
+
+def test_the_channels_of_least_magnitude_go() -> None:
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 5.0, 2.0, 6.0, 3.0, 4.0])[:, None].expand(6, 4))
+        model[2].weight.fill_(1.0)
+    smaller = prune_by_magnitude(model, torch.randn(2, 4), budget=18)
+    assert smaller[0].weight[:, 0].tolist() == [5.0, 6.0, 4.0]
+
+
+def test_what_was_trained_is_measured_before_it_is_trained_on() -> None:
+    images = Images(torch.randn(40, 1, 8, 8), torch.arange(40) % 10, num_classes=10)
+
+    class Noise(ImageClassification):
+        def load(self, task: Task) -> tuple[Images, Images]:
+            return images, images
+
+    recipe, network = Recipe(epochs=30, batch_size=8), WideNetwork(10, 0.5)
+    task = Task("noise", recipe)
+    row = Row(network, "fit", "100%", fitted, recipe={"epochs": 1, "learning_rate": 1e-3})
+    found = Noise((ERROR, BEFORE)).run(row, task, seed=0)
+    original = pretrained(network, "", Training(images, recipe, 0, "cpu"))
+    with torch.no_grad():
+        wrong = (original.eval()(images.images).argmax(1) != images.labels).float().mean().item()
+    assert found["before"] == pytest.approx(100 * wrong)
+    assert wrong < 0.5, "the network has not learned anything that could be kept"
+    assert found["error"] <= 50
