@@ -113,7 +113,9 @@ def compressed(network: Network, budget: str, training: Training, **options: Any
     return shapeshift.compress(network.build(training.data), budget, **options)
 
 
-def learned(network: Network, budget: str, training: Training, num_groups: int, **options: Any) -> nn.Module:
+def learned(
+    network: Network, budget: str, training: Training, num_groups: int, method: str = "kmeans", **options: Any
+) -> nn.Module:
     """Build a network, learn in a fifth of the epochs which layers share parameters, and compress it with that mapping.
 
     Args:
@@ -121,6 +123,7 @@ def learned(network: Network, budget: str, training: Training, num_groups: int, 
         budget: the budget, for learning and for training.
         training: what it is built for.
         num_groups: how many parameter groups the mapping has.
+        method: of :func:`shapeshift.learn_mapping`.
         **options: fields of :class:`shapeshift.Config`.
     """
     short = replace(training.recipe, epochs=max(1, training.recipe.epochs // 5))
@@ -128,6 +131,12 @@ def learned(network: Network, budget: str, training: Training, num_groups: int, 
     def pretrain(model: nn.Module) -> None:
         train(model, training.data, short, training.seed)
 
-    model = network.build(training.data).to(training.device)
-    mapping = shapeshift.learn_mapping(model, budget, pretrain, num_groups=num_groups, seed=training.seed)
+    data, found = training.data, {}
+    if method == "gradient":
+        batches = list(zip(data.inputs.split(128), data.labels.split(128), strict=True))
+        found = {"data": batches, "samples": min(1000, len(data.labels))}
+    model = network.build(data).to(training.device)
+    mapping = shapeshift.learn_mapping(
+        model, budget, pretrain, num_groups=num_groups, seed=training.seed, method=method, **found
+    )
     return shapeshift.compress(model, budget, mapping=mapping, **options)

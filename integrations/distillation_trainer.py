@@ -18,6 +18,8 @@ from shapeshift.optimizer import parameter_groups
 try:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    import shapeshift.integrations.transformers  # noqa: F401  its checkpoints load with from_pretrained
 except ImportError as error:
     raise MissingExtraError("DistillationTrainer", "transformers") from error
 

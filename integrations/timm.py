@@ -1,15 +1,41 @@
-"""Models of timm, by name."""
+"""Models of timm, by name: plain ones, and compressed ones behind ``shapeshift_`` for timm's own scripts."""
 
 from __future__ import annotations
 
+import dataclasses
+import runpy
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import timm
 import torch
+from timm.models import (
+    generate_default_cfgs,
+    get_arch_pretrained_cfgs,
+    load_pretrained,
+    model_entrypoint,
+    register_model,
+)
 from torch import nn
+
+from shapeshift.budget import Budget
+from shapeshift.compression import compress, install, plan_compression
+from shapeshift.config import Config
+from shapeshift.errors import BudgetError, ModelError
+from shapeshift.integrations import timm_networks
+from shapeshift.shared_parameters import SharedParameters
+
+PREFIX = "shapeshift_"
+
+# Where timm's registry looks for the pretrained weights of what this module registers.
+default_cfgs: dict[str, Any] = {}
 
 
 def model_names() -> list[str]:
-    """Return the names that timm can build."""
-    return list(timm.list_models())
+    """Return the names that timm can build, without those of compressed models."""
+    return [name for name in timm.list_models() if not name.startswith(PREFIX)]
 
 
 def build(name: str) -> nn.Module:
@@ -17,3 +43,95 @@ def build(name: str) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = timm.create_model(name)
     return model
+
+
+def build_compressed(name: str, pretrained: bool = False, *, budget: Budget | None = None, **options: Any) -> nn.Module:
+    """Build a model of timm and compress it: what ``timm.create_model("shapeshift_" + name, ...)`` calls.
+
+    Args:
+        name: of the plain model.
+        pretrained: whether to start from trained weights. The shared parameters are then fitted to them, unless
+            ``init="random"`` is given. Weights that were saved from a compressed model are loaded as they are.
+        budget: as in :func:`shapeshift.compress`; with ``features_only=True``, of the feature extractor.
+        **options: fields of :class:`shapeshift.Config`; all others go to timm.
+
+    Returns:
+        The compressed model.
+
+    Raises:
+        BudgetError: if the budget is missing, cannot be read, or cannot be met.
+        ConfigError, ModelError: as :func:`shapeshift.compress`.
+    """
+    if budget is None:
+        raise BudgetError(
+            f'{PREFIX}{name} needs a budget: timm.create_model("{PREFIX}{name}", budget="25%"), or behind '
+            f"--model {PREFIX}{name} in a script of timm, --model-kwargs budget=25%"
+        )
+    fields = {field.name for field in dataclasses.fields(Config)}
+    chosen = {key: options.pop(key) for key in fields & set(options)}
+    # Arguments of the saved model come with weights that timm wrote into a folder or to the hub.
+    compressed_weights = pretrained and "budget" in options.get("pretrained_model_args", {})
+    if pretrained and not compressed_weights:
+        chosen.setdefault("init", "fit")
+    config = Config(**chosen)  # fails before weights are read
+    model: nn.Module = model_entrypoint(name)(pretrained=pretrained and not compressed_weights, **options)
+    if compressed_weights:
+        shared = SharedParameters(plan_compression(model, budget, config))
+        install(model, shared)
+        load_pretrained(model, num_classes=getattr(model, "num_classes", 0), in_chans=options.get("in_chans", 3))
+    else:
+        compress(model, budget, config)
+    # What timm writes beside weights, so that it builds the compressed model again.
+    described: Any = model
+    described.pretrained_cfg = described.default_cfg = {**described.pretrained_cfg, "architecture": PREFIX + name}
+    described._model_args = {"init": config.init}
+    return model
+
+
+def register_models() -> list[str]:
+    """Register a compressed form of every model that timm knows, as ``shapeshift_<name>``.
+
+    Importing this module does it once; call it again for models that are registered later.
+
+    Returns:
+        The names that are new.
+    """
+    names = [name for name in model_names() if not timm.is_model(PREFIX + name)]
+    default_cfgs.update(
+        generate_default_cfgs(
+            {PREFIX + tagged: cfg for name in names for tagged, cfg in get_arch_pretrained_cfgs(name).items()}
+        )
+    )
+    for name in names:
+        entry_point = partial(build_compressed, name)
+        entry_point.__name__, entry_point.__module__ = PREFIX + name, __name__  # type: ignore[attr-defined]
+        globals()[PREFIX + name] = register_model(entry_point)  # timm appends the name to __all__
+    default_cfgs.clear()
+    return [PREFIX + name for name in names]
+
+
+def main(arguments: list[str]) -> None:
+    """Run a script, such as timm's ``train.py``, with the compressed models registered.
+
+    Args:
+        arguments: the script's path, and its own arguments.
+
+    Raises:
+        ModelError: if there is no such script.
+    """
+    if not arguments or not Path(arguments[0]).is_file():
+        missing = f"there is no script {arguments[0]}" if arguments else "name a script to run"
+        raise ModelError(f"{missing}: python -m shapeshift.integrations.timm train.py --model {PREFIX}resnet50 ...")
+    sys.argv = arguments
+    sys.path[0] = str(Path(arguments[0]).resolve().parent)  # as python itself does for a script
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    # Under its own name, by which what is registered can be found again.
+    from shapeshift.integrations.timm import main as run
+
+    run(sys.argv[1:])
+else:
+    timm_networks.register_networks()
+    register_models()

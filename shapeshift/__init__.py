@@ -1,6 +1,6 @@
 """shapeshift: neural networks whose weights are generated from shared parameters, within a parameter budget."""
 
-from shapeshift import distill, prune
+from shapeshift import distill, prune, recurrence, superweights
 from shapeshift.budget import count_parameters
 from shapeshift.checkpoint import load, save
 from shapeshift.compression import compress, is_compressed, materialize, plan_compression
@@ -15,7 +15,7 @@ from shapeshift.errors import (
     ModelError,
     ShapeshiftError,
 )
-from shapeshift.mapping_search import LearnedMapping, learn_mapping
+from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_mapping
 from shapeshift.mappings import Assignment
 from shapeshift.optimizer import parameter_groups
 from shapeshift.plot import plot_mapping
@@ -30,6 +30,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "GeneratedWeightError",
+    "GradientMapping",
     "LearnedMapping",
     "MissingExtraError",
     "ModelError",
@@ -47,6 +48,8 @@ __all__ = [
     "plan_compression",
     "plot_mapping",
     "prune",
+    "recurrence",
     "report",
     "save",
+    "superweights",
 ]

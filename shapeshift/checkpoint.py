@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from shapeshift.checkpoint_files import PLAN_FILE, Checkpoint, read, write
+from shapeshift.checkpoint_files import Checkpoint, read, write
 from shapeshift.compression import find_root, install, require_root
 from shapeshift.errors import CheckpointError, ModelError
 from shapeshift.layers import check_attachable, is_attached
@@ -44,12 +44,25 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     """
     root = find_root(model) or find_pruned(model) or require_root(model)
     _check_wrapper(model, root)
-    tensors, aliases = stored_tensors(root)
+    tensors, _ = stored_tensors(root)
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise ModelError(f"{name} is on the meta device and has no values to save; give the model values first")
         if hasattr(tensor, "full_tensor"):
             raise ModelError(f"{name} is sharded over processes; gather the model into one process before saving it")
+    write(Path(directory), describe(root), tensors)
+
+
+def describe(root: nn.Module) -> dict[str, Any]:
+    """Describe a compressed or pruned model, without its tensors, as a dict that JSON can hold.
+
+    Args:
+        root: the root of a compressed model, or a pruned one.
+
+    Raises:
+        ModelError: if a module keeps extra state that is not a tensor.
+    """
+    tensors, aliases = stored_tensors(root)
     parameters = root.named_parameters(remove_duplicate=False)
     persistent = root.state_dict(keep_vars=True)
     record = record_of(root)
@@ -62,7 +75,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     }
     if record is not None:
         description["pruning"] = record.to_dict()
-    write(Path(directory), description, tensors)
+    return description
 
 
 def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
@@ -83,19 +96,15 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
         ModelError: if the model cannot be compressed, such as a scripted one. It is then unchanged.
     """
     checkpoint = read(Path(directory))
-    with _pruned(model, checkpoint):
+    with pruned(model, checkpoint):
         root = find_root(model)
         if checkpoint.plan is None:
             root = find_pruned(model) or model
             _check_state(checkpoint, root.state_dict(keep_vars=True), model)
         elif root is None:
-            for path, module in model.named_modules():
-                check_attachable(module, path)
-            root, plan = model, _fit(checkpoint, checkpoint.plan, model)
-            state = _fresh_state(model, plan)
-            _check_state(checkpoint, state, model)
-            shared = _build_shared(checkpoint, plan)
-            install(model, shared)
+            root, plan = model, match_plan(checkpoint, checkpoint.plan, model)
+            _check_state(checkpoint, _fresh_state(checkpoint, model, plan), model)
+            install(model, build_shared(checkpoint, plan))
         else:
             _check_wrapper(model, root)
             _check_same_plan(checkpoint, checkpoint.plan, _plan_of(root))
@@ -104,8 +113,12 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
     return model
 
 
-def _pruned(model: nn.Module, checkpoint: Checkpoint) -> AbstractContextManager[None]:
-    """Prune a model that is freshly built, if the checkpoint's was pruned; undone if what follows fails."""
+def pruned(model: nn.Module, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+    """Prune a model that is freshly built, if the checkpoint's was pruned; undone if what follows fails.
+
+    Raises:
+        CheckpointError: if the model has another architecture, or was compressed or pruned in another way.
+    """
     record = checkpoint.pruning
     if checkpoint.plan is None and find_root(model) is not None:
         raise CheckpointError(
@@ -153,8 +166,15 @@ def stored_tensors(root: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, aliases
 
 
-def _fit(checkpoint: Checkpoint, plan: Plan, model: nn.Module) -> Plan:
-    """Return a checkpoint's plan with the dtypes and devices of a plain model, which must have all its weights."""
+def match_plan(checkpoint: Checkpoint, plan: Plan, model: nn.Module) -> Plan:
+    """Return a checkpoint's plan with the dtypes and devices of a plain model, which must have all its weights.
+
+    Raises:
+        CheckpointError: if the model has another architecture.
+        ModelError: if it cannot be compressed.
+    """
+    for path, module in model.named_modules():
+        check_attachable(module, path)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names_of: dict[nn.Parameter, set[str]] = {}
     for name, parameter in parameters.items():
@@ -174,7 +194,7 @@ def _fit(checkpoint: Checkpoint, plan: Plan, model: nn.Module) -> Plan:
             found.append(f"{weight.name} is tied as {there} in the checkpoint and as {here} in the model")
     _raise_if_different(checkpoint, found, model)
 
-    def fit(group: GroupPlan) -> GroupPlan:
+    def match_group(group: GroupPlan) -> GroupPlan:
         homes = {(parameters[w.name].dtype, _home(parameters[w.name])) for w in group.weights}
         if len(homes) > 1:
             names = " and ".join(sorted(f"{dtype} on {device}" for dtype, device in homes))
@@ -186,21 +206,21 @@ def _fit(checkpoint: Checkpoint, plan: Plan, model: nn.Module) -> Plan:
         weights = tuple(dataclasses.replace(weight, dtype=dtype, device=device) for weight in group.weights)
         return dataclasses.replace(group, weights=weights)
 
-    return dataclasses.replace(plan, groups=tuple(map(fit, plan.groups)))
+    return dataclasses.replace(plan, groups=tuple(map(match_group, plan.groups)))
 
 
 def _home(tensor: Tensor) -> torch.device:
     return torch.device("cpu") if tensor.is_meta else tensor.device
 
 
-def _fresh_state(model: nn.Module, plan: Plan) -> dict[str, Any]:
+def _fresh_state(checkpoint: Checkpoint, model: nn.Module, plan: Plan) -> dict[str, Any]:
     """Return the state that a plain model will have once it is compressed by a plan; its values do not matter."""
     generated = {name for group in plan.groups for weight in group.weights for name in weight.names}
     state = {name: value for name, value in model.state_dict(keep_vars=True).items() if name not in generated}
-    return state | _shared_state(plan)
+    return state | _shared_state(checkpoint, plan)
 
 
-def _shared_state(plan: Plan) -> dict[str, Tensor]:
+def _shared_state(checkpoint: Checkpoint, plan: Plan) -> dict[str, Tensor]:
     """Return the state of a plan's shared parameters on the meta device, where a damaged plan costs no memory."""
     on_meta = [
         dataclasses.replace(
@@ -208,7 +228,7 @@ def _shared_state(plan: Plan) -> dict[str, Tensor]:
         )
         for group in plan.groups
     ]
-    shared = _guarded(lambda: SharedParameters(dataclasses.replace(plan, groups=tuple(on_meta))))
+    shared = _guarded(checkpoint, lambda: SharedParameters(dataclasses.replace(plan, groups=tuple(on_meta))))
     return {f"{ATTRIBUTE}.{name}": tensor for name, tensor in shared.state_dict(keep_vars=True).items()}
 
 
@@ -261,19 +281,20 @@ def _raise_if_different(checkpoint: Checkpoint, differences: list[str], model: n
     )
 
 
-def _build_shared(checkpoint: Checkpoint, plan: Plan) -> SharedParameters:
-    """Make and fill the shared parameters, and see that each weight comes out of them."""
-    shared = _guarded(lambda: SharedParameters(plan))
-    prefix = f"{ATTRIBUTE}."
-    values = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
-    shared.load_state_dict(values)
+def build_shared(checkpoint: Checkpoint, plan: Plan) -> SharedParameters:
+    """Make the shared parameters of a plan, uninitialised, and see that each weight comes out of them.
+
+    Raises:
+        CheckpointError: if the plan of the checkpoint does not work.
+    """
+    shared = _guarded(checkpoint, lambda: SharedParameters(plan))
     for group in shared.groups():
         for index, weight in enumerate(group.weights):
             with torch.no_grad():
-                generated = _guarded(partial(group.generate, [index]))[0]
+                generated = _guarded(checkpoint, partial(group.generate, [index]))[0]
             if tuple(generated.shape) != weight.shape:
                 raise CheckpointError(
-                    f"{PLAN_FILE} is damaged: its plan makes {weight.name} {tuple(generated.shape)} "
+                    f"{checkpoint.file.name} is damaged: its plan makes {weight.name} {tuple(generated.shape)} "
                     f"instead of {weight.shape}. Save the model again"
                 )
     return shared
@@ -282,14 +303,14 @@ def _build_shared(checkpoint: Checkpoint, plan: Plan) -> SharedParameters:
 ResultT = TypeVar("ResultT")
 
 
-def _guarded(build: Callable[[], ResultT]) -> ResultT:
+def _guarded(checkpoint: Checkpoint, build: Callable[[], ResultT]) -> ResultT:
     """Run what relies on a plan from a file, and blame the file if it fails."""
     try:
         return build()
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise CheckpointError(
-            f"{PLAN_FILE} is damaged: its plan does not work ({what}). Save the model again"
+            f"{checkpoint.file.name} is damaged: its plan does not work ({what}). Save the model again"
         ) from None
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,42 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint: how its model was compressed and pruned, and its tensors by every name they have."""
+    """The content of a checkpoint: how its model was compressed and pruned, and its tensors by every name they have.
 
-    folder: Path
+    Attributes:
+        file: what describes the model.
+        architecture: the model's class.
+        plan: how it was compressed; None if it was not.
+        pruning: how it was pruned; None if it was not.
+        frozen: the names of parameters that were not trained.
+        non_persistent: the names of buffers that a state dict leaves out.
+        aliases: for each further name of a tensor the name that it is stored under.
+        tensors: the tensors; none as long as only the description was read.
+    """
+
+    file: Path
     architecture: str
     plan: Plan | None
     pruning: Pruning | None
-    tensors: dict[str, Tensor]
     frozen: frozenset[str]
     non_persistent: frozenset[str]
+    aliases: dict[str, str]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+
+def stamped(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a model with what identifies the format before it."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "shapeshift": __version__,
+        "torch": str(torch.__version__),  # a class of its own otherwise, which pickle would name
+        **description,
+    }
 
 
 def write(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -48,13 +76,7 @@ def write(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Te
         description: what the JSON file holds, beside what identifies the format.
         tensors: what the safetensors file holds.
     """
-    description = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "shapeshift": __version__,
-        "torch": torch.__version__,
-        **description,
-    }
+    description = stamped(description)
     folder.mkdir(parents=True, exist_ok=True)
     with _replacing(folder / TENSORS_FILE) as written:
         save_file(_apart(tensors), written, metadata={"format": "pt"})
@@ -77,12 +99,42 @@ def read(folder: Path) -> Checkpoint:
         description = json.loads(plan_file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{plan_file} is damaged: it is not JSON ({error}). Save the model again") from None
+    checkpoint = parse(description, plan_file)
+    try:
+        tensors = load_file(tensors_file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{tensors_file} is damaged or not a safetensors file ({error})") from None
+    sha256 = description.pop("sha256", None)
+    if sha256 is None:
+        raise CheckpointError(f"{plan_file} is damaged: it cannot be read without its sha256. Save the model again")
+    if _seal(description, tensors_file) != sha256:
+        raise CheckpointError(
+            f"{TENSORS_FILE} and {PLAN_FILE} in {folder} do not belong together: one of them was damaged or replaced. "
+            "Take both from one shapeshift.save(model, ...)"
+        )
+    missing = sorted(set(checkpoint.aliases.values()) - set(tensors))
+    if missing:
+        raise CheckpointError(f"{plan_file} is damaged: it refers to {missing[0]}, which {TENSORS_FILE} does not hold")
+    tensors |= {alias: tensors[name] for alias, name in checkpoint.aliases.items()}
+    return dataclasses.replace(checkpoint, tensors=tensors)
+
+
+def parse(description: Any, file: Path) -> Checkpoint:
+    """Read the description of a model, without its tensors.
+
+    Args:
+        description: what the JSON file of a checkpoint holds.
+        file: where it comes from.
+
+    Raises:
+        CheckpointError: if it is damaged or foreign, or was written by a newer version.
+    """
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{plan_file} was not written by shapeshift.save")
+        raise CheckpointError(f"{file} was not written by shapeshift.save")
     version = description.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{plan_file} has format version {version!r}, written by shapeshift {description.get('shapeshift')}; "
+            f"{file} has format version {version!r}, written by shapeshift {description.get('shapeshift')}; "
             f"this is shapeshift {__version__}, which reads up to version {FORMAT_VERSION}. Upgrade shapeshift"
         )
     try:
@@ -91,30 +143,13 @@ def read(folder: Path) -> Checkpoint:
         plan = Plan.from_dict(description["plan"]) if compressed else None
         architecture = str(description["architecture"])
         aliases = {str(alias): str(name) for alias, name in description["aliases"].items()}
-        frozen, non_persistent = (frozenset(map(str, description[field])) for field in ("frozen", "non_persistent"))
-        sha256 = str(description.pop("sha256"))
+        frozen, non_persistent = (frozenset(map(str, description[kind])) for kind in ("frozen", "non_persistent"))
     except ShapeshiftError as error:
-        raise CheckpointError(f"{plan_file} (shapeshift {description.get('shapeshift')}): {error}") from None
+        raise CheckpointError(f"{file} (shapeshift {description.get('shapeshift')}): {error}") from None
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            f"{plan_file} is damaged: its plan cannot be read ({what}). Save the model again"
-        ) from None
-
-    try:
-        tensors = load_file(tensors_file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{tensors_file} is damaged or not a safetensors file ({error})") from None
-    if _seal(description, tensors_file) != sha256:
-        raise CheckpointError(
-            f"{TENSORS_FILE} and {PLAN_FILE} in {folder} do not belong together: one of them was damaged or replaced. "
-            "Take both from one shapeshift.save(model, ...)"
-        )
-    missing = sorted(set(aliases.values()) - set(tensors))
-    if missing:
-        raise CheckpointError(f"{plan_file} is damaged: it refers to {missing[0]}, which {TENSORS_FILE} does not hold")
-    tensors |= {alias: tensors[name] for alias, name in aliases.items()}
-    return Checkpoint(folder, architecture, plan, pruning, tensors, frozen, non_persistent)
+        raise CheckpointError(f"{file} is damaged: its plan cannot be read ({what}). Save the model again") from None
+    return Checkpoint(file, architecture, plan, pruning, frozen, non_persistent, aliases)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

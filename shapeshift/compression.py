@@ -13,6 +13,7 @@ from shapeshift.budget import Budget
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.fitting import fit_to_model
+from shapeshift.generators import ParameterGroup
 from shapeshift.layers import attach, check_attachable, detach, generated_class, is_attached, sources
 from shapeshift.plan import Plan, make_plan
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
@@ -161,16 +162,28 @@ def materialize(model: ModelT) -> ModelT:
         ModelError: if the model is not compressed.
     """
     root = require_root(model)
-    shared: SharedParameters = getattr(root, ATTRIBUTE)
-    weights = {}
-    for group in shared.groups():
-        trainable = any(parameter.requires_grad for parameter in group.parameters())
-        for index in range(len(group.weights)):
+    write_weights(root)
+    delattr(root, ATTRIBUTE)
+    return model
+
+
+def write_weights(module: ModelT) -> ModelT:
+    """Make plain layers of a module and those below, with the weights that they read now.
+
+    Args:
+        module: the root of a compressed model, or a copy of one of its submodules; it is changed in place.
+
+    Returns:
+        The same module.
+    """
+    attached = [found for found in module.modules() if is_attached(found)]
+    weights: dict[tuple[ParameterGroup[Any], int], nn.Parameter] = {}
+    for group, index in (source for found in attached for source in sources(found).values()):
+        if (group, index) not in weights:
+            trainable = any(parameter.requires_grad for parameter in group.parameters())
             with torch.no_grad():
                 generated = group.generate([index])[0].detach().clone(memory_format=torch.contiguous_format)
             weights[group, index] = nn.Parameter(generated, requires_grad=trainable)
-    delattr(root, ATTRIBUTE)
-    for module in list(root.modules()):
-        if is_attached(module):
-            detach(module, {name: weights[source] for name, source in sources(module).items()})
-    return model
+    for found in attached:
+        detach(found, {name: weights[source] for name, source in sources(found).items()})
+    return module

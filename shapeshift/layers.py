@@ -78,7 +78,8 @@ def check_attachable(module: nn.Module, path: str) -> None:
 def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -> type[nn.Module]:
     """Return the subclass of a module class that reads the named parameters from groups; one per set of names."""
     members: dict[str, Any] = {name: _weight_property(name) for name in names}
-    members["__module__"] = __name__
+    # Others look a model up by its class's name and module, transformers among them; compilers know torch's own.
+    members["__module__"] = __name__ if base.__module__.startswith("torch.") else base.__module__
     members["register_parameter"] = _register_parameter
     members["__reduce_ex__"] = _reduce_ex
     members["_rebuild"] = (base, names, root)
@@ -87,8 +88,9 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
             members |= adapt(base, root)
     if root:
         members["forward"] = _generating(base.forward)
-        members |= {name: replacement for name, replacement in _MODEL_METHODS.items() if hasattr(base, name)}
-    return types.new_class(f"Generated{base.__name__}", (base,), exec_body=lambda namespace: namespace.update(members))
+        members["no_weight_decay"] = _no_weight_decay
+        members |= {name: adapt(base) for name, adapt in _MODEL_METHODS.items() if hasattr(base, name)}
+    return types.new_class(base.__name__, (base,), exec_body=lambda namespace: namespace.update(members))
 
 
 def _weight_property(name: str) -> property:
@@ -170,22 +172,78 @@ def _adapt_container(base: Any, root: bool) -> dict[str, Any]:
     return {"__len__": length, "__iter__": iterate, "__getitem__": item}
 
 
+def _adapt_dict(base: Any, root: bool) -> dict[str, Any]:
+    """The same for a container that lists its children by name, as timm's feature extractors do."""
+    if not root:
+        return {}
+
+    def own(self: nn.Module) -> dict[str, Any]:
+        return {name: child for name, child in self._modules.items() if name != ATTRIBUTE}
+
+    return {
+        "__len__": lambda self: len(own(self)),
+        "__iter__": lambda self: iter(own(self)),
+        "keys": lambda self: own(self).keys(),
+        "values": lambda self: own(self).values(),
+        "items": lambda self: own(self).items(),
+    }
+
+
 _ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
     nn.RNNBase: _adapt_rnn,
     nn.Sequential: _adapt_container,
     nn.ModuleList: _adapt_container,
+    nn.ModuleDict: _adapt_dict,
 }
 
 
-def _tie_weights(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-    """Do nothing: tied weights were found by identity, and are generated from one source."""
+def _no_weight_decay(self: nn.Module) -> set[str]:
+    """Return the names of parameters that weight decay is not meant for: timm and others ask a model for them."""
+    inherited: set[str] = getattr(super(type(self), self), "no_weight_decay", set)()
+    shared: SharedParameters = getattr(self, ATTRIBUTE)
+    coefficients = {parameter for group in shared.groups() for parameter in group.coefficient_parameters()}
+    named = shared.named_parameters(prefix=ATTRIBUTE)
+    return {*inherited, *(name for name, parameter in named if parameter in coefficients)}
 
 
-def _resize_token_embeddings(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    raise GeneratedWeightError(
-        "resize_token_embeddings() would replace an embedding that is generated from shared parameters. "
-        "Resize before shapeshift.compress(model, ...), or after shapeshift.materialize(model)"
-    )
+def is_generated(model: nn.Module, name: str) -> bool:
+    """Tell whether a parameter of a model, by its dotted name, is generated; False if there is none of that name."""
+    path, _, parameter = name.rpartition(".")
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        return False
+    return is_attached(module) and parameter in sources(module)
 
 
-_MODEL_METHODS = {"tie_weights": _tie_weights, "resize_token_embeddings": _resize_token_embeddings}
+def _adapt_ties(base: Any) -> Callable[..., dict[str, str]]:
+    """Tied weights were found by identity, and are generated from one source: tie the others only."""
+
+    def get_expanded_tied_weights_keys(self: Any, all_submodels: bool = False) -> dict[str, str]:
+        # Not the base's: it expands patterns with the names of parameters, which generated weights are not any more.
+        ties: dict[str, str] = self.all_tied_weights_keys
+        return {pair[0]: pair[1] for pair in ties.items() if not any(is_generated(self, name) for name in pair)}
+
+    return get_expanded_tied_weights_keys
+
+
+def _adapt_resizing(base: Any) -> Callable[..., Any]:
+    """Embeddings that are not generated can be resized."""
+
+    def resize_token_embeddings(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for embeddings in (self.get_input_embeddings(), self.get_output_embeddings()):
+            if embeddings is not None and is_attached(embeddings):
+                raise GeneratedWeightError(
+                    "resize_token_embeddings() would replace an embedding that is generated from shared parameters. "
+                    "Resize before shapeshift.compress(model, ...), or after shapeshift.materialize(model), or keep "
+                    "the embeddings out with exclude="
+                )
+        return base.resize_token_embeddings(self, *args, **kwargs)
+
+    return resize_token_embeddings
+
+
+_MODEL_METHODS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "get_expanded_tied_weights_keys": _adapt_ties,
+    "resize_token_embeddings": _adapt_resizing,
+}

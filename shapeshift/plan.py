@@ -164,7 +164,7 @@ class _Setting:
         if not isinstance(config.mapping, str):  # what is kept with the plan can be written down
             spelled = Assignment({weight.name: label for weight, label in zip(weights, labels, strict=True)})
             config = dataclasses.replace(config, mapping=spelled)
-        groups = _group(weights, labels)
+        groups = group_weights(weights, labels)
         generator = GENERATORS[config.combine]
         bounds = [(generator.least(group, config), generator.most(group, config)) for group in groups.values()]
         return cls(config, groups, bounds, dense, untouched)
@@ -178,7 +178,12 @@ class _Setting:
         return self.untouched + sum(most for _, most in self.bounds)
 
 
-def _group(weights: Sequence[Weight], labels: Sequence[str]) -> dict[str, list[Weight]]:
+def group_weights(weights: Sequence[Weight], labels: Sequence[str]) -> dict[str, list[Weight]]:
+    """Sort weights into groups of one label, one dtype and one device, by a name that a module can have.
+
+    Raises:
+        ConfigError: if two labels would make the same name.
+    """
     mixed = len({(weight.dtype, weight.device) for weight in weights}) > 1
     groups: dict[str, list[Weight]] = {}
     names: dict[str, str] = {}

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {"shapeshift": "shapeshift", "shapeshift.integrations": "integrations", "benchmarks": "benchmarks"}
 OPTIONAL = [
     "timm",
+    "lightning",
     "transformers",
     "rich",
     "matplotlib",

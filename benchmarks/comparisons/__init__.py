@@ -10,6 +10,7 @@ from benchmarks.comparisons import (
     distillation,
     downsampling,
     error_against_parameters,
+    families,
     generators,
     groups,
     hypernetworks,
@@ -17,6 +18,8 @@ from benchmarks.comparisons import (
     pruning,
     starting_values,
     templates,
+    trained_images,
+    trained_text,
     upsampling,
 )
 
@@ -34,7 +37,10 @@ COMPARISONS: dict[str, Comparison] = {
         templates,
         hypernetworks,
         depth_and_width,
+        families,
         distillation,
         pruning,
+        trained_images,
+        trained_text,
     )
 }

@@ -4,7 +4,7 @@ A generator is a :class:`~shapeshift.generators.base.ParameterGroup`. To add one
 by ``@GENERATORS.register("name")`` and import it below.
 """
 
-from shapeshift.generators import avg, emb, hypernetwork, rr, softmax, wavg
+from shapeshift.generators import avg, emb, hypernetwork, rr, softmax, superweights, wavg
 from shapeshift.generators.base import GENERATORS, ParameterGroup
 
-__all__ = ["GENERATORS", "ParameterGroup", "avg", "emb", "hypernetwork", "rr", "softmax", "wavg"]
+__all__ = ["GENERATORS", "ParameterGroup", "avg", "emb", "hypernetwork", "rr", "softmax", "superweights", "wavg"]

@@ -33,6 +33,9 @@ class Options(Protocol):
     @property
     def init(self) -> str: ...
 
+    @property
+    def coefficients(self) -> str: ...
+
 
 class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     """The shared parameters of the weights that are mapped to one group.

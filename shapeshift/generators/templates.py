@@ -17,6 +17,7 @@ from shapeshift.generators.base import Options, ParameterGroup
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.generators.mixing import Draw, mix
+from shapeshift.generators.store import empty_store
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
 from shapeshift.weights import Weight, mean_and_std
 
@@ -24,11 +25,6 @@ TEMPLATE_LIMIT = 16
 
 # More templates come closer to given weights, but every training step pays for them.
 FITTED_TEMPLATES = 4
-
-# A store is held in pieces of at most this many numbers. Memory allocators hand blocks of this size out again, and
-# take larger ones from the system afresh each time: on a CPU, an optimizer's step on one large tensor takes several
-# times as long as on its pieces.
-_PIECE_SIZE = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,16 +36,36 @@ class Layout:
         draws: one per weight. The coefficients of those that mix several templates come first, fewest templates
             first; those of the others are fixed at 1.
         num_parameters: trainable numbers, the store's and all others.
+        ties: for each weight the index of the one whose coefficients it mixes with, its own for some weight of each
+            set; empty where every weight has coefficients of its own.
     """
 
     store_size: int
     draws: tuple[Draw, ...]
     num_parameters: int
+    ties: tuple[int, ...] = ()
 
     @property
     def counts(self) -> list[int]:
-        """The number of templates of each weight that mixes several, in the order of their coefficients."""
-        return [draw.count for draw in sorted(self.draws, key=lambda draw: draw.start) if draw.count > 1]
+        """The number of templates of each weight that has coefficients of its own, in their order."""
+        return [draw.count for index, draw in self._mixed if self.owner(index) == index]
+
+    @property
+    def rows(self) -> list[slice]:
+        """Where the coefficients of each weight that mixes several templates lie, in the order of their gains."""
+        owners = [(index, draw.count) for index, draw in self._mixed if self.owner(index) == index]
+        ends = itertools.accumulate(count for _, count in owners)
+        own = {index: slice(end - count, end) for (index, count), end in zip(owners, ends, strict=True)}
+        return [own[self.owner(index)] for index, _ in self._mixed]
+
+    @property
+    def _mixed(self) -> list[tuple[int, Draw]]:
+        several = [(index, draw) for index, draw in enumerate(self.draws) if draw.count > 1]
+        return sorted(several, key=lambda found: found[1].start)
+
+    def owner(self, index: int) -> int:
+        """Return the index of the weight whose coefficients a weight mixes with."""
+        return self.ties[index] if self.ties else index
 
 
 class TemplateGroup(ParameterGroup[Layout]):
@@ -71,13 +87,10 @@ class TemplateGroup(ParameterGroup[Layout]):
         # A layout may come from a damaged file: it is looked at before memory is asked for.
         if not used <= layout.store_size <= 2 * used:
             raise ValueError(f"a store of {layout.store_size} numbers of which the weights read {used}")
-        pieces = math.ceil(layout.store_size / _PIECE_SIZE)
-        ends = [layout.store_size * piece // pieces for piece in range(pieces + 1)]
         with torch.device(weights[0].device):
-            # Columns, not vectors: optimizers that spare one-dimensional parameters from weight decay (timm's do) are
-            # to decay the store and to spare the coefficients, and FSDP shards the first axis.
-            self.store = nn.ParameterList(torch.empty(end - begin, 1) for begin, end in itertools.pairwise(ends))
+            self.store = empty_store(layout.store_size)
             self.make_coefficients(layout.counts, options)
+            self._rows = layout.rows if layout.ties else []
             self.zeros = [index for index, weight in enumerate(weights) if weight.std == 0]
             self.register_parameter("zero_factors", _parameter(len(self.zeros)))
             self.register_buffer("gains", torch.empty(sum(draw.count for draw in layout.draws)))
@@ -236,7 +249,7 @@ class TemplateGroup(ParameterGroup[Layout]):
     @staticmethod
     def layout_from_dict(fields: dict[str, Any]) -> Layout:
         draws = tuple(Draw(**draw) for draw in fields["draws"])
-        return Layout(fields["store_size"], draws, fields["num_parameters"])
+        return Layout(fields["store_size"], draws, fields["num_parameters"], tuple(fields.get("ties", ())))
 
     def coefficient_parameters(self) -> list[nn.Parameter]:
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("store.")]
@@ -274,7 +287,7 @@ class TemplateGroup(ParameterGroup[Layout]):
         Fitted weights are to be trained on, and larger steps than those of the original's own fine-tuning would undo
         the fit. The gains take back what the store is multiplied with.
         """
-        scales = self._scales()
+        scales = self.scales()
         fitted = [draw for weight, draw in zip(self.weights, self.layout.draws, strict=True) if weight.std > 0]
         longest = max(scales[draw.start : draw.start + draw.count].norm() for draw in fitted)
         for piece in self.store:
@@ -284,12 +297,14 @@ class TemplateGroup(ParameterGroup[Layout]):
     def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
         # Mixed in the store's own precision: autocast is for what the weights are used in.
         with torch.autocast(self.gains.device.type, enabled=False):
-            mixtures = mix(list(self.store), self._scales(), [self.layout.draws[index] for index in indices], memory)
+            mixtures = mix(list(self.store), self.scales(), [self.layout.draws[index] for index in indices], memory)
             return [self._shape(index, mixture) for index, mixture in zip(indices, mixtures, strict=True)]
 
-    def _scales(self) -> Tensor:
-        """Return what each template is multiplied with: its coefficient, and the gain."""
+    def scales(self) -> Tensor:
+        """Return what each template is multiplied with, its coefficient times the gain, one draw's after another."""
         mixed = self.all_coefficients()
+        if self._rows:
+            mixed = torch.cat([mixed[row] for row in self._rows])
         return self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
 
     def _shape(self, index: int, mixture: Tensor) -> Tensor:

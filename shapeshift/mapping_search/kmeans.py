@@ -1,4 +1,4 @@
-"""Learning which layers share parameters."""
+"""Grouping layers by the coefficients that they learned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.compression import compress, shared_parameters
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError, MissingExtraError, ModelError
-from shapeshift.generators.softmax import NUM_TEMPLATES, Softmax
+from shapeshift.generators.softmax import Softmax
 from shapeshift.mappings import Assignment
 from shapeshift.plan import budget_range
 
@@ -94,39 +94,25 @@ class LearnedMapping(Assignment):
         figure.savefig(path, dpi=150)
 
 
-def learn_mapping(
+def group_by_coefficients(
     model: nn.Module,
     budget: Budget,
     train: Callable[[nn.Module], Any],
-    num_groups: int = 4,
-    num_templates: int = NUM_TEMPLATES,
-    seed: int = 0,
+    num_groups: int,
+    num_templates: int,
+    seed: int,
     **options: Any,
 ) -> LearnedMapping:
-    """Learn which layers of a model share parameters, from a short training (Plummer et al. 2022, section 3.2).
-
-    A copy of the model is compressed so that all layers mix the same templates, each stretched to the layer, by a
-    softmax over learned coefficients. After ``train``, layers whose coefficients lie close together by K-means form a
-    group. Where the budget is larger than such a copy can use, the search runs at the most that it can.
+    """Learn a mapping by K-means; see :func:`shapeshift.learn_mapping`.
 
     Args:
         model: the model; it is not changed.
-        budget: as in :func:`shapeshift.compress`.
-        train: trains the copy that it is given in place, as the user trains any model; a part of a full training is
-            enough.
+        budget: of the copy that is trained.
+        train: trains it.
         num_groups: how many groups to make.
-        num_templates: how many templates the layers choose from in the search.
+        num_templates: how many templates the layers choose from.
         seed: of the starting values and of K-means.
-        **options: ``include`` and ``exclude``, as in :class:`shapeshift.Config`.
-
-    Returns:
-        The mapping, for ``compress(model, budget, mapping=...)``; it can be printed, plotted and saved.
-
-    Raises:
-        BudgetError, ConfigError, ModelError: as :func:`shapeshift.compress`.
-        ConfigError: if there are fewer layers than groups.
-        ModelError: if training left fewer distinct layers than groups, or coefficients that are not finite.
-        MissingExtraError: if scikit-learn is not installed.
+        **options: fields of :class:`shapeshift.Config`.
     """
     try:
         from sklearn.cluster import KMeans

@@ -1,0 +1,36 @@
+"""Marking shortest paths: equal layers with weights of their own, with shared ones, and pushed towards a loop."""
+
+from __future__ import annotations
+
+from benchmarks.comparison import Comparison, pairs
+from benchmarks.ordering import Ordering
+from benchmarks.row import Row
+from benchmarks.shortest_paths import PixelwiseStack, ShortestPaths, plain, soft_shared
+
+NETWORK = PixelwiseStack()
+
+ROWS = (
+    Row(NETWORK, "CNN", "", plain),
+    Row(NETWORK, "SCNN", "", soft_shared),
+    Row(NETWORK, "SCNN-R", "", soft_shared, recipe={"regulariser": 0.1}),
+)
+
+COMPARISON = Comparison(
+    name="shortest_paths",
+    title="Shortest paths",
+    source="Savarese and Maire 2019, section 4.3",
+    expectation=(
+        "A network marks the pixels of all shortest paths between two points in a grid with obstacles, while the "
+        "points move apart phase by phase. All networks have equal layers: with weights of their own (CNN), with as "
+        "many templates as layers for all of them to mix (SCNN), and with a regulariser that pushes them towards the "
+        "same mixture (SCNN-R). Most pixels lie on no path, so F1 is compared, and its mean over epochs, which tells "
+        "how fast a network adapts. Sharing is expected to adapt faster than separate weights, and the regulariser to "
+        "be no slower; in the paper it is ahead in the first phase only."
+    ),
+    rows=ROWS,
+    orderings=(
+        Ordering("Shared layers adapt faster than separate ones", pairs(ROWS, "SCNN", "CNN")),
+        Ordering("With the regulariser they adapt at least as fast", pairs(ROWS, "SCNN-R", "SCNN")),
+    ),
+    experiment=ShortestPaths(),
+)

@@ -1,0 +1,185 @@
+"""Lightning: a callback that compresses what a Trainer trains, and writes a plain copy of it in the end."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from shapeshift.budget import Budget
+from shapeshift.checkpoint import build_shared, describe, match_plan
+from shapeshift.checkpoint_files import Checkpoint, parse, stamped
+from shapeshift.compression import (
+    compress,
+    install,
+    is_compressed,
+    materialize,
+    plan_compression,
+    require_root,
+    shared_parameters,
+)
+from shapeshift.config import Config
+from shapeshift.errors import CheckpointError, ConfigError, ModelError
+from shapeshift.names import did_you_mean
+
+
+class ShapeshiftCallback(Callback):
+    """Compress a LightningModule, or a module in it, before its optimizers are made.
+
+    With a schedule, the weights are shared in another way from some epochs on: the module is materialized and
+    compressed again, fitted to the weights that it has, within the same budget. Optimizers and learning rate schedules
+    are then made again; the schedules go on where they were. Checkpoints of the Trainer say how the module is shared
+    at that time, so that training is resumed, and ``Trainer.test`` loads, whatever the epoch was.
+
+    Args:
+        budget: as in :func:`shapeshift.compress`.
+        config: how to share at first; the defaults if None.
+        module: the dotted path of what is compressed; the LightningModule itself if empty. Weights are generated once
+            per call of that module: give the network that ``training_step`` calls.
+        schedule: from the epoch, counted from 0, at whose start the sharing changes to how it is shared from then on.
+            It takes one device, or DDP.
+        export: a file to write the state dict of the materialized module to when the fit ends, for ``torch.load``.
+            The module that was trained stays as it is.
+
+    Raises:
+        ConfigError: if an epoch of the schedule is not a positive integer, or a config cannot be fitted.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        config: Config | None = None,
+        *,
+        module: str = "",
+        schedule: Mapping[int, Config] | None = None,
+        export: str | os.PathLike[str] | None = None,
+    ) -> None:
+        for epoch in schedule or ():
+            if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 1:
+                raise ConfigError(
+                    f"schedule: {epoch!r} is not an epoch at which the sharing could change; they are counted from 0, "
+                    "and what holds from epoch 0 on is config"
+                )
+        self.budget = budget
+        self.module = module
+        self.export = None if export is None else Path(export)
+        fitted = {epoch: dataclasses.replace(found, init="fit") for epoch, found in sorted((schedule or {}).items())}
+        self._configs = {0: config or Config(), **fitted}
+        self._since = 0
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(module=self.module)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compress the module if it is not compressed yet, and see that every change of the schedule is possible."""
+        module = self._find(pl_module)
+        if len(self._configs) > 1 and not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ConfigError(
+                f"a schedule takes one device or DDP, and not the {type(trainer.strategy).__name__} of this Trainer: "
+                "it cannot exchange parameters while it trains"
+            )
+        if not is_compressed(module):
+            for config in self._configs.values():
+                plan_compression(module, self.budget, config)
+            compress(module, self.budget, self._configs[0])
+            self._since = 0
+        # A checkpoint is read after this, and callbacks see it after the modules: the modules' own hook comes in time.
+        hook = partial(self._before_loading, trainer, pl_module, pl_module.on_load_checkpoint)
+        pl_module.on_load_checkpoint = hook  # type: ignore[method-assign]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the hook out again that :meth:`setup` put in."""
+        pl_module.__dict__.pop("on_load_checkpoint", None)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Change the sharing, if the schedule says so."""
+        due = max(epoch for epoch in self._configs if epoch <= trainer.current_epoch)
+        if due > self._since:  # never back: a second fit counts its epochs from 0
+            module = materialize(self._find(pl_module))
+            compress(module, self.budget, self._configs[due])
+            self._since = due
+            _renew_training(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the plain copy."""
+        if self.export is not None and trainer.is_global_zero:
+            plain = materialize(copy.deepcopy(self._find(pl_module)))
+            self.export.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(plain.state_dict(), self.export)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add to a checkpoint how the module is shared, and since which epoch."""
+        # As text: checkpoints are read without unpickling anything but tensors and what Python is made of.
+        description = json.dumps(stamped(describe(require_root(self._find(pl_module)))))
+        checkpoint[self.state_key] = {"since": self._since, "description": description}
+
+    def _before_loading(
+        self, trainer: Trainer, pl_module: LightningModule, then: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Share the module as a checkpoint's was, before its values are loaded; then do what the module itself does."""
+        # Strategies that load after their own setup have taken the present parameters already: those have to fit.
+        if self.state_key in checkpoint and not trainer.strategy.restore_checkpoint_after_setup:
+            state = checkpoint[self.state_key]
+            description = parse(json.loads(state["description"]), Path(trainer.ckpt_path or ""))
+            _share_as(self._find(pl_module), description)
+            self._since = state["since"]
+        then(checkpoint)
+
+    def _find(self, pl_module: LightningModule) -> nn.Module:
+        try:
+            return pl_module.get_submodule(self.module)
+        except AttributeError:
+            hint = did_you_mean(self.module, [path for path, _ in pl_module.named_modules() if path])
+            raise ModelError(
+                f"{type(pl_module).__name__} has no module {self.module!r} to compress. It has to be there before the "
+                f"Trainer's setup: make it in __init__{hint}"
+            ) from None
+
+
+def _share_as(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Share a compressed module as a checkpoint's was; the values are yet to be loaded."""
+    present, plan = shared_parameters(module), checkpoint.plan
+    materialize(module)
+    try:
+        if plan is None:
+            raise CheckpointError(f"{checkpoint.file} holds no plan of a compressed module")
+        shared = build_shared(checkpoint, match_plan(checkpoint, plan, module))
+    except CheckpointError:
+        install(module, present)
+        raise
+    shared.reset_parameters()  # for the fixed patterns, which no checkpoint holds
+    install(module, shared)
+
+
+def _renew_training(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Make what refers to a module's parameters again: the wrapper of DDP, optimizers, learning rate schedules."""
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy):
+        strategy.model = pl_module
+        strategy.configure_ddp()
+    optimizers, schedules = strategy.optimizers, strategy.lr_scheduler_configs
+    strategy.setup_optimizers(trainer)
+    for old, new in zip(optimizers, strategy.optimizers, strict=True):
+        if len(old.param_groups) != len(new.param_groups):
+            rank_zero_warn(
+                f"the {type(new).__name__} has {len(new.param_groups)} parameter groups after the sharing has changed, "
+                f"and had {len(old.param_groups)} before: learning rates start over"
+            )
+            return
+    for old, new in zip(optimizers, strategy.optimizers, strict=True):
+        for before, after in zip(old.param_groups, new.param_groups, strict=True):
+            after.update({key: value for key, value in before.items() if key != "params"})
+    for present, renewed in zip(schedules, strategy.lr_scheduler_configs, strict=True):
+        renewed.scheduler.load_state_dict(present.scheduler.state_dict())

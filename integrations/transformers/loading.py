@@ -1,0 +1,143 @@
+"""How transformers loads a compressed model: by the hook that it has for quantized ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.quantizers.auto import register_quantizer
+from transformers.quantizers.base import HfQuantizer
+
+from shapeshift.checkpoint import build_shared, match_plan, pruned
+from shapeshift.checkpoint_files import parse
+from shapeshift.compression import find_root, install
+from shapeshift.errors import CheckpointError, ConfigError
+from shapeshift.generators.handle import WeightHandle
+from shapeshift.integrations.transformers.recipe import METHOD, ShapeshiftConfig
+from shapeshift.layers import is_generated
+from shapeshift.plan import Plan
+from shapeshift.prune.record import find_pruned
+from shapeshift.shared_parameters import ATTRIBUTE
+
+# What transformers initialises while it loads is what the checkpoint lacks. Generated weights are not in one.
+WeightHandle._is_hf_initialized = True  # type: ignore[attr-defined]
+
+
+@register_quantizer(METHOD)
+class ShapeshiftQuantizer(HfQuantizer):
+    """Compress a model by the recipe in its configuration, before transformers loads what is left of its weights.
+
+    A loaded model is what :func:`shapeshift.compress` makes of one, and has no quantizer.
+    """
+
+    quantization_config: ShapeshiftConfig
+
+    def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
+        """Refuse what a compressed model cannot be loaded as, before it is built."""
+        if not self.pre_quantized:
+            raise ConfigError(
+                "quantization_config: load the model as it is, and call shapeshift.compress(model, budget)"
+            )
+        places = set(device_map.values()) if isinstance(device_map, dict) else set()
+        if len(places) > 1 or "disk" in places:
+            raise ConfigError(
+                f"device_map: a compressed model is generated from parameters that all its layers share, and cannot be "
+                f"spread over {', '.join(sorted(map(str, places)))}. Name one device, such as device_map=0"
+            )
+
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Take out of the configuration what keeps others from loading the model, as here it can be loaded."""
+        vars(config).pop("transformers_weights", None)
+        return config
+
+    update_tp_plan = update_attn_implementation  # the one that transformers 5.0 hands the configuration to
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        self.checkpoint = parse(self.quantization_config.recipe, Path(model.config.name_or_path or "") / "config.json")
+        self.ties: dict[str, str] = model.all_tied_weights_keys
+        self.patterns: dict[str, Tensor] = {}
+        plan = self.checkpoint.plan
+        root = _root(model, self.quantization_config.module, plan)
+        with pruned(root, self.checkpoint):
+            if plan is not None:
+                self._compress(model, root, plan)
+        return model
+
+    def _compress(self, model: Any, root: nn.Module, plan: Plan) -> None:
+        # transformers ties weights when they are loaded. The plan and the configuration know which will be.
+        for weight in (weight for group in plan.groups for weight in group.weights):
+            for name in weight.names[1:]:
+                _tie(root, weight.name, name)
+        for target, source in self.ties.items():
+            _tie(model, source, target)
+        try:
+            matched = match_plan(self.checkpoint, plan, root)
+        except CheckpointError as error:
+            kind = self.checkpoint.architecture
+            raise CheckpointError(
+                f"{error}\nFor another head, load it as {kind}, call shapeshift.materialize(model), save that and load "
+                "it with the head. Checkpoints of which only the base model was compressed, by "
+                "shapeshift.compress(model.base_model, ...), take any head"
+            ) from None
+        shared = build_shared(self.checkpoint, matched)
+        install(root, shared)
+        persistent = shared.state_dict()
+        self.patterns = {name: buffer for name, buffer in shared.named_buffers() if name not in persistent}
+        model.all_tied_weights_keys = {
+            target: source
+            for target, source in self.ties.items()
+            if not is_generated(model, target) and not is_generated(model, source)
+        }
+
+    def postprocess_model(self, model: Any, **kwargs: Any) -> None:
+        """Leave no trace of loading in the model, and give it what is in no checkpoint of transformers."""
+        self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        del model.is_quantized
+        model.all_tied_weights_keys = self.ties
+        root = find_root(model) or find_pruned(model) or model
+        state = root.state_dict(keep_vars=True)
+        missing = [
+            name
+            for name, tensor in state.items()
+            if name.startswith(f"{ATTRIBUTE}.") and not getattr(tensor, "_is_hf_initialized", False)
+        ]
+        if missing:
+            raise CheckpointError(
+                f"the weights in {self.checkpoint.folder} lack {missing[0]} "
+                f"({len(missing)} of the shared parameters are missing); save the model again"
+            )
+        for name, pattern in self.patterns.items():
+            root.get_submodule(ATTRIBUTE).get_buffer(name).copy_(pattern)
+        for name, parameter in root.named_parameters(remove_duplicate=False):
+            if name in self.checkpoint.frozen:
+                parameter.requires_grad_(False)
+
+    def is_serializable(self) -> bool:
+        """Tell that what was loaded can be saved."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Tell that what was loaded can be trained."""
+        return True
+
+
+def _root(model: Any, path: str, plan: Plan | None) -> nn.Module:
+    """Return what is to be compressed: the module of that path, or the base model, which has none by itself."""
+    there: nn.Module = dict(model.named_modules()).get(path, model)
+    names = {name for group in (plan.groups if plan else ()) for weight in group.weights for name in weight.names}
+    fitting = [module for module in (there, model.base_model) if names <= _names(module)]
+    return fitting[0] if fitting else there
+
+
+def _names(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_parameters(remove_duplicate=False)}
+
+
+def _tie(module: nn.Module, source: str, target: str) -> None:
+    """Let a module have one parameter under two names, if it has parameters of these names."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    if source in parameters and target in parameters:
+        path, _, name = target.rpartition(".")
+        module.get_submodule(path)._parameters[name] = parameters[source]

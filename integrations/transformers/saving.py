@@ -1,0 +1,89 @@
+"""How transformers saves a compressed model: as any other, with the recipe in its configuration."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import transformers
+
+from shapeshift.checkpoint import describe
+from shapeshift.checkpoint_files import stamped
+from shapeshift.compression import find_root
+from shapeshift.errors import ModelError
+from shapeshift.integrations.transformers.recipe import GUARD, METHOD, ShapeshiftConfig
+from shapeshift.layers import is_attached, is_generated
+from shapeshift.prune.record import find_pruned
+
+_FIELDS = ("quantization_config", "transformers_weights")
+
+_save_pretrained = transformers.PreTrainedModel.save_pretrained
+
+
+@functools.wraps(_save_pretrained)
+def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Save a model of transformers, with the recipe in its configuration if it is compressed or pruned.
+
+    Raises:
+        ModelError: if the model is a part of a compressed one, is tied to weights outside of what was compressed, or
+            is quantized as well.
+    """
+    root = find_root(self) or find_pruned(self)
+    quantized = getattr(self.config, "quantization_config", None)
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
+    if root is not None:
+        _check(self, method)
+        path = next(path for path, module in self.named_modules() if module is root)
+        values: tuple[Any, ...] = (ShapeshiftConfig(stamped(describe(root)), path), GUARD)
+    elif any(is_attached(module) for module in self.modules()):
+        raise ModelError(
+            f"{type(self).__name__} is a part of a compressed model, without the parameters that its weights are "
+            "generated from. Save the whole model, or call shapeshift.materialize(model) first"
+        )
+    elif method == METHOD:  # a plain model that was built from the configuration of a compressed one
+        values = ()
+    else:
+        _save_pretrained(self, *args, **kwargs)
+        return
+    with _written_with(self.config, dict(zip(_FIELDS, values, strict=False))):
+        _save_pretrained(self, *args, **kwargs)
+
+
+transformers.PreTrainedModel.save_pretrained = save_pretrained  # type: ignore[method-assign]
+
+
+def _check(model: Any, method: Any) -> None:
+    """Refuse to save what could not be loaded."""
+    if method not in (None, METHOD):
+        raise ModelError(f"{type(model).__name__} is compressed and quantized, and config.json can tell of one only")
+    for target, source in model.all_tied_weights_keys.items():
+        if is_generated(model, target) != is_generated(model, source):
+            raise ModelError(
+                f"{target} and {source} are to be one weight, and only one of them is generated. Compress the whole "
+                "model, or keep that weight out with exclude="
+            )
+
+
+@contextmanager
+def _written_with(config: Any, fields: dict[str, Any]) -> Iterator[None]:
+    """Let a configuration have the fields at the moment when it is written: before, it is told to remove them."""
+    own = vars(config)
+
+    def to_json_file(*args: Any, **kwargs: Any) -> None:
+        del own["to_json_file"]
+        before = {name: own.pop(name) for name in _FIELDS if name in own}
+        own.update(fields)
+        try:
+            config.to_json_file(*args, **kwargs)
+        finally:
+            for name in fields:
+                del own[name]
+            own.update(before, to_json_file=to_json_file)
+
+    own["to_json_file"] = to_json_file
+    try:
+        yield
+    finally:
+        del own["to_json_file"]

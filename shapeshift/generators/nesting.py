@@ -1,0 +1,135 @@
+"""Weights as nested blocks: what each shape adds to the smaller ones of its kind."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+class Block(NamedTuple):
+    """A rectangle of a weight: the rows from ``top`` up to ``bottom``, the columns from ``left`` up to ``right``."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        return max(0, self.bottom - self.top) * max(0, self.right - self.left)
+
+    def crop(self, shape: Shape) -> Block:
+        """Return the part of the block that a weight of a shape has."""
+        return Block(self.top, min(self.bottom, shape[0]), self.left, min(self.right, shape[1]))
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one shape adds to all smaller ones of its kind.
+
+    Attributes:
+        shape: the shape that is complete with this level, (rows, columns, kernel).
+        blocks: where in a weight the level's numbers go, in their order. The numbers of a block are in the order of its
+            rows, columns and kernel.
+        readers: the indices of the weights that have any of it, those that have all of it first.
+        whole: how many have all of it.
+    """
+
+    shape: Shape
+    blocks: tuple[Block, ...]
+    readers: tuple[int, ...]
+    whole: int
+
+    @property
+    def size(self) -> int:
+        """How many numbers the level has."""
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many numbers each block has."""
+        return [block.area * math.prod(self.shape[2:]) for block in self.blocks]
+
+
+def nest(shapes: Sequence[Shape]) -> list[Level]:
+    """Split weights into levels, so that each weight is made of the same numbers as a smaller one, and of some more.
+
+    Weights are of one kind if their shapes differ in rows and columns alone. The shapes of a kind are taken by size,
+    and each adds the part of its rectangle that no smaller one has; all rectangles share their top left corner. Where
+    each shape holds the next smaller one, these are the columns that the rows at hand lack, and the further rows. Where
+    it does not, as with (64, 256) and (256, 64), no number is made that no weight has.
+
+    Args:
+        shapes: (rows, columns, kernel) of each weight; the kernel may have any number of axes, or none.
+
+    Returns:
+        The levels, kind by kind, the smallest shape first. A weight reads the levels that it is a reader of.
+    """
+    levels = []
+    for kind in sorted({shape[2:] for shape in shapes}):
+        distinct = {shape for shape in shapes if shape[2:] == kind}
+        smaller: list[Shape] = []
+        for shape in sorted(distinct, key=lambda shape: (math.prod(shape), shape)):
+            blocks = _uncovered(shape, smaller)
+            parts = {
+                index: sum(block.crop(other).area for block in blocks)
+                for index, other in enumerate(shapes)
+                if other[2:] == kind
+            }
+            readers = sorted((index for index in parts if parts[index]), key=lambda index: -parts[index])
+            whole = sum(part == max(parts.values()) for part in parts.values())
+            levels.append(Level(shape, blocks, tuple(readers), whole))
+            smaller.append(shape)
+    return levels
+
+
+def _uncovered(shape: Shape, covered: Sequence[Shape]) -> tuple[Block, ...]:
+    """Return the blocks of a shape's rectangle outside of other rectangles at the same corner, from top to bottom."""
+    cuts = sorted({0, shape[0], *(min(shape[0], other[0]) for other in covered)})
+    found: list[Block] = []
+    for top, bottom in itertools.pairwise(cuts):
+        left = max((other[1] for other in covered if other[0] > top), default=0)
+        if found and found[-1].left == left:
+            found[-1] = found[-1]._replace(bottom=bottom)
+        elif left < shape[1]:
+            found.append(Block(top, bottom, left, shape[1]))
+    return tuple(found)
+
+
+def assemble(numbers: Sequence[Tensor], levels: Sequence[Level], shape: Shape) -> Tensor:
+    """Put a weight together from the numbers of its levels, differentiably.
+
+    Args:
+        numbers: for each level a vector of its size.
+        levels: the levels that the weight reads.
+        shape: the weight's.
+
+    Returns:
+        The weight.
+    """
+    bands: dict[int, list[tuple[int, Tensor]]] = {}
+    blocks = [block.crop(shape) for level in levels for block in level.blocks]
+    cuts = sorted({edge for block in blocks if block.area for edge in (block.top, block.bottom)})
+    for vector, level in zip(numbers, levels, strict=True):
+        # Split, not sliced: the backward pass of a slice writes zeros as large as the whole.
+        for part, block in zip(vector.split(level.sizes), level.blocks, strict=True):
+            seen = block.crop(shape)
+            if not seen.area:
+                continue
+            whole = part.view(block.bottom - block.top, block.right - block.left, *shape[2:])
+            kept = whole[: seen.bottom - seen.top, : seen.right - seen.left] if seen != block else whole
+            edges = [cut for cut in cuts if seen.top <= cut <= seen.bottom]
+            rows = kept.split([bottom - top for top, bottom in itertools.pairwise(edges)])
+            for top, piece in zip(edges, rows, strict=False):
+                bands.setdefault(top, []).append((seen.left, piece))
+    rows_of = [[piece for _, piece in sorted(bands[top], key=lambda found: found[0])] for top in sorted(bands)]
+    joined = [row[0] if len(row) == 1 else torch.cat(row, 1) for row in rows_of]
+    return joined[0] if len(joined) == 1 else torch.cat(joined)

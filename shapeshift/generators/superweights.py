@@ -1,0 +1,308 @@
+"""SuperWeights: nested parts of weights, each mixed from templates that all weights with that part share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shapeshift.generators.base import GENERATORS, Options, ParameterGroup
+from shapeshift.generators.description import GroupDescription, WeightDescription, Window
+from shapeshift.generators.memory import WeightMemory
+from shapeshift.generators.mixing import Draw, mix
+from shapeshift.generators.nesting import Level, assemble, nest
+from shapeshift.generators.store import empty_store
+from shapeshift.generators.wavg import COEFFICIENT_NORM
+from shapeshift.weights import Weight, mean_and_std
+
+TEMPLATE_LIMIT = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How large the bank of each level is.
+
+    Attributes:
+        banks: numbers in each bank, in the order of :func:`~shapeshift.generators.nesting.nest`.
+        limit: how many templates of a bank a SuperWeight mixes at most.
+        num_coefficients: how many coefficients there are.
+        zeros: how many weights start at zero, each of them with a learned factor.
+    """
+
+    banks: tuple[int, ...]
+    limit: int
+    num_coefficients: int
+    zeros: int
+
+
+@GENERATORS.register("superweights")
+class SuperWeights(ParameterGroup[Layout]):
+    r"""Generate :math:`W_l` as nested SuperWeights :math:`s_{lj} = g_l \sum_k a_{ljk} T_{jk}`.
+
+    This is the construction of Teterwak et al. 2024 ("Learning to Compose SuperWeights for Neural Parameter Allocation
+    Search"). Weights that differ in rows and columns alone are cut into levels: the smallest shape, and what each
+    larger one adds to it. For each level j there is a bank of templates. Each weight l that is large enough to have the
+    level mixes them with coefficients of its own, and the mixtures are put side by side. Nothing is stretched, so that
+    layers of different width, or of different networks (:class:`shapeshift.superweights.Family`), share the same
+    numbers at the same places. The gain :math:`g_l` is a constant that gives each weight its own starting deviation,
+    whatever that of others in the bank. A weight that starts at zero is multiplied by a learned number that starts at
+    zero.
+
+    Templates are handed out in turn, smallest level first, until the budget is used up: no more than there are weights
+    to mix them while others have less, and the last one only in part, so that it overlaps with others. A SuperWeight
+    mixes up to ``max_templates`` templates, 8 by default; of a larger bank the weights read different ones. Each bank
+    needs one template, so the least budget is about the size of the largest weight of each kind. A bank of one template
+    with one reader has no coefficient. ``upsample`` has no say.
+    """
+
+    gains: Tensor
+    sources: Tensor
+    coefficients: nn.Parameter | None
+    zero_factors: nn.Parameter | None
+
+    def __init__(self, weights: Sequence[Weight], layout: Layout) -> None:
+        super().__init__(weights, layout)
+        self.levels = _levels(weights)
+        expected = _lay_out(weights, self.levels, layout.banks, layout.limit)
+        if expected != layout:
+            raise ValueError(f"{layout} is meant for other weights than these, which make it {expected}")
+        #: For each weight, the levels that it reads with the templates that it mixes for them.
+        self.draws = _draw(self.levels, layout, len(weights))
+        self.zeros = [index for index, weight in enumerate(weights) if weight.std == 0]
+        mixed = sum(draw.count for draws in self.draws for draw in draws.values())
+        with torch.device(weights[0].device):
+            self.store = empty_store(sum(layout.banks))
+            for name, size in (("coefficients", layout.num_coefficients), ("zero_factors", layout.zeros)):
+                self.register_parameter(name, nn.Parameter(torch.empty(size)) if size else None)
+            self.register_buffer("gains", torch.empty(mixed))
+            # Where each coefficient is read from: its own place, or that of one that it is tied to.
+            self.register_buffer("sources", torch.arange(layout.num_coefficients))
+        self.to(weights[0].dtype)
+
+    @classmethod
+    def build(cls, weights: Sequence[Weight], layout: Layout, options: Options) -> SuperWeights:
+        return cls(weights, layout)
+
+    @classmethod
+    def least(cls, weights: Sequence[Weight], options: Options) -> int:
+        """Return the size of one template for each level, and of the coefficients that go with it."""
+        levels = _levels(weights)
+        return cls.size(_lay_out(weights, levels, [level.size for level in levels], 1))
+
+    @classmethod
+    def most(cls, weights: Sequence[Weight], options: Options) -> int:
+        """Return the size of as many templates for each level as can be read, no two weights reading the same."""
+        levels, limit = _levels(weights), options.max_templates or TEMPLATE_LIMIT
+        return cls.size(_lay_out(weights, levels, [_capacity(level, limit) for level in levels], limit))
+
+    @classmethod
+    def plan(cls, weights: Sequence[Weight], available: int, options: Options) -> Layout:
+        # Coefficients come in rows: where the rest of a small budget is less than a row, fewer of them use it better.
+        levels, highest = _levels(weights), options.max_templates or TEMPLATE_LIMIT
+        layouts = (_allocate(weights, levels, available, limit) for limit in range(highest, 0, -1))
+        best = next(layouts)
+        for layout in layouts:
+            if cls.size(best) >= cls.least_used * available:
+                break
+            best = max(best, layout, key=cls.size)
+        return best
+
+    @staticmethod
+    def size(layout: Layout) -> int:
+        return sum(layout.banks) + layout.num_coefficients + layout.zeros
+
+    @classmethod
+    def describe(cls, weights: Sequence[Weight], layout: Layout) -> GroupDescription:
+        described = [
+            WeightDescription(
+                tuple(Window("store", window.start, window.stop) for draw in draws.values() for window in draw.windows),
+                upsampled=False,
+            )
+            for draws in _draw(_levels(weights), layout, len(weights))
+        ]
+        beside = layout.num_coefficients + layout.zeros
+        return GroupDescription({"store": sum(layout.banks)}, beside, tuple(described))
+
+    @staticmethod
+    def layout_to_dict(layout: Layout) -> dict[str, Any]:
+        return dataclasses.asdict(layout)
+
+    @staticmethod
+    def layout_from_dict(fields: dict[str, Any]) -> Layout:
+        return Layout(**{**fields, "banks": tuple(fields["banks"])})
+
+    def coefficient_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in (self.coefficients, self.zero_factors) if parameter is not None]
+
+    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
+        # Mixed in the store's own precision: autocast is for what the weights are used in.
+        with torch.autocast(self.gains.device.type, enabled=False):
+            return self._generate(indices, self._scales(), memory)
+
+    def coefficient_gradients(self, gradients: Mapping[int, Tensor]) -> Tensor:
+        """Return the gradient of the loss with respect to each coefficient as if none were tied.
+
+        Args:
+            gradients: of the loss with respect to weights, each of its weight's shape, by the weights' indices.
+
+        Returns:
+            Numbers of shape (coefficients,); 0 for those of other weights.
+        """
+        scales = self._scales().detach().requires_grad_()
+        weights = self._generate(list(gradients), scales)
+        (found,) = torch.autograd.grad(weights, scales, [gradients[index] for index in gradients])
+        return (found * self.gains)[: self.layout.num_coefficients]
+
+    def _scales(self) -> Tensor:
+        """Return what each template is multiplied with: its coefficient, and the gain."""
+        if self.coefficients is None:
+            return self.gains
+        mixed = self.coefficients[self.sources]
+        return self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
+
+    def _generate(self, indices: Sequence[int], scales: Tensor, memory: WeightMemory | None = None) -> list[Tensor]:
+        draws = [draw for index in indices for draw in self.draws[index].values()]
+        mixtures = iter(mix(list(self.store), scales, draws, memory))
+        return [self._assemble(index, mixtures) for index in indices]
+
+    def _assemble(self, index: int, mixtures: Iterator[Tensor]) -> Tensor:
+        levels = [self.levels[level] for level in self.draws[index]]
+        weight = assemble([next(mixtures) for _ in levels], levels, self.weights[index].shape)
+        if self.zero_factors is not None and index in self.zeros:
+            return weight * self.zero_factors[self.zeros.index(index)]
+        return weight
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        if self.gains.is_meta:
+            return
+        # Drawn on the CPU, so that one seed gives one store on every device.
+        drawn = torch.randn(sum(self.layout.banks), 1, generator=generator)
+        for bank, level in zip(drawn.split(list(self.layout.banks)), self.levels, strict=True):
+            bank *= self._deviation(level.shape[2:])
+        for piece, values in zip(self.store, drawn.split([len(piece) for piece in self.store]), strict=True):
+            piece.copy_(values)
+        if self.coefficients is not None:
+            # Equal magnitudes with random signs, which keep weights of the same templates apart.
+            signs = torch.randint(0, 2, self.coefficients.shape, generator=generator) * 2.0 - 1.0
+            counts = [draw.count for draw in self._mixed()]
+            lengths = [COEFFICIENT_NORM / math.sqrt(count) for count in counts for _ in range(count)]
+            self.coefficients.copy_(signs * torch.tensor(lengths))
+            self.sources.copy_(torch.arange(len(self.sources)))
+        self._calibrate()
+        if self.zero_factors is not None:
+            self.zero_factors.zero_()
+
+    def _mixed(self) -> list[Draw]:
+        """Return the draws that have coefficients, in their order."""
+        draws = [draw for draws in self.draws for draw in draws.values()]
+        return sorted((d for d in draws if d.start < self.layout.num_coefficients), key=lambda draw: draw.start)
+
+    def _deviation(self, kernel: tuple[int, ...]) -> float:
+        """Return the typical deviation of a kind of weights.
+
+        A gradient step on their templates then moves them as far as one on the weights themselves would.
+        """
+        kind = [weight for weight in self.weights if weight.shape[2:] == kernel and weight.std > 0]
+        numel = sum(weight.numel for weight in kind)
+        return math.sqrt(sum(weight.numel * weight.std**2 for weight in kind) / numel) if kind else 0.02
+
+    def _calibrate(self) -> None:
+        """Set the gains so that each weight has its starting deviation at the present templates and coefficients."""
+        if self.zero_factors is not None:
+            self.zero_factors.fill_(1.0)
+        # Coefficients are longer than the ones that stand for none: each level of a weight is to count alike.
+        self.gains.fill_(1.0)
+        self.gains[: self.layout.num_coefficients] /= COEFFICIENT_NORM
+        typical = max(weight.std for weight in self.weights) or 0.02
+        for index, (weight, draws) in enumerate(zip(self.weights, self.draws, strict=True)):
+            _, measured = mean_and_std(self.generate([index])[0])
+            for draw in draws.values():
+                self.gains[draw.start : draw.start + draw.count] *= (weight.std or typical) / measured
+
+
+def _levels(weights: Sequence[Weight]) -> list[Level]:
+    return nest([weight.shape for weight in weights])
+
+
+def _capacity(level: Level, limit: int) -> int:
+    """Return the most numbers of a bank that its readers can read."""
+    return level.whole * limit * level.size
+
+
+def _count(level: Level, bank: int, limit: int) -> int:
+    """Return how many templates of a bank each reader mixes."""
+    return min(limit, -(-bank // level.size))
+
+
+def _coefficients(level: Level, bank: int, limit: int) -> int:
+    """Return how many coefficients the readers of a bank have."""
+    count, readers = _count(level, bank, limit), len(level.readers)
+    return 0 if count == readers == 1 else count * readers
+
+
+def _lay_out(weights: Sequence[Weight], levels: Sequence[Level], banks: Sequence[int], limit: int) -> Layout:
+    """Complete the layout of banks of the given sizes.
+
+    Raises:
+        ValueError: if the banks are not those of the levels, or hold too little or more than is read.
+    """
+    # A layout may come from a damaged file: it is looked at before memory is asked for.
+    if limit < 1 or len(banks) != len(levels):
+        raise ValueError(f"{len(banks)} banks, up to {limit} templates of which are mixed, for {len(levels)} levels")
+    for bank, level in zip(banks, levels, strict=True):
+        if not level.size <= bank <= _capacity(level, limit):
+            raise ValueError(
+                f"a bank of {bank} numbers for the level {level.shape}, {level.whole} readers of which mix "
+                f"up to {limit} templates of {level.size}"
+            )
+    coefficients = sum(_coefficients(level, bank, limit) for level, bank in zip(levels, banks, strict=True))
+    return Layout(tuple(banks), limit, coefficients, sum(weight.std == 0 for weight in weights))
+
+
+def _allocate(weights: Sequence[Weight], levels: Sequence[Level], available: int, limit: int) -> Layout:
+    """Hand out templates in turn, smallest level first, until none fits; the last one may be a part of one."""
+    banks = [level.size for level in levels]
+    left = available - SuperWeights.size(_lay_out(weights, levels, banks, limit))
+    # At first no more templates than there are weights to mix them, then as many as can be read.
+    for turns in (1, limit):
+        grown = True
+        while grown:
+            grown = False
+            for index, level in enumerate(levels):
+                row = _coefficients(level, banks[index] + 1, limit) - _coefficients(level, banks[index], limit)
+                added = min(level.size, _capacity(level, turns) - banks[index], left - row)
+                if added > 0:
+                    banks[index] += added
+                    left -= added + row
+                    grown = True
+    return _lay_out(weights, levels, banks, limit)
+
+
+def _draw(levels: Sequence[Level], layout: Layout, num_weights: int) -> list[dict[int, Draw]]:
+    """Return which templates each weight mixes, by the indices of its levels.
+
+    The coefficients of the first level come first, and in each level those of the first weight. What has none, and
+    counts as one, comes last.
+    """
+    draws: list[dict[int, Draw]] = [{} for _ in range(num_weights)]
+    begin, start, fixed = 0, 0, layout.num_coefficients
+    for index, (level, bank) in enumerate(zip(levels, layout.banks, strict=True)):
+        count = _count(level, bank, layout.limit)
+        span, steps = min(bank, count * level.size), max(1, level.whole - 1)
+        for place, reader in enumerate(level.readers):
+            # Those that have a part of the level only cannot be relied on to read all of their templates.
+            offset = begin + place % level.whole * (bank - span) // steps
+            if _coefficients(level, bank, layout.limit):
+                draws[reader][index] = Draw(offset, count, level.size, span, start)
+                start += count
+            else:
+                draws[reader][index] = Draw(offset, count, level.size, span, fixed)
+                fixed += count
+        begin += bank
+    return draws

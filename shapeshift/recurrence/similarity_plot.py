@@ -1,0 +1,135 @@
+"""Pictures of similarity matrices: of a model, and of how they came about in training."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from shapeshift.compression import shared_parameters
+from shapeshift.errors import MissingExtraError
+from shapeshift.recurrence.similarity import similarity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SIDE = 2.6  # inches
+_COLUMNS = 4
+# Beyond this many layers their names would run into each other.
+_MOST_NAMES = 24
+
+
+def plot_similarity(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Draw the similarity matrix of each group of layers (Savarese and Maire, ICLR 2019, figures 3 and 4).
+
+    Args:
+        model: as for :func:`similarity`.
+        path: the image to write; its suffix names the format, such as .png.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+        ModelError: as :func:`similarity`.
+    """
+    matrices = similarity(model)
+    columns = min(_COLUMNS, len(matrices))
+    figure = _figure(-(-len(matrices) // columns), columns, _SIDE + 0.9, _SIDE + 0.9)
+    weights = {group.name: group.weights for group in shared_parameters(model).plan.groups}
+    for axes in figure.axes[len(matrices) :]:
+        axes.set_axis_off()
+    for axes, (name, matrix) in zip(figure.axes, matrices.items(), strict=False):
+        image = _draw(axes, matrix)
+        axes.set_title(name, fontsize=9)
+        names = short_names([weight.name for weight in weights[name]])
+        if len(names) <= _MOST_NAMES:
+            axes.set_yticks(range(len(names)), names, fontsize=7)
+            axes.set_xticks(range(len(names)), names, fontsize=7, rotation=90)
+    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="similarity")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+class SimilarityRecorder:
+    """Keeps the similarity matrices of a model over its training.
+
+    Make it before training starts, and call :meth:`record` after each epoch.
+
+    Args:
+        model: as for :func:`similarity`.
+
+    Attributes:
+        epochs: for each record, the first one made at the start, a dict from group to matrix, on the CPU.
+
+    Raises:
+        ModelError: as :func:`similarity`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.epochs: list[dict[str, Tensor]] = []
+        self._model = model
+        self.record()
+
+    def record(self) -> None:
+        """Keep the matrices that the model has now."""
+        self.epochs.append({name: matrix.cpu() for name, matrix in similarity(self._model).items()})
+
+    def as_dict(self) -> dict[str, list[list[list[float]]]]:
+        """Return the matrices of each group, one per record, as a dict that JSON can hold."""
+        return {name: [epoch[name].tolist() for epoch in self.epochs] for name in self.epochs[0]}
+
+    def plot(self, path: str | os.PathLike[str], columns: int = 6) -> None:
+        """Draw the evolution: one row for each group, and epochs from left to right.
+
+        Args:
+            path: the image to write; its suffix names the format, such as .png.
+            columns: the most epochs that are shown; the first and the last, and others at even distances.
+
+        Raises:
+            MissingExtraError: if matplotlib is not installed.
+        """
+        last = len(self.epochs) - 1
+        count = max(1, min(columns, last + 1))
+        shown = sorted({round(last * column / max(1, count - 1)) for column in range(count)})
+        groups = list(self.epochs[0])
+        figure = _figure(len(groups), len(shown), 1.7, 1.8)
+        for place, axes in enumerate(figure.axes):
+            name, epoch = groups[place // len(shown)], shown[place % len(shown)]
+            image = _draw(axes, self.epochs[epoch][name])
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if place < len(shown):
+                axes.set_title(f"epoch {epoch}", fontsize=9)
+            if place % len(shown) == 0:
+                axes.set_ylabel(name, fontsize=8)
+        figure.colorbar(image, ax=figure.axes, shrink=0.8, label="similarity")
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Leave out what the dotted names of parameters have in common at their begin and end."""
+    parts = [name.split(".") for name in names]
+    begin = _common(parts)
+    end = _common([part[begin:][::-1] for part in parts])
+    return [".".join(part[begin : len(part) - end]) for part in parts]
+
+
+def _common(parts: Sequence[Sequence[str]]) -> int:
+    """Count how many parts all names begin with."""
+    columns = zip(*parts, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("a picture of similarity matrices", "plot") from None
+    figure = Figure(figsize=(columns * width + 1, rows * height), layout="constrained")
+    figure.subplots(rows, columns, squeeze=False)
+    return figure
+
+
+def _draw(axes: Axes, matrix: Tensor) -> Any:
+    return axes.imshow(matrix.cpu().numpy(), vmin=0, vmax=1, cmap="Blues")

@@ -1,0 +1,106 @@
+"""Soft sharing: layers of one stage and one shape mix the same few templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from shapeshift.budget import count_parameters
+from shapeshift.compression import install
+from shapeshift.config import Config
+from shapeshift.errors import ConfigError, ModelError
+from shapeshift.generators.wavg import WeightedAverage
+from shapeshift.layers import check_attachable
+from shapeshift.plan import GroupPlan, Plan, group_weights
+from shapeshift.recurrence.stages import find_stages
+from shapeshift.shared_parameters import SharedParameters
+from shapeshift.weights import Weight, find_weights
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def soft_share(
+    model: ModelT, templates: int | None = None, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> ModelT:
+    r"""Let layers of one shape mix the same templates, :math:`W_i = \sum_k \alpha_{ik} T_k`, stage by stage.
+
+    Savarese and Maire, "Learning Implicitly Recurrent CNNs Through Parameter Sharing", ICLR 2019, section 3. Applied
+    to WRN-L-w this is their SWRN-L-w-k. It is what ``compress`` does with ``combine="wavg"``, a mapping by stage and
+    shape, and ``coefficients="orthogonal"``, at the size that has room for ``templates`` templates in each group.
+
+    A group is formed by the weights of one shape in a row of blocks that are built alike. The first block of a stage,
+    which changes the number of channels, keeps its own weights, and so does a layer that no other one matches, and a
+    weight that starts at zero.
+
+    Args:
+        model: any module; it is changed in place.
+        templates: the number of templates of each group, at most as many as it has weights. None stands for as many:
+            the model then has no fewer parameters than before.
+        include: names or shell patterns of parameters or modules. When given, they are what shares, instead of what
+            the rule above finds, in groups of one shape.
+        exclude: names or shell patterns of parameters or modules that keep their own weights.
+
+    Returns:
+        The same model. Its coefficients are meant to be trained without weight decay, which
+        :func:`shapeshift.parameter_groups` sees to.
+
+    Raises:
+        ConfigError: if ``templates`` is not None or a positive integer, or a pattern matches nothing.
+        ModelError: if no two layers can share, or the model cannot be compressed. It is unchanged after any error.
+    """
+    if templates is not None and (isinstance(templates, bool) or not isinstance(templates, int) or templates < 1):
+        raise ConfigError(f"templates must be None or an integer of at least 1, not {templates!r}")
+    for path, module in model.named_modules():
+        check_attachable(module, path)
+    plan = _plan(model, templates, include, exclude)
+    shared = SharedParameters(plan)
+    shared.reset_parameters()
+    install(model, shared)
+    return model
+
+
+def _plan(model: nn.Module, templates: int | None, include: Sequence[str], exclude: Sequence[str]) -> Plan:
+    patterns: dict[str, Any] = {"include": include, "exclude": exclude}
+    Config(**patterns)  # raises for what is no sequence of names
+    candidates = [weight for weight in find_weights(model, include, exclude) if weight.std > 0]
+    labels = _shapes(candidates) if include else _stages(model)
+    labelled = [(weight, labels[weight.name]) for weight in candidates if weight.name in labels]
+    groups = group_weights([weight for weight, _ in labelled], [label for _, label in labelled])
+    groups = {name: weights for name, weights in groups.items() if len(weights) > 1}
+    if not groups:
+        raise ModelError(
+            f"{type(model).__name__} has no two layers of one shape in blocks that are built alike: nothing can share. "
+            "Name the layers that are to share with include="
+        )
+    counts = {name: min(templates or len(weights), len(weights)) for name, weights in groups.items()}
+    config = Config(
+        mapping={weight.name: name for name, weights in groups.items() for weight in weights},
+        combine="wavg",
+        max_templates=max(counts.values()),
+        include=tuple(weight.name for weights in groups.values() for weight in weights),
+        coefficients="orthogonal",
+    )
+    plans = tuple(
+        GroupPlan(name, tuple(weights), WeightedAverage.lay_out(weights, counts[name] * weights[0].numel, config))
+        for name, weights in groups.items()
+    )
+    dense = count_parameters(model)
+    untouched = dense - sum(weight.numel for weights in groups.values() for weight in weights)
+    total = untouched + sum(WeightedAverage.size(group.layout) for group in plans)
+    return Plan(config, plans, dense, untouched, total)
+
+
+def _shapes(weights: Sequence[Weight]) -> dict[str, str]:
+    return {weight.name: "x".join(map(str, weight.shape)) for weight in weights}
+
+
+def _stages(model: nn.Module) -> dict[str, str]:
+    """Label each parameter of the model's stages with its stage and its shape."""
+    return {
+        f"{step}.{name}": f"stage{number}_{'x'.join(map(str, parameter.shape))}"
+        for number, stage in enumerate(find_stages(model), start=1)
+        for step in stage.steps
+        for name, parameter in model.get_submodule(step).named_parameters(remove_duplicate=False)
+    }
