@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.distill import Distiller
 from shapeshift.integrations.data import Labelled
 from shapeshift.optimizer import parameter_groups
 from shapeshift.superweights.labelled import cross_entropy
@@ -48,7 +47,7 @@ def train(
     recipe: Recipe,
     seed: int,
     on_epoch: Callable[[], None] = lambda: None,
-    distiller: Distiller | None = None,
+    distiller: nn.Module | None = None,
 ) -> None:
     """Train a classifier in place, on the device that its parameters are on.
 
@@ -58,7 +57,8 @@ def train(
         recipe: how.
         seed: of the order of the examples.
         on_epoch: called after each epoch.
-        distiller: built with this model as its student; its loss is added, and its connectors are trained along.
+        distiller: built with this model as its student, or another module that returns a loss of the inputs and labels;
+            the loss is added, and the module's parameters are trained along.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device

@@ -38,9 +38,9 @@ COMPARISON = Comparison(
     source="Plummer et al. 2022, tables 7 and 9",
     expectation=(
         "One store for all layers, one per shape, four by chance, one per stage of the network by hand, and four that "
-        "are learned in a fifth of the epochs before the training proper: by K-means on coefficients, or (Teterwak et al. "
-        "2024) from gradients, as many as these say. Learned groups are expected to be on par "
-        "with those by hand or ahead of them, and ahead of those by chance."
+        "are learned in a fifth of the epochs before the training proper: by K-means on coefficients, or from "
+        "gradients (Teterwak et al. 2024), as many as these say. Learned groups are expected to be on par with those "
+        "by hand or ahead of them, and ahead of those by chance."
     ),
     rows=ROWS,
     orderings=(

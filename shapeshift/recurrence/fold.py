@@ -77,7 +77,7 @@ class Folding:
 def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
     """Tie layers that came to be nearly equal, and return the recurrent form of the model.
 
-    Savarese and Maire, ICLR 2019, section 3.2. In each group of layers that mix the same templates, those that are
+    Savarese and Maire, ICLR 2019. In each group of layers that mix the same templates, those that are
     similar get the same coefficients, but for a constant factor of each layer, and keep them from then on, in training
     and in checkpoints. Where fewer distinct layers than templates remain, the group becomes plain weights, one for each
     of them. A block all of whose weights are those of an earlier one is that block, run again, with norms and biases
@@ -103,6 +103,7 @@ def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
     with torch.no_grad():
         rows = coefficient_rows(root)
     foldable = {name: _check(name, shared[name], found) for name, found in rows.items()}
+    with_loops(root, [])  # a model that cannot be copied fails here, before anything is changed
 
     before = count_parameters(root)
     ties: list[Ties] = []

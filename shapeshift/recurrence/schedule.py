@@ -40,7 +40,7 @@ class Schedule:
 
     @property
     def loops(self) -> dict[tuple[int, int], int]:
-        """The ways back: from a block to itself or to one before it, and how often each is taken."""
+        """How often each way back is taken, from a block to itself or to one before it."""
         return dict(Counter((here, there) for here, there in itertools.pairwise(self.blocks) if there <= here))
 
     def as_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from shapeshift.generators.templates import TemplateGroup
 def layer_similarity(coefficients: Tensor) -> Tensor:
     r"""Compute the layer similarity matrix :math:`S_{ij} = |\cos(\alpha_i, \alpha_j)|`.
 
-    Savarese and Maire, ICLR 2019, section 3.2.
+    Savarese and Maire, ICLR 2019.
 
     Args:
         coefficients: one row per layer, of shape (L, K).
@@ -45,8 +45,8 @@ def similarity(model: nn.Module) -> dict[str, Tensor]:
 def regulariser(model: nn.Module, weight: float) -> Tensor:
     r"""Compute a loss that pushes the similarity matrices towards sharing, to be added to any other.
 
-    It is the mean of :math:`1 - S_{ij}` over all pairs of layers of a group: the recurrence regulariser of Savarese and
-    Maire, ICLR 2019, section 5, with which loops form faster and more clearly.
+    It is the mean of :math:`1 - S_{ij}` over all pairs of layers of a group, and over groups. With a loss of this kind,
+    Savarese and Maire (ICLR 2019) let loops form faster and more clearly in their synthetic tasks.
 
     Args:
         model: as for :func:`similarity`.

@@ -24,7 +24,7 @@ _MOST_NAMES = 24
 
 
 def plot_similarity(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Draw the similarity matrix of each group of layers (Savarese and Maire, ICLR 2019, figures 3 and 4).
+    """Draw the similarity matrix of each group of layers (Savarese and Maire, ICLR 2019).
 
     Args:
         model: as for :func:`similarity`.

@@ -26,7 +26,7 @@ def soft_share(
 ) -> ModelT:
     r"""Let layers of one shape mix the same templates, :math:`W_i = \sum_k \alpha_{ik} T_k`, stage by stage.
 
-    Savarese and Maire, "Learning Implicitly Recurrent CNNs Through Parameter Sharing", ICLR 2019, section 3. Applied
+    Savarese and Maire, "Learning Implicitly Recurrent CNNs Through Parameter Sharing", ICLR 2019. Applied
     to WRN-L-w this is their SWRN-L-w-k. It is what ``compress`` does with ``combine="wavg"``, a mapping by stage and
     shape, and ``coefficients="orthogonal"``, at the size that has room for ``templates`` templates in each group.
 
