@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ class Experiment(ABC):
     """A kind of benchmark: which data sets there are, how a network is trained on them, and what is measured.
 
     Attributes:
-        metrics: what a run measures; the expected orderings are judged by the first.
+        metrics: what a run measures; the expected orderings are judged by the first, unless they name another.
         datasets: names of the data sets; the first is the default.
+        picture: what :meth:`draw` shows; empty for no picture.
     """
 
     metrics: tuple[Metric, ...]
     datasets: tuple[str, ...]
+    picture: str = ""
 
     @abstractmethod
     def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
@@ -64,6 +66,16 @@ class Experiment(ABC):
             task: what it is trained on.
             seed: of the order of the data; torch has been seeded with it.
         """
+
+    def draw(self, runs: Mapping[str, Sequence[Mapping[str, Any]]], data: Mapping[str, Any], path: Path) -> None:
+        """Draw what runs hold beside the metrics.
+
+        Args:
+            runs: of each row, by its method.
+            data: what :meth:`describe` returned, and the name of the data set.
+            path: the image to write.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws no picture")
 
     def settings(self, task: Task) -> dict[str, Any]:
         """Return what runs depend on, as a dict that JSON can hold."""

@@ -22,8 +22,8 @@ class Network(ABC):
     """A network for whatever images it is trained on; a frozen dataclass, whose text names it in tables and files."""
 
     @abstractmethod
-    def build(self, data: Images) -> nn.Module:
-        """Build the network with its own parameters."""
+    def build(self, data: Any) -> nn.Module:
+        """Build the network with its own parameters, for the training set that it is given."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class WideNetwork(Network):
     def __str__(self) -> str:
         return f"WRN-{self.depth}-{self.width:g}"
 
-    def build(self, data: Images) -> WideResNet:
-        return WideResNet(self.depth, self.width, data.num_classes, data.channels, self.stem)
+    def build(self, data: Images, dropout: float = 0.0) -> WideResNet:
+        return WideResNet(self.depth, self.width, data.num_classes, data.channels, self.stem, dropout)
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,16 @@ class Training:
     device: str
 
 
-def dense(network: Network, budget: str, training: Training) -> nn.Module:
-    """Build a network as it is; it has no budget."""
-    return network.build(training.data)
+def dense(network: Network, budget: str, training: Training, **options: Any) -> nn.Module:
+    """Build a network as it is, with its own options; it has no budget."""
+    return network.build(training.data, **options)
+
+
+def soft_shared(
+    network: Network, budget: str, training: Training, templates: int | None = None, **options: Any
+) -> nn.Module:
+    """Build a network, with its own options, whose layers share templates; their number decides about the size."""
+    return shapeshift.recurrence.soft_share(network.build(training.data, **options), templates)
 
 
 def reduced(network: WideNetwork, budget: str, training: Training) -> nn.Module:

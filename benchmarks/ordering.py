@@ -17,10 +17,12 @@ class Ordering:
     Attributes:
         claim: a sentence.
         pairs: the keys of two rows each, the one that is expected to be ahead first.
+        metric: the name of the metric that is judged; empty for the experiment's first.
     """
 
     claim: str
     pairs: tuple[tuple[str, str], ...]
+    metric: str = ""
 
 
 class Verdict(StrEnum):

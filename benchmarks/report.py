@@ -70,6 +70,9 @@ def write_report(comparison: Comparison, results: Results, path: Path) -> str:
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     if comparison.line:
         plot(comparison, results, path.with_suffix(".png"))
+    elif comparison.experiment.picture:
+        runs = {row.method: results.of(row.key) for row in comparison.rows if results.has(row.key)}
+        comparison.experiment.draw(runs, results.settings["data"], path.with_suffix(".png"))
     return text
 
 
@@ -90,8 +93,9 @@ def page() -> str:
             parts.append(f"## {comparison.title}\n\n*{comparison.source}.* {comparison.expectation}\n")
         for path in files:
             parts.append(render(comparison, Results.read(path)))
-            if comparison.line:
-                parts.append(f"![Test error against parameters](../benchmarks/results/{path.stem}.png)\n")
+            shown = "Test error against parameters" if comparison.line else comparison.experiment.picture
+            if shown:
+                parts.append(f"![{shown}](../benchmarks/results/{path.stem}.png)\n")
     for name, introduction in MEASUREMENTS.items():
         tables = sorted(RESULTS.glob(f"{name}*.md"))
         if tables:
@@ -147,14 +151,15 @@ def _score(values: list[float]) -> str:
 
 def _ordering(ordering: Ordering, comparison: Comparison, results: Results) -> str:
     """Return a claim with its verdicts as an item of a list, or nothing where no pair was run."""
-    rows, metric = {row.key: row for row in comparison.rows}, comparison.experiment.metrics[0]
+    rows, metrics = {row.key: row for row in comparison.rows}, comparison.experiment.metrics
+    metric = {each.name: each for each in metrics}[ordering.metric] if ordering.metric else metrics[0]
     found: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
     for first, second in ordering.pairs:
         if results.has(first) and results.has(second):
             values = results.values(first, metric), results.values(second, metric)
             verdict = judge(*reversed(values) if metric.higher_is_better else values)
             place = _place((rows[first], rows[second]), [(rows[one], rows[other]) for one, other in ordering.pairs])
-            found[verdict].append(f"{place} ({_score(values[0])} against {_score(values[1])})")
+            found[verdict].append(f"{place} ({_score(values[0])} against {_score(values[1])})".lstrip())
     verdicts = [f"\n  * **{verdict}**: {'; '.join(places)}" for verdict, places in found.items() if places]
     return "".join([f"* {ordering.claim}:", *verdicts]) if verdicts else ""
 

@@ -83,17 +83,18 @@ class Results:
 
     def has(self, row: str) -> bool:
         """Tell whether a row has runs."""
-        return bool(self._of(row))
+        return bool(self.of(row))
 
     def values(self, row: str, metric: Metric) -> list[float]:
         """Return a metric of a row's runs."""
-        return [run[metric.name] for run in self._of(row)]
+        return [run[metric.name] for run in self.of(row)]
 
     def parameters(self, row: str) -> int:
         """Return the number of trainable parameters of a row that has runs."""
-        return int(self._of(row)[0]["parameters"])
+        return int(self.of(row)[0]["parameters"])
 
-    def _of(self, row: str) -> list[dict[str, Any]]:
+    def of(self, row: str) -> list[dict[str, Any]]:
+        """Return a row's runs."""
         return [run for key, run in self.runs.items() if key.rpartition("/")[0] == row]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shapeshift.integrations.cutout import cut_out
 from shapeshift.integrations.data import Labelled
 from shapeshift.optimizer import parameter_groups
 from shapeshift.superweights.labelled import cross_entropy
@@ -25,6 +26,7 @@ class Recipe:
         momentum: of SGD.
         weight_decay: on all but coefficients and one-dimensional parameters.
         optimizer: "sgd", with Nesterov momentum, or "adamw".
+        cutout: the side, in pixels, of the square that is hidden in each training image; 0 hides none.
     """
 
     epochs: int = 40
@@ -33,6 +35,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
+    cutout: int = 0
 
     def start(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimizer for some parameter groups."""
@@ -72,9 +75,12 @@ def train(
         order = torch.randperm(len(labels), generator=generator).to(device)
         for batch in order.split(recipe.batch_size):
             optimizer.zero_grad()
-            loss = cross_entropy(model, (inputs[batch], labels[batch]))
+            x, y = inputs[batch], labels[batch]
+            if recipe.cutout:
+                x = cut_out(x, recipe.cutout, generator)
+            loss = cross_entropy(model, (x, y))
             if distiller is not None:
-                loss = loss + distiller(inputs[batch], labels[batch])
+                loss = loss + distiller(x, y)
             loss.backward()
             optimizer.step()
             schedule.step()

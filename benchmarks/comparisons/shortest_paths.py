@@ -5,14 +5,14 @@ from __future__ import annotations
 from benchmarks.comparison import Comparison, pairs
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
-from benchmarks.shortest_paths import PixelwiseStack, ShortestPaths, plain, soft_shared
+from benchmarks.shortest_paths import WINDOWS, PixelwiseStack, ShortestPaths, plain, soft_shared
 
 NETWORK = PixelwiseStack()
 
 ROWS = (
     Row(NETWORK, "CNN", "", plain),
     Row(NETWORK, "SCNN", "", soft_shared),
-    Row(NETWORK, "SCNN-R", "", soft_shared, recipe={"regulariser": 0.1}),
+    Row(NETWORK, "SCNN-R", "", soft_shared, recipe={"regulariser": 0.01}),
 )
 
 COMPARISON = Comparison(
@@ -29,8 +29,14 @@ COMPARISON = Comparison(
     ),
     rows=ROWS,
     orderings=(
-        Ordering("Shared layers adapt faster than separate ones", pairs(ROWS, "SCNN", "CNN")),
-        Ordering("With the regulariser they adapt at least as fast", pairs(ROWS, "SCNN-R", "SCNN")),
+        *(
+            Ordering(f"{claim}, window {window}", pairs(ROWS, first, second), f"f1_{window}")
+            for claim, first, second in (
+                ("Shared layers adapt faster than separate ones", "SCNN", "CNN"),
+                ("With the regulariser they adapt at least as fast", "SCNN-R", "SCNN"),
+            )
+            for window in WINDOWS
+        ),
     ),
     experiment=ShortestPaths(),
 )

@@ -114,14 +114,50 @@ def _draw_sets(train: int, test: int, seed: int) -> Arrays:
 
 def _draw(character: str, faces: tuple[str, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw one image, of shape (3, 32, 32)."""
-    alpha = _place(_master(faces[rng.integers(len(faces))], character), rng)
+    alpha = coverage(character, faces, rng)
     middle = rng.uniform(*_MIDDLE, 3)
     direction = rng.standard_normal(3)
     half = direction / np.linalg.norm(direction) * rng.uniform(*_CONTRAST) / 2
-    background = middle - half + rng.uniform(*_TEXTURE) * _texture(rng)
+    background = middle - half + rng.uniform(*_TEXTURE) * texture(rng)
     image = background + alpha[..., None] * (middle + half - background)
     image += rng.uniform(*_NOISE) * rng.standard_normal(image.shape)
     return image.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
+
+
+def coverage(
+    character: str,
+    faces: tuple[str, ...],
+    rng: np.random.Generator,
+    side: int = _SIDE,
+    font_size: tuple[float, float] = _FONT_SIZE,
+    shift: float = _SHIFT,
+) -> NDArray[np.float64]:
+    """Size, shear, rotate and shift a character at random, and return how much of each pixel it covers.
+
+    Args:
+        character: one of ``CHARACTERS``.
+        faces: it is drawn in one of them.
+        rng: makes the choices.
+        side: height and width in pixels.
+        font_size: the least and the most, in pixels.
+        shift: pixels off the middle, at most, in each direction.
+
+    Returns:
+        Shares between 0 and 1, of shape (side, side).
+    """
+    master = _master(faces[rng.integers(len(faces))], character)
+    scale = _OVERSAMPLING * rng.uniform(*font_size) / _MASTER_FONT_SIZE
+    angle = math.radians(rng.uniform(-_ROTATION, _ROTATION))
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    shear = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
+    fine = side * _OVERSAMPLING
+    centre = fine / 2 + _OVERSAMPLING * rng.uniform(-shift, shift, 2)
+    # Pillow asks where in the master a pixel of the image comes from: the inverse transform.
+    inverse = np.linalg.inv(scale * rotation @ shear)
+    start = _MASTER_SIDE / 2 - inverse @ centre
+    data = (*inverse[0], start[0], *inverse[1], start[1])
+    placed = master.transform((fine, fine), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+    return np.asarray(placed.reduce(_OVERSAMPLING), np.float64) / 255
 
 
 @cache
@@ -137,24 +173,8 @@ def _master(face: str, character: str) -> Image.Image:
     return master
 
 
-def _place(master: Image.Image, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Size, shear, rotate and shift a glyph at random, and return how much of each pixel it covers."""
-    scale = _OVERSAMPLING * rng.uniform(*_FONT_SIZE) / _MASTER_FONT_SIZE
-    angle = math.radians(rng.uniform(-_ROTATION, _ROTATION))
-    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    shear = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
-    side = _SIDE * _OVERSAMPLING
-    centre = side / 2 + _OVERSAMPLING * rng.uniform(-_SHIFT, _SHIFT, 2)
-    # Pillow asks where in the master a pixel of the image comes from: the inverse transform.
-    inverse = np.linalg.inv(scale * rotation @ shear)
-    start = _MASTER_SIDE / 2 - inverse @ centre
-    data = (*inverse[0], start[0], *inverse[1], start[1])
-    placed = master.transform((side, side), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
-    return np.asarray(placed.reduce(_OVERSAMPLING), np.float64) / 255
-
-
-def _texture(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw smooth colour noise between -1 and 1, of shape (32, 32, 3): few large spots or many small ones."""
+def texture(rng: np.random.Generator, side: int = _SIDE) -> NDArray[np.float64]:
+    """Draw smooth colour noise between -1 and 1, of shape (side, side, 3): few large spots or many small ones."""
     cells = rng.integers(2, 9)
     spots = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
-    return np.asarray(spots.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), np.float64) / 127.5 - 1
+    return np.asarray(spots.resize((side, side), Image.Resampling.BICUBIC), np.float64) / 127.5 - 1
