@@ -22,7 +22,7 @@ demo: $(VENV)/demo.stamp
 	$(bin)/python -m shapeshift.integrations.demo --output $(OUTPUT)
 
 test: $(VENV)/dev.stamp
-	$(bin)/python -m pytest $(ARGS)
+	$(bin)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 check: check-format lint types docs
 
