@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -78,6 +79,8 @@ class Experiment(ABC):
         raise NotImplementedError(f"{type(self).__name__} draws no picture")
 
     def settings(self, task: Task) -> dict[str, Any]:
-        """Return what runs depend on, as a dict that JSON can hold."""
+        """Return what runs depend on, as JSON gives it back."""
         data = {"name": task.data, **self.describe(task)}
-        return {"data": data, "device": task.device, "recipe": asdict(task.recipe)}
+        found = {"data": data, "device": task.device, "recipe": asdict(task.recipe)}
+        settings: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists
+        return settings

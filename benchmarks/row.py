@@ -47,14 +47,16 @@ class Row:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the row's runs depend on, as a dict that JSON can hold."""
-        return {
+        """What the row's runs depend on, as JSON gives it back."""
+        found = {
             "network": asdict(self.network),
             "build": self.build.__name__,
             "options": dict(self.options),
             "recipe": dict(self.recipe),
             **({"distillation": asdict(self.distillation)} if self.distillation else {}),
         }
+        settings: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists
+        return settings
 
     @property
     def identity(self) -> str:

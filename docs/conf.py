@@ -27,6 +27,6 @@ napoleon_use_ivar = True
 
 # Names of other projects, whose pages a build without network cannot look up, and the type variables of our own.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|nn|abc|collections|os|pathlib|typing|matplotlib|transformers)\..*"),
-    ("py:.*", r"(Any|Callable|Layers|Mapping|Path|Sequence|Tensor|str \| None|.*\bT|.*T)"),
+    ("py:.*", r"(torch|nn|abc|collections|os|pathlib|typing|matplotlib|numpy|transformers)\..*"),
+    ("py:.*", r"(Any|Budget|Callable|Layers|Mapping|Matrix|Path|Sequence|Tensor|str \| None|.*\bT|.*T)"),
 ]
