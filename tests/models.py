@@ -9,7 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from benchmarks.coverage.check import loss_of as loss_of
+from benchmarks.coverage.check import tensors as tensors
 
 
 @dataclass(frozen=True)
@@ -23,20 +25,6 @@ class Case:
 
     build: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Any, ...]]
-
-
-def tensors(output: Any) -> list[Tensor]:
-    """Return the floating-point tensors in whatever a model returned."""
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def loss_of(output: Any) -> Tensor:
-    """Return a scalar in which every output counts, each with a weight of its own."""
-    terms = []
-    for tensor in tensors(output):
-        weights = torch.linspace(0.5, 1.5, tensor.numel(), dtype=torch.float32).view(tensor.shape)
-        terms.append((tensor.float() * weights.to(tensor.device)).square().mean())
-    return torch.stack(terms).sum()
 
 
 def gradients(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:

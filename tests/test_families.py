@@ -6,17 +6,20 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 import shapeshift
+from benchmarks.coverage import transformers_models
+from benchmarks.coverage.small_configs import Scale
+from benchmarks.coverage.transformers_models import make_inputs
 from tests.models import gradients, tensors
 from tests.test_invariants import assert_looks_like
 from tests.tolerances import assert_close
@@ -100,161 +103,55 @@ TIMM: dict[str, tuple[str, dict[str, Any], int]] = {
     "xcit": ("xcit_nano_12_p8_224", {**SMALL, "depth": 2}, 64),
 }
 
-TEXT = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 32,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+# Architectures of transformers: how small they are made, if their heads are narrower than most, and options.
+NARROW, WIDER = (Scale(width, layers=2, vocabulary=64) for width in (32, 16))
+TRANSFORMERS: dict[str, tuple[Scale, dict[str, Any]]] = {
+    "albert/AlbertForMaskedLM": (NARROW, {}),
+    "bart/BartForConditionalGeneration": (NARROW, {}),
+    "beit/BeitForImageClassification": (NARROW, {}),
+    "bert/BertForMaskedLM": (NARROW, {}),
+    "bloom/BloomForCausalLM": (NARROW, {"hidden_size": 1024}),
+    "clip/CLIPModel": (NARROW, {}),
+    "convnext/ConvNextForImageClassification": (NARROW, {}),
+    "deberta-v2/DebertaV2ForMaskedLM": (
+        NARROW,
+        {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]},
+    ),
+    "distilbert/DistilBertForMaskedLM": (NARROW, {}),
+    "electra/ElectraForMaskedLM": (NARROW, {}),
+    "falcon/FalconForCausalLM": (NARROW, {}),
+    "gemma2/Gemma2ForCausalLM": (NARROW, {}),
+    "gpt2/GPT2LMHeadModel": (NARROW, {}),
+    "gpt_neox/GPTNeoXForCausalLM": (NARROW, {}),
+    "llama/LlamaForCausalLM": (NARROW, {}),
+    "mamba/MambaForCausalLM": (NARROW, {}),
+    "mixtral/MixtralForCausalLM": (NARROW, {}),
+    "modernbert/ModernBertForMaskedLM": (NARROW, {}),
+    "mpnet/MPNetForMaskedLM": (NARROW, {}),
+    "opt/OPTForCausalLM": (NARROW, {}),
+    "phi3/Phi3ForCausalLM": (WIDER, {}),
+    "qwen2/Qwen2ForCausalLM": (NARROW, {}),
+    "qwen3_moe/Qwen3MoeForCausalLM": (NARROW, {}),
+    "resnet/ResNetForImageClassification": (NARROW, {}),
+    "roberta/RobertaForMaskedLM": (NARROW, {}),
+    "swin/SwinForImageClassification": (NARROW, {}),
+    "t5/T5ForConditionalGeneration": (NARROW, {}),
+    "vit/ViTForImageClassification": (NARROW, {}),
+    "wav2vec2/Wav2Vec2ForCTC": (WIDER, {}),
+    "whisper/WhisperForConditionalGeneration": (NARROW, {"max_source_positions": 32}),
+    "xlnet/XLNetLMHeadModel": (NARROW, {}),
 }
-DECODER = {**TEXT, "num_key_value_heads": 1, "head_dim": 16}
-VISION = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 8,
-}
-GPT = {
-    "vocab_size": 64,
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 2,
-    "n_positions": 32,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-SEQ2SEQ = {
-    "vocab_size": 64,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 2,
-}
-T5 = {"vocab_size": 64, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2}
-
-
-def tokens() -> dict[str, Tensor]:
-    return {"input_ids": torch.randint(3, 64, (2, 8))}
-
-
-def pairs() -> dict[str, Tensor]:
-    return {"input_ids": torch.randint(3, 64, (2, 8)), "decoder_input_ids": torch.randint(3, 64, (2, 6))}
-
-
-def images() -> dict[str, Tensor]:
-    return {"pixel_values": torch.randn(2, 3, 32, 32)}
-
-
-def images_and_tokens() -> dict[str, Tensor]:
-    return {**images(), **tokens()}
-
-
-def spectrogram() -> dict[str, Tensor]:
-    return {"input_features": torch.randn(2, 16, 64), "decoder_input_ids": torch.randint(3, 64, (2, 6))}
-
-
-def waveform() -> dict[str, Tensor]:
-    return {"input_values": torch.randn(2, 800)}
-
-
-# Architectures by the name of their model type in transformers: the head, the configuration and the inputs.
-TRANSFORMERS: dict[str, tuple[str, dict[str, Any], Callable[[], dict[str, Tensor]]]] = {
-    "albert": ("AutoModelForMaskedLM", {**TEXT, "embedding_size": 16}, tokens),
-    "bart": ("AutoModelForSeq2SeqLM", {**SEQ2SEQ, "max_position_embeddings": 32}, pairs),
-    "beit": ("AutoModelForImageClassification", VISION, images),
-    "bert": ("AutoModelForMaskedLM", TEXT, tokens),
-    "bloom": ("AutoModelForCausalLM", {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 2}, tokens),
-    "clip": (
-        "AutoModel",
-        {"text_config": TEXT, "vision_config": VISION, "projection_dim": 16},
-        images_and_tokens,
-    ),
-    "convnext": ("AutoModelForImageClassification", {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}, images),
-    "deberta-v2": (
-        "AutoModelForMaskedLM",
-        {**TEXT, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]},
-        tokens,
-    ),
-    "distilbert": (
-        "AutoModelForMaskedLM",
-        {"vocab_size": 64, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 32},
-        tokens,
-    ),
-    "electra": ("AutoModelForMaskedLM", {**TEXT, "embedding_size": 16}, tokens),
-    "falcon": ("AutoModelForCausalLM", {**TEXT, "ffn_hidden_size": 48}, tokens),
-    "gemma2": ("AutoModelForCausalLM", {**DECODER, "query_pre_attn_scalar": 16}, tokens),
-    "gpt2": ("AutoModelForCausalLM", GPT, tokens),
-    "gpt_neox": ("AutoModelForCausalLM", TEXT, tokens),
-    "llama": ("AutoModelForCausalLM", DECODER, tokens),
-    "mamba": (
-        "AutoModelForCausalLM",
-        {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
-        tokens,
-    ),
-    "mixtral": ("AutoModelForCausalLM", {**DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}, tokens),
-    "modernbert": ("AutoModelForMaskedLM", {**TEXT, "cls_token_id": 1, "sep_token_id": 2}, tokens),
-    "mpnet": ("AutoModelForMaskedLM", TEXT, tokens),
-    "opt": (
-        "AutoModelForCausalLM",
-        {**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32},
-        tokens,
-    ),
-    "phi3": ("AutoModelForCausalLM", {**DECODER, "original_max_position_embeddings": 32}, tokens),
-    "qwen2": ("AutoModelForCausalLM", DECODER, tokens),
-    "qwen3_moe": (
-        "AutoModelForCausalLM",
-        {**DECODER, "moe_intermediate_size": 24, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2},
-        tokens,
-    ),
-    "resnet": (
-        "AutoModelForImageClassification",
-        {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
-        images,
-    ),
-    "roberta": ("AutoModelForMaskedLM", {**TEXT, "max_position_embeddings": 40}, tokens),
-    "swin": (
-        "AutoModelForImageClassification",
-        {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
-        images,
-    ),
-    "t5": ("AutoModelForSeq2SeqLM", {**T5, "pad_token_id": 0, "decoder_start_token_id": 0}, pairs),
-    "vit": ("AutoModelForImageClassification", VISION, images),
-    "wav2vec2": (
-        "AutoModelForCTC",
-        {
-            **TEXT,
-            "conv_dim": (16, 16),
-            "conv_kernel": (10, 3),
-            "conv_stride": (5, 2),
-            "num_feat_extract_layers": 2,
-            "num_conv_pos_embeddings": 16,
-            "num_conv_pos_embedding_groups": 2,
-        },
-        waveform,
-    ),
-    "whisper": (
-        "AutoModelForSpeechSeq2Seq",
-        {**SEQ2SEQ, "num_mel_bins": 16, "max_source_positions": 32, "max_target_positions": 32},
-        spectrogram,
-    ),
-    "xlnet": (
-        "AutoModelForCausalLM",
-        {"vocab_size": 64, "d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 48},
-        tokens,
-    ),
+# Of those that hear, or see and read.
+INPUTS: dict[str, Callable[[], dict[str, Tensor]]] = {
+    "clip/CLIPModel": lambda: {
+        "input_ids": torch.randint(32, 64, (2, 8)),
+        "pixel_values": torch.randn(2, 3, 224, 224),
+    },
+    "wav2vec2/Wav2Vec2ForCTC": lambda: {"input_values": torch.randn(2, 3200)},
+    "whisper/WhisperForConditionalGeneration": lambda: {
+        "input_features": torch.randn(2, 80, 64),
+        "decoder_input_ids": torch.randint(32, 64, (2, 6)),
+    },
 }
 
 
@@ -336,16 +233,10 @@ def test_timm(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", TRANSFORMERS)
 def test_transformers(architecture: str, tmp_path: Path) -> None:
-    head, options, make_inputs = TRANSFORMERS[architecture]
-    inputs = make_inputs()
-    config = transformers.AutoConfig.for_model(architecture, **options)
-    config.use_cache = False
-    check(
-        lambda: getattr(transformers, head).from_config(config),
-        tuple(inputs.values()),
-        tmp_path,
-        lambda model: Named(model, list(inputs)),
-    )
+    scale, options = TRANSFORMERS[architecture]
+    build = partial(transformers_models.build, architecture, scale, **options)
+    inputs = INPUTS[architecture]() if architecture in INPUTS else make_inputs(architecture, build())
+    check(build, tuple(inputs.values()), tmp_path, lambda model: Named(model, list(inputs)))
 
 
 def test_there_are_enough_of_both() -> None:

@@ -17,6 +17,7 @@ from benchmarks.comparisons import (
     hypernetworks,
     mapping,
     pruning,
+    question_answering,
     retrieval,
     shortest_paths,
     soft_sharing,
@@ -50,5 +51,6 @@ COMPARISONS: dict[str, Comparison] = {
         trained_text,
         retrieval,
         grounding,
+        question_answering,
     )
 }

@@ -7,8 +7,8 @@ from benchmarks.ordering import Ordering
 from benchmarks.question_answering import Albert, Answering, Sizes, distinct, learned, repeated, shared
 from benchmarks.row import Row
 
-BASE = Albert("ALBERT-base", small=Sizes(4, 64, 4, 256, 32), full=Sizes(12, 768, 12, 3072, 128))
-LARGE = Albert("ALBERT-large", small=Sizes(6, 80, 5, 320, 32), full=Sizes(24, 1024, 16, 4096, 128))
+BASE = Albert("ALBERT-base", small=Sizes(3, 48, 2, 192, 32), full=Sizes(12, 768, 12, 3072, 128))
+LARGE = Albert("ALBERT-large", small=Sizes(6, 64, 2, 256, 32), full=Sizes(24, 1024, 16, 4096, 128))
 
 ROLES = {
     "embeddings": "embeddings",
