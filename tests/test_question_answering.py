@@ -549,3 +549,21 @@ def test_a_row_is_pretrained_trained_and_scored() -> None:
     assert 0 <= run["exact"] <= run["f1"] <= 100
     torch.manual_seed(0)
     assert experiment.run(replace(row, network=replace(row.network, small=TINY)), task(experiment), seed=0) == run
+
+
+@pytest.mark.parametrize(("title", "size", "pooler"), [("base", 11_683_584, 768), ("large", 17_683_968, 1024)])
+def test_the_full_sizes_are_those_of_albert(title: str, size: int, pooler: int) -> None:
+    recipe = Answering().task("squad_v1.1", "cuda").recipe
+    network = next(row.network for row in COMPARISON.rows if row.network.title == f"ALBERT-{title}")
+
+    class Words:
+        pad_token_id = 0
+
+        def __len__(self) -> int:
+            return 30_000
+
+    pretraining = Pretraining((), Words(), replace(recipe, length=512), seed=0, device="meta")
+    with torch.device("meta"):
+        model = network.build(pretraining)
+    # The published checkpoints have a pooler, which nothing here reads.
+    assert shapeshift.count_parameters(model) == size - pooler * (pooler + 1)
