@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from shapeshift.errors import DataError
 from shapeshift.integrations.data.boxes import overlap, propose
 from shapeshift.integrations.data.captions import CaptionedImages
-from shapeshift.integrations.matching import fit
-from shapeshift.integrations.training import Recipe
+from shapeshift.integrations.training import Recipe, fit
 from shapeshift.networks.similarity_network import similarity_loss
 
 CANDIDATES = 16  # boxes per image, at least

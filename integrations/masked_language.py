@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from shapeshift.batches import device_of
 from shapeshift.errors import DataError, MissingExtraError
-from shapeshift.integrations.matching import fit
-from shapeshift.integrations.training import Recipe
+from shapeshift.integrations.training import Recipe, fit
 
 try:
     from transformers import PreTrainedTokenizerFast

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.integrations.data.captions import CaptionedImages
-from shapeshift.integrations.matching import fit
-from shapeshift.integrations.training import Recipe
+from shapeshift.integrations.training import Recipe, fit
 from shapeshift.networks.embedding_network import embedding_loss
 
 RANKS = 1, 5, 10  # that recall is measured at

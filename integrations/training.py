@@ -1,4 +1,4 @@
-"""A plain training loop for classifiers, the same for every kind of model that is compared."""
+"""A plain training loop, the same for every kind of model that is compared."""
 
 from __future__ import annotations
 
@@ -63,25 +63,53 @@ def train(
         distiller: built with this model as its student, or another module that returns a loss of the inputs and labels;
             the loss is added, and the module's parameters are trained along.
     """
-    generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     inputs, labels = data.inputs.to(device), data.labels.to(device)
-    steps = -(-len(labels) // recipe.batch_size)
+    places = torch.Generator().manual_seed(seed)
+
+    def loss(batch: Tensor) -> Tensor:
+        batch = batch.to(device)
+        x, y = inputs[batch], labels[batch]
+        if recipe.cutout:
+            x = cut_out(x, recipe.cutout, places)
+        value = cross_entropy(model, (x, y))
+        return value if distiller is None else value + distiller(x, y)
+
     trained = nn.ModuleList([model] if distiller is None else [model, distiller])
-    optimizer = recipe.start(parameter_groups(trained, recipe.weight_decay))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps)
-    trained.train()
+    fit(trained, len(labels), loss, recipe, seed, on_epoch, even=False)
+
+
+def fit(
+    model: nn.Module,
+    examples: int,
+    loss: Callable[[Tensor], Tensor],
+    recipe: Recipe,
+    seed: int,
+    on_epoch: Callable[[], None] = lambda: None,
+    even: bool = True,
+) -> None:
+    """Train a network of any kind in place.
+
+    Args:
+        model: what has the parameters.
+        examples: how many there are to train on.
+        loss: of a step, given the indices of its examples, on the CPU.
+        recipe: how.
+        seed: of the order of the examples.
+        on_epoch: called after each epoch.
+        even: whether batches are of nearly equal size; otherwise the last one is what is left, which may be too little
+            for a batch norm.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches = -(-examples // recipe.batch_size)
+    optimizer = recipe.start(parameter_groups(model, recipe.weight_decay))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * batches)
+    model.train()
     for _ in range(recipe.epochs):
-        order = torch.randperm(len(labels), generator=generator).to(device)
-        for batch in order.split(recipe.batch_size):
+        order = torch.randperm(examples, generator=generator)
+        for batch in order.tensor_split(batches) if even else order.split(recipe.batch_size):
             optimizer.zero_grad()
-            x, y = inputs[batch], labels[batch]
-            if recipe.cutout:
-                x = cut_out(x, recipe.cutout, generator)
-            loss = cross_entropy(model, (x, y))
-            if distiller is not None:
-                loss = loss + distiller(x, y)
-            loss.backward()
+            loss(batch).backward()
             optimizer.step()
             schedule.step()
         on_epoch()
