@@ -33,7 +33,8 @@ class Windows:
         kinds: 0 for the question, 1 for the passage and, where they are marked, 2 for tokens that are in both, of the
             same shape.
         answerable: which tokens may begin or end an answer: those of the passage; boolean, of the same shape.
-        starts, ends: the first and the last token of the answer, of shape (N,); 0 where the window does not have it.
+        starts: the first token of the answer, of shape (N,); 0 where the window does not have it.
+        ends: the last token of the answer, in the same way.
         offsets: where each token begins and ends in the passage, in characters, of shape (N, length, 2).
         questions: the index of the question of each window, of shape (N,).
     """

@@ -53,7 +53,7 @@ _WIDTH = re.compile(
 _LEAST_WIDTH = 32  # what is narrower is the size of a kernel, or a number of colours
 _LAYERS = re.compile(r"(.*_)?(n_)?(layers?|depths?|blocks)")
 _NO_LAYERS = re.compile(r".*(shared|every_n|random).*")
-_EXPERTS = re.compile(r"(.*_)?experts")
+_EXPERTS = re.compile(r"(.*_)?(experts|expert_num)")
 _VOCABULARY = re.compile(r"(.*_)?vocab(_sizes?)?(_per_layer_input)?")
 _TOKEN = re.compile(r".*token_(id|index)|\w+_index")
 

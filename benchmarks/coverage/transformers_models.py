@@ -73,7 +73,7 @@ def make_inputs(name: str, model: PreTrainedModel) -> dict[str, Tensor]:
         shapes = torch.full((BATCH_SIZE, 2), 4)
         mask = torch.ones(BATCH_SIZE, 16, dtype=torch.long)
         return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
-    if name in _with_head("IMAGE_CLASSIFICATION"):
+    if name in _with_head("IMAGE_CLASSIFICATION") and model.main_input_name != "input_ids":
         side, channels = getattr(config, "image_size", 224), getattr(config, "num_channels", 3)
         height, width = side if isinstance(side, list | tuple) else (side, side)
         return {model.main_input_name: randn(BATCH_SIZE, channels, height, width)}
