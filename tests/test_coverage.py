@@ -193,8 +193,8 @@ def swept(tmp_path: Path) -> Path:
 
 def test_the_page_counts_and_lists(swept: Path) -> None:
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.page(swept).splitlines()]
-    assert ["timm 1.0", "2", "1", "50.0%", "1", "4"] in lines
-    assert ["transformers 5.0", "1", "1", "100.0%", "0", "1"] in lines
+    assert ["timm 1.0", "4 of 4", "2", "1", "50.0%", "1"] in lines
+    assert ["transformers 5.0", "1 of 1", "1", "1", "100.0%", "0"] in lines
     assert ["`bad`", "forward", "`` a / b ``"] in lines
     assert ["`` more than 100 parameters ``", "2", "`large`, `larger`"] in lines
     assert "in 1.0 hours" in report.page(swept)
