@@ -12,7 +12,7 @@ from benchmarks.experiment import Metric
 from benchmarks.task import Task
 from benchmarks.two_branch import Matching, texts_of
 from shapeshift.integrations.data import CaptionedImages
-from shapeshift.integrations.grounding import CANDIDATES, grounding_accuracy, train_grounding
+from shapeshift.integrations.matching.grounding import CANDIDATES, grounding_accuracy, train_grounding
 from shapeshift.integrations.training import Recipe
 
 

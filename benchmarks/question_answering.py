@@ -18,13 +18,13 @@ from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget
 from shapeshift.errors import DataError
-from shapeshift.integrations.answer_scores import score
 from shapeshift.integrations.data.questions import questions
 from shapeshift.integrations.data.squad import Question, load_squad
-from shapeshift.integrations.masked_language import pretrain
-from shapeshift.integrations.question_answering import QuestionAnswering, Windows, answer, fine_tune, make_windows
+from shapeshift.integrations.text.answer_scores import score
+from shapeshift.integrations.text.masked_language import pretrain
+from shapeshift.integrations.text.question_answering import QuestionAnswering, Windows, answer, fine_tune, make_windows
+from shapeshift.integrations.text.wordpiece import train_wordpiece
 from shapeshift.integrations.training import Recipe
-from shapeshift.integrations.wordpiece import train_wordpiece
 
 SMALL, FULL = "small", "full"
 

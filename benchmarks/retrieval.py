@@ -12,7 +12,7 @@ from benchmarks.experiment import Metric
 from benchmarks.task import Task
 from benchmarks.two_branch import Matching, texts_of
 from shapeshift.integrations.data import CaptionedImages
-from shapeshift.integrations.retrieval import RANKS, retrieval_recalls, train_retrieval
+from shapeshift.integrations.matching.retrieval import RANKS, retrieval_recalls, train_retrieval
 from shapeshift.integrations.training import Recipe
 
 

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 
 import shapeshift
 from shapeshift.distill import DISTILLERS
-from shapeshift.integrations import distill, distill_text, distill_timm
 from shapeshift.integrations.data import text
 from shapeshift.integrations.data.digits import digits
 from shapeshift.integrations.data.text import MODULES, PADDING, START, UNKNOWN, passages
+from shapeshift.integrations.distillation import plain as plain_script
+from shapeshift.integrations.distillation import text as text_script
+from shapeshift.integrations.distillation import timm as timm_script
 from shapeshift.integrations.training import Recipe, error, predict, train
 from shapeshift.networks.wide_resnet import WideResNet
 from tests.tolerances import assert_close
@@ -68,7 +70,7 @@ def test_the_plain_loop_trains_towards_the_teacher(method: str, budget: str | No
 
 def test_the_plain_script_prints_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--method", "kd", "ofd", "srrl", "--epochs", "2", "--budget", "4x", "--student-width", "0.5"]
-    assert distill.main([*arguments, "--teacher-width", "0.5", "--seed", "3", "--device", "cpu"]) == 0
+    assert plain_script.main([*arguments, "--teacher-width", "0.5", "--seed", "3", "--device", "cpu"]) == 0
     found = rows(capsys.readouterr().out)
     assert list(found) == ["teacher", "student 4x alone", "student 4x + kd", "student 4x + ofd", "student 4x + srrl"]
     parameters = [count for count, _ in found.values()]
@@ -85,7 +87,7 @@ TIMM = ["--teacher", "test_resnet", "--student", "test_resnet", "--device", "cpu
 def test_the_timm_script_prints_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--budget", "50%", "--method", "kd", "--epochs", "2", "--lr", "1e-2", "--train-size", "800"]
     arguments += ["--mixup", "0", "--smoothing", "0", "--ema-decay", "0.9"]
-    assert distill_timm.main([*TIMM, *arguments]) == 0
+    assert timm_script.main([*TIMM, *arguments]) == 0
     found = rows(capsys.readouterr().out)
     assert list(found) == ["teacher", "student 50% alone", "student 50% + kd"]
     assert found["student 50% + kd"][0] <= 0.5 * found["teacher"][0]
@@ -106,19 +108,19 @@ def test_the_timm_script_takes_timms_options(capsys: pytest.CaptureFixture[str])
         "--batch-size",
         "16",
     ]
-    assert distill_timm.main([*TIMM, *options, "--method", "srrl", "--epochs", "1", "--train-size", "32"]) == 0
+    assert timm_script.main([*TIMM, *options, "--method", "srrl", "--epochs", "1", "--train-size", "32"]) == 0
     assert list(rows(capsys.readouterr().out)) == ["teacher", "student alone", "student + srrl"]
 
 
 @pytest.mark.parametrize("arguments", [["--batch-size", "31"], ["--train-size", "30"]])
 def test_the_timm_script_refuses_what_mixup_cannot_pair(arguments: list[str]) -> None:
     with pytest.raises(shapeshift.ConfigError, match="Mixup pairs images"):
-        distill_timm.main(arguments)
+        timm_script.main(arguments)
 
 
 def test_the_text_script_prints_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--epochs", "4", "--train-size", "480", "--batch-size", "16", "--lr", "4e-3", "--device", "cpu"]
-    assert distill_text.main([*arguments, "--teacher-size", "32", "--student-size", "16", "--method", "srrl"]) == 0
+    assert text_script.main([*arguments, "--teacher-size", "32", "--student-size", "16", "--method", "srrl"]) == 0
     found = rows(capsys.readouterr().out)
     assert list(found) == ["teacher", "student alone", "student + srrl"]
     assert found["teacher"][1] < 75  # of ten classes, 84 is the share that the most frequent one gets wrong
@@ -126,13 +128,13 @@ def test_the_text_script_prints_every_network(capsys: pytest.CaptureFixture[str]
 
 def test_the_text_script_compresses_and_takes_half_precision(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--epochs", "1", "--train-size", "32", "--bf16", "--budget", "75%", "--device", "cpu"]
-    assert distill_text.main([*arguments, "--teacher-size", "16", "--student-size", "16", "--method", "srrl"]) == 0
+    assert text_script.main([*arguments, "--teacher-size", "16", "--student-size", "16", "--method", "srrl"]) == 0
     found = rows(capsys.readouterr().out)
     assert list(found) == ["teacher", "student 75% alone", "student 75% + srrl"]
     assert found["student 75% + srrl"][0] <= 0.75 * found["teacher"][0]
 
 
-@pytest.mark.parametrize("main", [distill.main, distill_timm.main, distill_text.main])
+@pytest.mark.parametrize("main", [plain_script.main, timm_script.main, text_script.main])
 def test_every_script_explains_itself(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])

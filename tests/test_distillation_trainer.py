@@ -25,7 +25,7 @@ from transformers import (
 
 import shapeshift
 from shapeshift.distill import DISTILLERS, KD, WeightedSum
-from shapeshift.integrations.distillation_trainer import DistillationTrainer
+from shapeshift.integrations.distillation.trainer import DistillationTrainer
 from tests.tolerances import assert_close
 
 BATCH = 4

@@ -19,7 +19,7 @@ from benchmarks.two_branch import SimNet
 from shapeshift.errors import DataError
 from shapeshift.integrations.data.boxes import overlap, propose
 from shapeshift.integrations.data.captions import CaptionedImages
-from shapeshift.integrations.grounding import grounding_accuracy, train_grounding
+from shapeshift.integrations.matching.grounding import grounding_accuracy, train_grounding
 from shapeshift.integrations.training import Recipe
 from shapeshift.networks.similarity_network import SimilarityNetwork, pool_regions, similarity_loss
 from shapeshift.networks.text_encoder import CELLS, TextEncoder

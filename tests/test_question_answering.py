@@ -20,13 +20,13 @@ from benchmarks.question_answering import Answering, Pretraining, Sizes, distinc
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.errors import ConfigError, DataError
-from shapeshift.integrations.answer_scores import AnswerScores, exact_match, f1, normalise, score
 from shapeshift.integrations.data.questions import GAP, questions
 from shapeshift.integrations.data.squad import Answer, Question, load_squad
-from shapeshift.integrations.masked_language import MaskedLanguageModel, mask_tokens, pretrain
-from shapeshift.integrations.question_answering import QuestionAnswering, Windows, answer, fine_tune, make_windows
+from shapeshift.integrations.text.answer_scores import AnswerScores, exact_match, f1, normalise, score
+from shapeshift.integrations.text.masked_language import MaskedLanguageModel, mask_tokens, pretrain
+from shapeshift.integrations.text.question_answering import QuestionAnswering, Windows, answer, fine_tune, make_windows
+from shapeshift.integrations.text.wordpiece import train_wordpiece
 from shapeshift.integrations.training import Recipe
-from shapeshift.integrations.wordpiece import train_wordpiece
 from tests.tolerances import assert_close
 
 PASSAGE = "The generator makes weights. It mixes templates of a store, and a store is shared by some layers."

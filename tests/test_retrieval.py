@@ -31,7 +31,7 @@ from shapeshift.integrations.data.flickr30k import flickr30k, split_words
 from shapeshift.integrations.data.glyphs import CHARACTERS
 from shapeshift.integrations.data.scenes import COLOURS, scenes
 from shapeshift.integrations.data.vocabulary import Vocabulary
-from shapeshift.integrations.retrieval import recall, retrieval_recalls, train_retrieval
+from shapeshift.integrations.matching.retrieval import recall, retrieval_recalls, train_retrieval
 from shapeshift.integrations.training import Recipe
 from shapeshift.networks.embedding_network import EmbeddingNetwork, embedding_loss
 from shapeshift.networks.text_encoder import CELLS, TextEncoder

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 import shapeshift
 from shapeshift.generators import GENERATORS
 from shapeshift.integrations import timm as integration
-from shapeshift.integrations.timm_networks import NETWORKS
+from shapeshift.integrations.timm import compressed
+from shapeshift.integrations.timm.__main__ import main as run_script
+from shapeshift.integrations.timm.networks import NETWORKS
 from tests.models import gradients
 from tests.tolerances import assert_close
 
@@ -97,7 +99,7 @@ def test_every_model_of_timm_has_a_compressed_form() -> None:
     assert set(timm.list_models("shapeshift_*")) == {f"shapeshift_{name}" for name in names}
     assert len(names) > 1000
     assert integration.register_models() == []
-    assert callable(integration.shapeshift_resnet50)  # type: ignore[attr-defined]
+    assert callable(compressed.shapeshift_resnet50)  # type: ignore[attr-defined]
 
 
 def test_a_model_that_is_registered_later_gets_a_compressed_form_by_another_call(
@@ -384,7 +386,7 @@ def test_a_script_of_timm_trains_averages_saves_and_resumes(tmp_path: Path, monk
         words += ["--model-kwargs", "budget=50%", "depth=8", "mapping=shape", "combine=emb", "exclude=['stem']"]
         monkeypatch.setattr(sys, "argv", list(sys.argv))
         monkeypatch.setattr(sys, "path", list(sys.path))
-        integration.main([str(script), *words])
+        run_script([str(script), *words])
         return torch.load(folder / "last.pth.tar", weights_only=False)
 
     whole = run("whole", 2, 0)
@@ -417,13 +419,13 @@ def test_a_script_is_run_from_the_command_line(tmp_path: Path) -> None:
     assert finished.stdout.split() == [
         "__main__",
         "['shapeshift_wrn_16_1']",
-        "shapeshift.integrations.timm_networks",
+        "shapeshift.integrations.timm.networks",
         "True",
     ]
 
 
 def test_a_script_that_is_not_there_is_named() -> None:
     with pytest.raises(shapeshift.ModelError, match=r"no script nowhere\.py.*python -m shapeshift\.integrations\.timm"):
-        integration.main(["nowhere.py"])
+        run_script(["nowhere.py"])
     with pytest.raises(shapeshift.ModelError, match="name a script"):
-        integration.main([])
+        run_script([])

@@ -18,7 +18,7 @@ from torch import nn
 from shapeshift.distill import Distiller
 from shapeshift.errors import ConfigError
 from shapeshift.integrations.data import DATASETS, Images
-from shapeshift.integrations.distillation_script import compare, make_parser
+from shapeshift.integrations.distillation.script import compare, make_parser
 from shapeshift.integrations.training import error
 from shapeshift.optimizer import parameter_groups
 
@@ -27,7 +27,7 @@ SIDE = 32  # pixels that images are given at least
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the teacher, the student alone and the student with each method, and print the table."""
-    parser = make_parser("shapeshift.integrations.distill_timm", __doc__, epochs=5, methods=["kd"])
+    parser = make_parser("shapeshift.integrations.distillation.timm", __doc__, epochs=5, methods=["kd"])
     parser.add_argument("--teacher", default="resnet10t", help="a name of timm")
     parser.add_argument("--student", default="test_resnet", help="a name of timm")
     parser.add_argument("--data", choices=["digits", "glyphs"], default="digits", help="what to classify")

@@ -13,13 +13,13 @@ from torch import nn
 
 from shapeshift.distill import Distiller
 from shapeshift.integrations.data.text import MODULES, PADDING, Passages, passages
-from shapeshift.integrations.distillation_script import compare, make_parser
-from shapeshift.integrations.distillation_trainer import DistillationTrainer
+from shapeshift.integrations.distillation.script import compare, make_parser
+from shapeshift.integrations.distillation.trainer import DistillationTrainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the teacher, the student alone and the student with each method, and print the table."""
-    parser = make_parser("shapeshift.integrations.distill_text", __doc__, epochs=4, methods=["kd", "srrl"])
+    parser = make_parser("shapeshift.integrations.distillation.text", __doc__, epochs=4, methods=["kd", "srrl"])
     parser.add_argument("--train-size", type=int, help="passages to train on; None for all")
     parser.add_argument("--teacher-size", type=int, default=64, help="the teacher's hidden size")
     parser.add_argument("--student-size", type=int, default=32, help="the student's hidden size")

@@ -10,7 +10,7 @@ from torch import nn
 
 from shapeshift.distill import Distiller
 from shapeshift.integrations.data import DATASETS
-from shapeshift.integrations.distillation_script import compare, make_parser
+from shapeshift.integrations.distillation.script import compare, make_parser
 from shapeshift.integrations.training import Recipe, error, train
 from shapeshift.networks.wide_resnet import WideResNet
 
@@ -19,7 +19,9 @@ DEPTH = 16
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the teacher, the student alone and the student with each method, and print the table."""
-    parser = make_parser("shapeshift.integrations.distill", __doc__, epochs=20, methods=["kd", "ofd", "srrl"])
+    parser = make_parser(
+        "shapeshift.integrations.distillation.plain", __doc__, epochs=20, methods=["kd", "ofd", "srrl"]
+    )
     parser.add_argument("--data", choices=["digits", "glyphs"], default="digits", help="what to classify")
     parser.add_argument("--data-dir", type=Path, help="the folder to keep glyphs in; None for the user's cache")
     parser.add_argument("--train-size", type=int, default=5000, help="glyphs to train on")

@@ -1,12 +1,9 @@
-"""Models of timm, by name: plain ones, and compressed ones behind ``shapeshift_`` for timm's own scripts."""
+"""Models of timm, by name: plain ones, and compressed ones behind ``shapeshift_``."""
 
 from __future__ import annotations
 
 import dataclasses
-import runpy
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -23,8 +20,7 @@ from torch import nn
 from shapeshift.budget import Budget
 from shapeshift.compression import compress, install, plan_compression
 from shapeshift.config import Config
-from shapeshift.errors import BudgetError, ModelError
-from shapeshift.integrations import timm_networks
+from shapeshift.errors import BudgetError
 from shapeshift.shared_parameters import SharedParameters
 
 PREFIX = "shapeshift_"
@@ -91,7 +87,7 @@ def build_compressed(name: str, pretrained: bool = False, *, budget: Budget | No
 def register_models() -> list[str]:
     """Register a compressed form of every model that timm knows, as ``shapeshift_<name>``.
 
-    Importing this module does it once; call it again for models that are registered later.
+    Importing ``shapeshift.integrations.timm`` does it once; call it again for models that are registered later.
 
     Returns:
         The names that are new.
@@ -108,30 +104,3 @@ def register_models() -> list[str]:
         globals()[PREFIX + name] = register_model(entry_point)  # timm appends the name to __all__
     default_cfgs.clear()
     return [PREFIX + name for name in names]
-
-
-def main(arguments: list[str]) -> None:
-    """Run a script, such as timm's ``train.py``, with the compressed models registered.
-
-    Args:
-        arguments: the script's path, and its own arguments.
-
-    Raises:
-        ModelError: if there is no such script.
-    """
-    if not arguments or not Path(arguments[0]).is_file():
-        missing = f"there is no script {arguments[0]}" if arguments else "name a script to run"
-        raise ModelError(f"{missing}: python -m shapeshift.integrations.timm train.py --model {PREFIX}resnet50 ...")
-    sys.argv = arguments
-    sys.path[0] = str(Path(arguments[0]).resolve().parent)  # as python itself does for a script
-    runpy.run_path(arguments[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    # Under its own name, by which what is registered can be found again.
-    from shapeshift.integrations.timm import main as run
-
-    run(sys.argv[1:])
-else:
-    timm_networks.register_networks()
-    register_models()

@@ -1,0 +1,1 @@
+"""Text encoders: their tokenizer, pretraining on masked words, and answering questions."""
