@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.classification import CLASSIFICATION
-from benchmarks.experiment import Experiment
+from benchmarks.experiments.base import Experiment
+from benchmarks.experiments.classification import CLASSIFICATION
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 from benchmarks.task import Task

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import shapeshift
 from benchmarks.comparison import Comparison
-from benchmarks.experiment import Experiment
+from benchmarks.experiments.base import Experiment
 from benchmarks.machine import describe
 from benchmarks.results import Results
 from benchmarks.row import Row

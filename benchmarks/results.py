@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiment import Metric
+from benchmarks.experiments.base import Metric
 from benchmarks.row import Row
 from benchmarks.tables import write_json
 

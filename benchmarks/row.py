@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 import shapeshift
-from benchmarks.distillation import Distillation
-from benchmarks.networks import Network
+from benchmarks.experiments.distillation import Distillation
+from benchmarks.experiments.networks import Network
 
 # Takes the network, the budget and the training, and a row's options by name. A function of a module: other processes
 # import it.

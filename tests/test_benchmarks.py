@@ -17,19 +17,19 @@ import torch
 
 import shapeshift
 from benchmarks import __main__, harness, report, step_time
-from benchmarks.classification import CLASSIFICATION, ERROR, ImageClassification
+from benchmarks.baselines.paper_style import share_in_paper_style
 from benchmarks.comparison import Comparison, pairs
 from benchmarks.comparisons import COMPARISONS
-from benchmarks.experiment import Experiment, Metric
-from benchmarks.networks import Training, WideNetwork, compressed, dense, soft_shared
+from benchmarks.experiments.base import Experiment, Metric
+from benchmarks.experiments.classification import CLASSIFICATION, ERROR, ImageClassification
+from benchmarks.experiments.networks import Training, WideNetwork, compressed, dense, soft_shared
+from benchmarks.experiments.pruning import pruned
+from benchmarks.experiments.trained import factorised, fitted, magnitude_pruned
 from benchmarks.ordering import Ordering, Verdict, judge
-from benchmarks.paper_style import share_in_paper_style
-from benchmarks.pruning import pruned
 from benchmarks.results import Results
 from benchmarks.row import Row
 from benchmarks.tables import RESULTS, markdown_table
 from benchmarks.task import Task
-from benchmarks.trained import factorised, fitted, magnitude_pruned
 from benchmarks.workloads import WORKLOADS, Workload
 from shapeshift.budget import parse_budget
 from shapeshift.integrations.data import Images

@@ -22,8 +22,8 @@ from transformers import ViTConfig, ViTForImageClassification
 import shapeshift
 from benchmarks.comparisons.families import COMPARISON as FAMILIES
 from benchmarks.comparisons.families import FAMILY
-from benchmarks.families import NetworkFamily
-from benchmarks.networks import Training, WideNetwork
+from benchmarks.experiments.families import NetworkFamily
+from benchmarks.experiments.networks import Training, WideNetwork
 from benchmarks.task import Task
 from shapeshift.batches import Inputs
 from shapeshift.compression import shared_parameters

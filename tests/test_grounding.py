@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import shapeshift
-from benchmarks.grounding import Grounding
-from benchmarks.networks import compressed
+from benchmarks.experiments.grounding import Grounding
+from benchmarks.experiments.networks import compressed
+from benchmarks.experiments.two_branch import SimNet
 from benchmarks.row import Row
-from benchmarks.two_branch import SimNet
 from shapeshift.errors import DataError
 from shapeshift.integrations.data.boxes import overlap, propose
 from shapeshift.integrations.data.captions import CaptionedImages

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import shapeshift
-from benchmarks.reduced import FAMILIES, reduced
+from benchmarks.baselines.reduced import FAMILIES, reduced
 from shapeshift.networks.densenet import DenseNet
 from shapeshift.networks.googlenet import GoogLeNet
 from shapeshift.networks.reduced import reduce_width, scaled_width

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
 import shapeshift
-from benchmarks import question_answering as benchmark
 from benchmarks.comparisons.question_answering import COMPARISON
-from benchmarks.question_answering import Answering, Pretraining, Sizes, distinct
+from benchmarks.experiments import question_answering as benchmark
+from benchmarks.experiments.question_answering import Answering, Pretraining, Sizes, distinct
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.errors import ConfigError, DataError

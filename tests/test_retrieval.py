@@ -18,10 +18,10 @@ from torch import Tensor, nn
 import shapeshift
 from benchmarks.comparisons import grounding as grounding_rows
 from benchmarks.comparisons import retrieval as retrieval_rows
-from benchmarks.networks import Training, compressed
-from benchmarks.retrieval import Retrieval
+from benchmarks.experiments.networks import Training, compressed
+from benchmarks.experiments.retrieval import Retrieval
+from benchmarks.experiments.two_branch import EmbNet, thinner
 from benchmarks.row import Row
-from benchmarks.two_branch import EmbNet, thinner
 from shapeshift.budget import parse_budget
 from shapeshift.errors import ConfigError, DataError
 from shapeshift.integrations.data import CAPTIONED

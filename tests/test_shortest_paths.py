@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import shapeshift
 from benchmarks.comparisons.shortest_paths import COMPARISON, ROWS
-from benchmarks.shortest_paths import WINDOWS, PathRecipe, ShortestPaths, load, score, train_phases
+from benchmarks.experiments.shortest_paths import WINDOWS, PathRecipe, ShortestPaths, load, score, train_phases
 from benchmarks.task import Task
 from shapeshift.errors import ConfigError
 from shapeshift.integrations.data.shortest_paths import (

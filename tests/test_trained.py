@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 import shapeshift
-from benchmarks.classification import BEFORE, ERROR, ImageClassification
-from benchmarks.low_rank import factorise
-from benchmarks.magnitude_pruning import prune_by_magnitude
-from benchmarks.networks import Training, WideNetwork
-from benchmarks.pretraining import pretrained
+from benchmarks.baselines.low_rank import factorise
+from benchmarks.baselines.magnitude_pruning import prune_by_magnitude
+from benchmarks.experiments.classification import BEFORE, ERROR, ImageClassification
+from benchmarks.experiments.networks import Training, WideNetwork
+from benchmarks.experiments.pretraining import pretrained
+from benchmarks.experiments.texts import Bert, TextClassification
+from benchmarks.experiments.trained import fitted
 from benchmarks.row import Row
 from benchmarks.task import Task
-from benchmarks.texts import Bert, TextClassification
-from benchmarks.trained import fitted
 from shapeshift.errors import BudgetError
 from shapeshift.integrations.data import Images
 from shapeshift.integrations.training import Recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.networks import WRN_16_1, WRN_16_QUARTER, Network, compressed, dense, reduced
+from benchmarks.experiments.networks import WRN_16_1, WRN_16_QUARTER, Network, compressed, dense, reduced
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from benchmarks.comparison import Comparison
-from benchmarks.networks import Network, WideNetwork, compressed, dense
+from benchmarks.experiments.networks import Network, WideNetwork, compressed, dense
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.classification import few_digits
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.distillation import Distillation
-from benchmarks.networks import FamilyNetwork, Network, WideNetwork, compressed, dense
+from benchmarks.experiments.classification import few_digits
+from benchmarks.experiments.distillation import Distillation
+from benchmarks.experiments.networks import FamilyNetwork, Network, WideNetwork, compressed, dense
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.networks import WRN_16_1, compressed, dense
+from benchmarks.experiments.networks import WRN_16_1, compressed, dense
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 

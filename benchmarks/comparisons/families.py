@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.classification import few_digits
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.families import FamilyClassification, NetworkFamily, learned_alone, widened
-from benchmarks.networks import WideNetwork, compressed, dense
+from benchmarks.experiments.classification import few_digits
+from benchmarks.experiments.families import FamilyClassification, NetworkFamily, learned_alone, widened
+from benchmarks.experiments.networks import WideNetwork, compressed, dense
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 

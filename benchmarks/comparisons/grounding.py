@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.grounding import Grounding
+from benchmarks.experiments.grounding import Grounding
+from benchmarks.experiments.two_branch import CELLS, SimNet, rows
 from benchmarks.ordering import Ordering
-from benchmarks.two_branch import CELLS, SimNet, rows
 
 ROWS = tuple(row for cell in CELLS for row in rows(SimNet(cell)))
 

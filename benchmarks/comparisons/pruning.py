@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.classification import few_digits
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.networks import FamilyNetwork, Network, compressed, dense
+from benchmarks.experiments.classification import few_digits
+from benchmarks.experiments.networks import FamilyNetwork, Network, compressed, dense
+from benchmarks.experiments.pruning import pruned
 from benchmarks.ordering import Ordering
-from benchmarks.pruning import pruned
 from benchmarks.row import Row
 
 # Shares of filters that HRank's authors drop, by convolution (Lin et al. 2020, published with their code). For

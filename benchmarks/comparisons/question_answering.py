@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.comparison import Comparison, pairs
+from benchmarks.experiments.question_answering import Albert, Answering, Sizes, distinct, learned, repeated, shared
 from benchmarks.ordering import Ordering
-from benchmarks.question_answering import Albert, Answering, Sizes, distinct, learned, repeated, shared
 from benchmarks.row import Row
 
 BASE = Albert("ALBERT-base", small=Sizes(3, 48, 2, 192, 32), full=Sizes(12, 768, 12, 3072, 128))

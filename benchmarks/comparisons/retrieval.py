@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.comparison import Comparison, pairs
+from benchmarks.experiments.retrieval import Retrieval
+from benchmarks.experiments.two_branch import CELLS, EmbNet, rows
 from benchmarks.ordering import Ordering
-from benchmarks.retrieval import Retrieval
-from benchmarks.two_branch import CELLS, EmbNet, rows
 
 ROWS = tuple(row for cell in CELLS for row in rows(EmbNet(cell)))
 

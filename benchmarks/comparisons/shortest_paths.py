@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.comparison import Comparison, pairs
+from benchmarks.experiments.shortest_paths import WINDOWS, PixelwiseStack, ShortestPaths, plain, soft_shared
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
-from benchmarks.shortest_paths import WINDOWS, PixelwiseStack, ShortestPaths, plain, soft_shared
 
 NETWORK = PixelwiseStack()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.classification import few_digits
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.networks import WideNetwork, dense, soft_shared
+from benchmarks.experiments.classification import few_digits
+from benchmarks.experiments.networks import WideNetwork, dense, soft_shared
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.networks import WRN_16_QUARTER, Network, Training, compressed, dense
+from benchmarks.experiments.networks import WRN_16_QUARTER, Network, Training, compressed, dense
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 from shapeshift.generators.wavg import WeightedAverage

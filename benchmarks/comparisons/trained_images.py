@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.classification import BEFORE, ERROR, ImageClassification, few_digits
 from benchmarks.comparison import Comparison
-from benchmarks.networks import WRN_16_1
-from benchmarks.trained import EXPECTATION, SOURCE, orderings, rows
+from benchmarks.experiments.classification import BEFORE, ERROR, ImageClassification, few_digits
+from benchmarks.experiments.networks import WRN_16_1
+from benchmarks.experiments.trained import EXPECTATION, SOURCE, orderings, rows
 
 ROWS = rows(WRN_16_1, {"epochs": 4, "learning_rate": 0.05}, {"epochs": 12, "learning_rate": 0.05})
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.classification import BEFORE, ERROR
 from benchmarks.comparison import Comparison
-from benchmarks.texts import Bert, TextClassification
-from benchmarks.trained import EXPECTATION, SOURCE, orderings, rows
+from benchmarks.experiments.classification import BEFORE, ERROR
+from benchmarks.experiments.texts import Bert, TextClassification
+from benchmarks.experiments.trained import EXPECTATION, SOURCE, orderings, rows
 
 ROWS = rows(Bert(4, 64), {"epochs": 2}, {"epochs": 6}, mapping={"*word_embeddings*": "words", "*": "rest"})
 

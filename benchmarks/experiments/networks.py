@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 import shapeshift
-from benchmarks.reduced import FAMILIES
-from benchmarks.reduced import reduced as reduce_family
+from benchmarks.baselines.reduced import FAMILIES
+from benchmarks.baselines.reduced import reduced as reduce_family
 from shapeshift.budget import parse_budget
 from shapeshift.integrations.data import Images
 from shapeshift.integrations.training import Recipe, train

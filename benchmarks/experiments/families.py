@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 import shapeshift
-from benchmarks.classification import CLASSIFICATION, ERROR
-from benchmarks.experiment import Experiment, Metric
-from benchmarks.networks import Network, Training, WideNetwork, learned
+from benchmarks.experiments.base import Experiment, Metric
+from benchmarks.experiments.classification import CLASSIFICATION, ERROR
+from benchmarks.experiments.networks import Network, Training, WideNetwork, learned
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmarks.networks import Network, Training
-from benchmarks.pretraining import pretrained
+from benchmarks.experiments.networks import Network, Training
+from benchmarks.experiments.pretraining import pretrained
 from shapeshift.prune import feature_ranks, hrank
 
 _IMAGES = 256  # that the ranks are measured on

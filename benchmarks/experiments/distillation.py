@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.networks import Network, Training
-from benchmarks.pretraining import pretrained
+from benchmarks.experiments.networks import Network, Training
+from benchmarks.experiments.pretraining import pretrained
 from shapeshift.distill import DISTILLERS, TeacherStudent
 
 

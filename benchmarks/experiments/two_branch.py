@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 import shapeshift
-from benchmarks.experiment import Experiment
-from benchmarks.networks import Network, Training, compressed, dense
+from benchmarks.experiments.base import Experiment
+from benchmarks.experiments.networks import Network, Training, compressed, dense
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget

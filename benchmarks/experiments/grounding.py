@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.experiment import Metric
+from benchmarks.experiments.base import Metric
+from benchmarks.experiments.two_branch import Matching, texts_of
 from benchmarks.task import Task
-from benchmarks.two_branch import Matching, texts_of
 from shapeshift.integrations.data import CaptionedImages
 from shapeshift.integrations.matching.grounding import CANDIDATES, grounding_accuracy, train_grounding
 from shapeshift.integrations.training import Recipe

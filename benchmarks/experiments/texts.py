@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.classification import Classification
-from benchmarks.networks import Network
+from benchmarks.experiments.classification import Classification
+from benchmarks.experiments.networks import Network
 from benchmarks.task import Task
 from shapeshift.integrations.data.text import MODULES, PADDING, Passages, passages
 from shapeshift.integrations.training import Recipe

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import shapeshift
-from benchmarks.experiment import Experiment, Metric
-from benchmarks.networks import Network
-from benchmarks.phase_curves import plot_phases
+from benchmarks.experiments.base import Experiment, Metric
+from benchmarks.experiments.networks import Network
+from benchmarks.experiments.phase_curves import plot_phases
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.integrations.data.shortest_paths import Grids, Phase, curriculum

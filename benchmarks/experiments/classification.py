@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import shapeshift
-from benchmarks.experiment import Experiment, Metric
-from benchmarks.networks import Training
+from benchmarks.experiments.base import Experiment, Metric
+from benchmarks.experiments.networks import Training
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.integrations.data import DATASETS, Images

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import shapeshift
-from benchmarks.networks import Network, Training
+from benchmarks.experiments.networks import Network, Training
 from shapeshift.integrations.training import train
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.experiment import Metric
+from benchmarks.experiments.base import Metric
+from benchmarks.experiments.two_branch import Matching, texts_of
 from benchmarks.task import Task
-from benchmarks.two_branch import Matching, texts_of
 from shapeshift.integrations.data import CaptionedImages
 from shapeshift.integrations.matching.retrieval import RANKS, retrieval_recalls, train_retrieval
 from shapeshift.integrations.training import Recipe

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import AlbertConfig, AlbertModel, PreTrainedTokenizerFast
 
 import shapeshift
-from benchmarks.experiment import Experiment, Metric
-from benchmarks.networks import Network
+from benchmarks.experiments.base import Experiment, Metric
+from benchmarks.experiments.networks import Network
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget

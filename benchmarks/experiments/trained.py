@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 import shapeshift
+from benchmarks.baselines.low_rank import factorise
+from benchmarks.baselines.magnitude_pruning import prune_by_magnitude
 from benchmarks.comparison import pairs
-from benchmarks.distillation import Distillation
-from benchmarks.low_rank import factorise
-from benchmarks.magnitude_pruning import prune_by_magnitude
-from benchmarks.networks import Network, Training, compressed, dense
+from benchmarks.experiments.distillation import Distillation
+from benchmarks.experiments.networks import Network, Training, compressed, dense
+from benchmarks.experiments.pretraining import pretrained
 from benchmarks.ordering import Ordering
-from benchmarks.pretraining import pretrained
 from benchmarks.row import Build, Row
 from shapeshift.budget import parse_budget
 

@@ -1,0 +1,1 @@
+"""What benchmarks train and measure: classifiers, families, question answering, matching, shortest paths."""
