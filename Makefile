@@ -36,6 +36,7 @@ types: $(VENV)/dev.stamp
 	rm -rf $(types)
 	mkdir -p $(types)/shapeshift
 	ln -s $(CURDIR)/shapeshift/* $(CURDIR)/integrations $(types)/shapeshift/
+	ln -s $(CURDIR)/benchmarks $(types)/
 	cd $(types) && $(abspath $(bin))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
 docs: $(VENV)/dev.stamp

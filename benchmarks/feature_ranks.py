@@ -80,7 +80,9 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def collect(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the maps of every place where ranks are measured, each of shape (N, C, H, W)."""
     batches: list[Tensor] = []
-    layers = {path: module for path, module in model.named_modules() if isinstance(module, FILTERED)}
+    layers: dict[str, nn.Module] = {
+        path: module for path, module in model.named_modules() if isinstance(module, FILTERED)
+    }
     tracer = MapTracer(layers, lambda paths, maps: batches.append(maps.clone()))
     tracer.run(model, Inputs((images,), {}))
     return [maps for maps in batches if maps.shape[-1] > 1]

@@ -201,7 +201,7 @@ def measure_method(key: str, arguments: argparse.Namespace) -> dict[str, float]:
     x = _batch(workload, device)
     dense = _Contender(workload.model(), workload, device)
     choice, _, name = method.partition("=")
-    config = shapeshift.Config(**{choice: name})
+    config = shapeshift.Config.from_dict({choice: name})
     least, most = budget_range(dense.model, config)
     allowed = parse_budget(arguments.budget, shapeshift.count_parameters(dense.model))
     budget = min(max(allowed, least), most)

@@ -44,7 +44,8 @@ class BertEncoder(nn.Module):
         self.encoder = BertModel(BertConfig()).encoder
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.encoder(x).last_hidden_state
+        hidden: Tensor = self.encoder(x).last_hidden_state
+        return hidden
 
 
 def _adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch_pruning
@@ -38,7 +39,7 @@ def prune_by_magnitude(model: nn.Module, inputs: Tensor, budget: int) -> nn.Modu
 
 def _pruned(model: nn.Module, inputs: Tensor, rate: float) -> nn.Module:
     model = copy.deepcopy(model)
-    attentions = [module for module in model.modules() if hasattr(module, "num_attention_heads")]
+    attentions: list[Any] = [module for module in model.modules() if hasattr(module, "num_attention_heads")]
     heads = {
         getattr(attention, name): attention.num_attention_heads
         for attention in attentions

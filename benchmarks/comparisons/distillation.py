@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.comparison import Comparison, pairs
 from benchmarks.experiments.classification import few_digits
 from benchmarks.experiments.distillation import Distillation
@@ -19,7 +21,11 @@ STUDENTS: tuple[Network, ...] = (
 METHODS = {"OFD": "ofd", "SRRL": "srrl"}
 BUDGET = "4x"
 # How else to train one student, and the shared parameters in its place.
-RECIPES = {"rate 0.2": {"learning_rate": 0.2}, "no decay": {"weight_decay": 0.0}, "200 epochs": {"epochs": 200}}
+RECIPES: dict[str, dict[str, Any]] = {
+    "rate 0.2": {"learning_rate": 0.2},
+    "no decay": {"weight_decay": 0.0},
+    "200 epochs": {"epochs": 200},
+}
 
 
 def _rows(student: Network) -> list[Row]:

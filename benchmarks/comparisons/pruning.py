@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.comparison import Comparison, pairs
 from benchmarks.experiments.classification import few_digits
 from benchmarks.experiments.networks import FamilyNetwork, Network, compressed, dense
@@ -22,7 +24,7 @@ RATES: dict[Network, float | list[float]] = {
     FamilyNetwork("GoogLeNet-0.125", "googlenet", {"width": 0.125}): 0.5,
 }
 PRETRAINING = "4x"
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "HRank": {},
     "shared, HRank": {"pretraining_budget": PRETRAINING},
     "shared, rescaled, HRank": {"pretraining_budget": PRETRAINING, "rescale": True},

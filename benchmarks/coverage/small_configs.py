@@ -96,7 +96,8 @@ def _small(cls: type[PreTrainedConfig], given: dict[str, Any], scale: Scale) -> 
         name: _small_value(name, value, scale) for name, value in {**defaults, **given}.items() if name not in parts
     }
     changed = {name: value for name, value in smaller.items() if value is not defaults.get(name)}
-    return cls(**changed, **{name: _small_part(part, scale) for name, part in parts.items()})
+    changed |= {name: _small_part(part, scale) for name, part in parts.items()}
+    return cls(**changed)
 
 
 def _small_part(part: SubConfigSpec, scale: Scale) -> PreTrainedConfig:

@@ -73,7 +73,7 @@ def sweep(
         the results of ``check``.
     """
     listed = names(library)
-    content = {
+    content: dict[str, Any] = {
         "library": library,
         "budget": BUDGET,
         "machine": describe("cpu"),

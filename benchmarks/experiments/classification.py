@@ -39,10 +39,10 @@ class Classification(Experiment):
         data, test = self.load(task)
         training = Training(data, task.recipe, seed, task.device)
         model = row.build(row.network, row.budget, training, **row.options).to(task.device)
-        found = {"parameters": shapeshift.count_parameters(model)}
+        found: dict[str, Any] = {"parameters": shapeshift.count_parameters(model)}
         if BEFORE in self.metrics:
             found[BEFORE.name] = error(model, test)
-        distiller = row.distillation and row.distillation.start(model, training)
+        distiller = row.distillation.start(model, training) if row.distillation else None
         train(model, data, replace(task.recipe, **row.recipe), seed, distiller=distiller)
         return {**found, "error": error(model, test)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -18,8 +19,9 @@ from shapeshift.integrations.training import Recipe, train
 from shapeshift.networks.wide_resnet import WideResNet
 
 
+@dataclass(frozen=True)
 class Network(ABC):
-    """A network for whatever images it is trained on; a frozen dataclass, whose text names it in tables and files."""
+    """A network for whatever data it is trained on, whose text names it in tables and files."""
 
     @abstractmethod
     def build(self, data: Any) -> nn.Module:
@@ -81,13 +83,13 @@ class Training:
     """What a network is built for.
 
     Attributes:
-        data: the training set.
+        data: the training set, of the kind that the network is for.
         recipe: how the table's rows are trained, unless they say otherwise.
-        seed: of the order of the images.
+        seed: of the order of the examples.
         device: where it is trained.
     """
 
-    data: Images
+    data: Any
     recipe: Recipe
     seed: int
     device: str
@@ -138,12 +140,12 @@ def learned(
     def pretrain(model: nn.Module) -> None:
         train(model, training.data, short, training.seed)
 
-    data, found = training.data, {}
+    data = training.data
+    model = network.build(data).to(training.device)
+    search = partial(shapeshift.learn_mapping, model, budget, pretrain, num_groups=num_groups, seed=training.seed)
     if method == "gradient":
         batches = list(zip(data.inputs.split(128), data.labels.split(128), strict=True))
-        found = {"data": batches, "samples": min(1000, len(data.labels))}
-    model = network.build(data).to(training.device)
-    mapping = shapeshift.learn_mapping(
-        model, budget, pretrain, num_groups=num_groups, seed=training.seed, method=method, **found
-    )
+        mapping = search(method=method, data=batches, samples=min(1000, len(data.labels)))
+    else:
+        mapping = search(method=method)
     return shapeshift.compress(model, budget, mapping=mapping, **options)
