@@ -160,10 +160,34 @@ def test_the_users_cache_is_where_the_system_says(
     assert {name: len(images) for name, images in kept(tmp_path / folder).items()} == {"train": 4, "test": 2}
 
 
-@pytest.mark.parametrize("options", [{"train": 0}, {"test": -1}, {"seed": -1}])
-def test_glyphs_that_cannot_be_drawn_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="give sizes from 1"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({name: value}, "give sizes from 1") for name, value in (("train", 0), ("test", -1), ("seed", -1))),
+        *(({"classes": classes}, "there are 100 characters") for classes in (0, 101)),
+        *(({"side": side}, "give 32 or what divides it, such as 16") for side in (0, 20, 64)),
+    ],
+)
+def test_glyphs_that_cannot_be_drawn_are_refused(tmp_path: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         glyphs(tmp_path, **options)
+
+
+def test_glyphs_can_be_fewer_characters_and_smaller_images(tmp_path: Path) -> None:
+    training, test = glyphs(tmp_path, train=30, test=10, classes=10, side=16)
+    assert training.images.shape == (30, 3, 16, 16)
+    assert training.num_classes == test.num_classes == 10
+    assert Counter(training.labels.tolist()) == dict.fromkeys(range(10), 3)
+    assert_standardised(training)
+    # The same images at full size, from the same file.
+    large, _ = glyphs(tmp_path, train=30, test=10, classes=10)
+    assert len(list(tmp_path.iterdir())) == 1
+    means = large.images.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+    deviations = (means - means.mean((0, 2, 3), keepdim=True)) / means.std((0, 2, 3), keepdim=True)
+    assert_close(training.images, deviations, "reordered")
+    # Every tenth of all characters.
+    drawn = drawing._draw(CHARACTERS[30], TRAINING_FACES, np.random.default_rng((0, 0, 3)))
+    assert np.array_equal(kept(tmp_path)["train"][3], drawn)
 
 
 def write_cifar(folder: Path, dataset: type[datasets.CIFAR10], monkeypatch: pytest.MonkeyPatch) -> NDArray[np.uint8]:

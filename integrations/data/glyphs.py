@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -67,9 +68,16 @@ _OVERSAMPLING = 2
 
 @DATASETS.register("glyphs")
 def glyphs(
-    data_dir: Path | None = None, train: int = 50_000, test: int = 10_000, seed: int = 0
+    data_dir: Path | None = None,
+    train: int = 50_000,
+    test: int = 10_000,
+    seed: int = 0,
+    classes: int = len(CHARACTERS),
+    side: int = _SIDE,
 ) -> tuple[Images, Images]:
     """Draw images of shape (3, 32, 32) of 100 characters, the test set in faces that the training set does not use.
+
+    Fewer characters and smaller images make a task that networks learn within minutes on a CPU.
 
     Face, size, place, rotation, shear, colours, background and noise of an image are random, and depend on the seed,
     the set and the image's index alone: a smaller set is the beginning of a larger one. The classes take turns. The
@@ -81,33 +89,45 @@ def glyphs(
         train: images of the training set.
         test: images of the test set.
         seed: of all random choices.
+        classes: characters, from all alphabets.
+        side: height and width in pixels; 32 is divided by it without rest, and pixels are averaged.
 
     Returns:
         The training set and the test set, each channel standardised by its mean and deviation over the former.
 
     Raises:
-        ConfigError: if a size is less than 1 or the seed is negative.
+        ConfigError: if a size is less than 1 or the seed is negative, if there are not as many characters, or if
+            images cannot be made that small.
     """
     if train < 1 or test < 1 or seed < 0:
         raise ConfigError(f"glyphs with train={train}, test={test}, seed={seed}: give sizes from 1 and a seed from 0")
-    path = (data_dir or cache_dir()) / f"glyphs-v{_VERSION}-seed{seed}-{train}-{test}.npz"
-    arrays = load_or_make(path, lambda: _draw_sets(train, test, seed))
-    return standardise(_labelled(arrays["train"]), _labelled(arrays["test"]))
+    if not 1 <= classes <= len(CHARACTERS):
+        raise ConfigError(f"glyphs in {classes} classes: there are {len(CHARACTERS)} characters")
+    if side < 1 or _SIDE % side:
+        raise ConfigError(f"glyphs of {side} pixels: give {_SIDE} or what divides it, such as {_SIDE // 2}")
+    characters = CHARACTERS[:: len(CHARACTERS) // classes][:classes]
+    some = "" if classes == len(CHARACTERS) else f"-{classes}classes"
+    path = (data_dir or cache_dir()) / f"glyphs-v{_VERSION}-seed{seed}-{train}-{test}{some}.npz"
+    arrays = load_or_make(path, lambda: _draw_sets(characters, train, test, seed))
+    return standardise(*(_labelled(arrays[name], classes, side) for name in ("train", "test")))
 
 
-def _labelled(images: NDArray[np.uint8]) -> Images:
-    labels = torch.arange(len(images)) % len(CHARACTERS)
-    return Images(torch.from_numpy(images), labels, num_classes=len(CHARACTERS))
+def _labelled(images: NDArray[np.uint8], classes: int, side: int) -> Images:
+    labels = torch.arange(len(images)) % classes
+    smaller = torch.from_numpy(images)
+    if side != _SIDE:
+        smaller = F.avg_pool2d(smaller.float(), _SIDE // side)
+    return Images(smaller, labels, num_classes=classes)
 
 
-def _draw_sets(train: int, test: int, seed: int) -> Arrays:
+def _draw_sets(characters: str, train: int, test: int, seed: int) -> Arrays:
     sets = {"train": (train, TRAINING_FACES), "test": (test, TEST_FACES)}
     images = {name: np.empty((size, 3, _SIDE, _SIDE), np.uint8) for name, (size, _) in sets.items()}
     with tqdm(total=train + test, desc="drawing glyphs", unit="image") as progress:
         for position, (name, (size, faces)) in enumerate(sets.items()):
             for index in range(size):
                 rng = np.random.default_rng((seed, position, index))
-                images[name][index] = _draw(CHARACTERS[index % len(CHARACTERS)], faces, rng)
+                images[name][index] = _draw(characters[index % len(characters)], faces, rng)
                 progress.update()
     return images
 
