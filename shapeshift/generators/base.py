@@ -13,9 +13,12 @@ from shapeshift.generators.description import GroupDescription
 from shapeshift.generators.handle import WeightHandle
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.registry import Registry
-from shapeshift.weights import Weight
+from shapeshift.weights import Weight, mean_and_std
 
 LayoutT = TypeVar("LayoutT")
+
+# The standard deviation where all weights start at zero: what transformers draws weights with by default.
+DEFAULT_STD = 0.02
 
 
 class Options(Protocol):
@@ -43,10 +46,19 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     During a forward pass of the model the weights are generated once, together, between :meth:`begin` and
     :meth:`end`. At any other time whoever reads a weight gets a handle that generates it when it is used.
 
+    Every weight is multiplied by constant gains, which give it its starting standard deviation. One that starts at zero
+    is multiplied by a learned number besides, which starts at zero.
+
     Args:
         weights: what is generated, in the order of all indices below.
         layout: what :meth:`plan` returned for them.
     """
+
+    #: Constants that a generator multiplies with, each weight's at :meth:`gains_of` it.
+    gains: Tensor
+
+    #: The learned numbers of the weights that start at zero, in their order; None without such weights.
+    zero_factors: nn.Parameter | None
 
     #: The share of what is available that :meth:`plan` uses at least.
     least_used: ClassVar[float] = 0.99
@@ -58,6 +70,10 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         super().__init__()
         self.weights = tuple(weights)
         self.layout = layout
+        #: The place of each weight's number in ``zero_factors``.
+        self.zeros = {index: place for place, index in enumerate(starting_at_zero(weights))}
+        factors = torch.empty(len(self.zeros), dtype=weights[0].dtype, device=weights[0].device)
+        self.register_parameter("zero_factors", nn.Parameter(factors) if self.zeros else None)
         self._memory = WeightMemory()
         # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
         self._current: tuple[list[Tensor], bool] | None = None
@@ -103,10 +119,48 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         """Make the group of a layout, its parameters uninitialised."""
 
     @abc.abstractmethod
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new starting values, so that each weight starts with its own standard deviation."""
+    def draw_parameters(self, generator: torch.Generator | None) -> None:
+        """Draw starting values, on the CPU, so that one seed gives the same ones on every device."""
 
     @abc.abstractmethod
+    def gains_of(self, index: int) -> list[slice]:
+        """Tell where the gains of a weight lie."""
+
+    @abc.abstractmethod
+    def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
+        """Generate weights as if none started at zero; see :meth:`generate`."""
+
+    @abc.abstractmethod
+    def coefficient_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that only mix others, and which weight decay is therefore not meant for."""
+
+    def reset_gains(self) -> None:
+        """Set the gains to what counts as one."""
+        self.gains.fill_(1.0)
+
+    def reset_buffers(self) -> None:
+        """Compute fixed patterns, if there are any: at construction, and after ``to_empty``."""
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new starting values, so that each weight starts with its own standard deviation."""
+        self.reset_buffers()
+        if self.gains.is_meta:
+            return
+        self.draw_parameters(generator)
+        if self.zero_factors is not None:
+            self.zero_factors.fill_(1.0)
+        self.reset_gains()
+        typical = max(weight.std for weight in self.weights) or DEFAULT_STD
+        for index, weight in enumerate(self.weights):
+            _, measured = mean_and_std(self.generate([index])[0])
+            # A store of one number stretched evenly has no deviation to scale.
+            if measured > 0:
+                for gains in self.gains_of(index):
+                    self.gains[gains] *= (weight.std or typical) / measured
+        if self.zero_factors is not None:
+            self.zero_factors.zero_()
+
     def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
         """Generate the weights of the given indices, differentiably in the shared parameters.
 
@@ -114,10 +168,15 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
             indices: which of the group's weights.
             memory: where to write them if the generator can; fresh memory if None.
         """
+        # In the parameters' own precision: autocast is for what the weights are used in.
+        with torch.autocast(self.gains.device.type, enabled=False):
+            weights = self.make(indices, memory)
+            return [self._times_zero_factor(index, weight) for index, weight in zip(indices, weights, strict=True)]
 
-    @abc.abstractmethod
-    def coefficient_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that only mix others, and which weight decay is therefore not meant for."""
+    def _times_zero_factor(self, index: int, weight: Tensor) -> Tensor:
+        if self.zero_factors is None or index not in self.zeros:
+            return weight
+        return weight * self.zero_factors[self.zeros[index]]
 
     def linear_parts(self) -> list[list[nn.Parameter]]:
         """Return the parameters in parts, in each of which the weights are linear while the others are constant.
@@ -153,6 +212,11 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start outside of any forward pass.
         return {**self.__dict__, "_current": None}
+
+
+def starting_at_zero(weights: Sequence[Weight]) -> list[int]:
+    """Return the indices of the weights that start at zero, each of which takes a learned number."""
+    return [index for index, weight in enumerate(weights) if weight.std == 0]
 
 
 GENERATORS: Registry[type[ParameterGroup[Any]]] = Registry("generator")

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options, ParameterGroup
+from shapeshift.generators.base import GENERATORS, Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.memory import WeightMemory
-from shapeshift.weights import Weight, mean_and_std
+from shapeshift.weights import Weight
 
 # Rows, columns, hidden units and length of the embeddings for wide residual networks (Ha, Dai and Le 2016): their
 # basic kernel has 16 input channels, and 16 output channels of 3 x 3 numbers.
@@ -109,12 +109,8 @@ class Hypernetwork(ParameterGroup[Layout]):
     ``upsample`` and ``max_templates`` have no say.
     """
 
-    gains: Tensor
-    zero_factors: nn.Parameter | None
-
     def __init__(self, weights: Sequence[Weight], layout: Layout) -> None:
         super().__init__(weights, layout)
-        self.zeros = [index for index, weight in enumerate(weights) if weight.std == 0]
         blocks = _count_blocks(weights, layout.rows, layout.columns)
         if (layout.blocks, layout.zeros) != (blocks, len(self.zeros)):
             raise ValueError(
@@ -126,8 +122,6 @@ class Hypernetwork(ParameterGroup[Layout]):
         self.input = nn.utils.skip_init(nn.Linear, layout.embedding, layout.rows * layout.hidden, **options)
         self.output = nn.utils.skip_init(nn.Linear, layout.hidden, layout.columns, bias=layout.bias, **options)
         self.embeddings = nn.Parameter(torch.empty(sum(blocks), layout.embedding, **options))
-        factors = nn.Parameter(torch.empty(len(self.zeros), **options)) if self.zeros else None
-        self.register_parameter("zero_factors", factors)
         self.register_buffer("gains", torch.empty(len(weights), **options))
 
     @classmethod
@@ -183,33 +177,28 @@ class Hypernetwork(ParameterGroup[Layout]):
     def coefficient_parameters(self) -> list[nn.Parameter]:
         return [self.embeddings] if self.zero_factors is None else [self.embeddings, self.zero_factors]
 
-    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
+    def gains_of(self, index: int) -> list[slice]:
+        return [slice(index, index + 1)]
+
+    def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
         # Split at once: the backward pass of a slice would write zeros in the shape of the whole for every weight.
         embeddings = self.embeddings.split(self.layout.blocks)
-        # Generated in the layers' own precision: autocast is for what the weights are used in.
-        with torch.autocast(self.gains.device.type, enabled=False):
-            return [self._generate_one(index, embeddings[index]) for index in indices]
+        return [self._make_one(index, embeddings[index]) for index in indices]
 
-    def _generate_one(self, index: int, embeddings: Tensor) -> Tensor:
+    def _make_one(self, index: int, embeddings: Tensor) -> Tensor:
         """Generate the weight of the given index, all its blocks in one product.
 
         One product for the blocks of all weights would round differently than those of a weight that is read alone,
         and takes up to twice the time on a CPU, where the blocks of one weight stay in the cache.
         """
-        sizes, weight, gain = self.layout, self.weights[index], self.gains[index]
+        sizes, weight = self.layout, self.weights[index]
         w_in = self.input.weight.view(sizes.rows, sizes.hidden, sizes.embedding)
         b_in = self.input.bias.view(sizes.rows, sizes.hidden)
         blocks = hypernetwork(embeddings, w_in, b_in, self.output.weight, self.output.bias)
-        if self.zero_factors is not None and index in self.zeros:
-            gain = gain * self.zero_factors[self.zeros.index(index)]
-        return blocks.flatten()[: weight.numel].view(weight.shape) * gain
+        return blocks.flatten()[: weight.numel].view(weight.shape) * self.gains[index]
 
-    @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        if self.gains.is_meta:
-            return
-        # Each layer keeps the variance of what it reads. Drawn on the CPU, so that one seed gives one hypernetwork on
-        # every device.
+    def draw_parameters(self, generator: torch.Generator | None) -> None:
+        # Each layer keeps the variance of what it reads.
         fans = (
             (self.embeddings, 1),
             (self.input.weight, self.layout.embedding),
@@ -220,19 +209,6 @@ class Hypernetwork(ParameterGroup[Layout]):
         self.input.bias.zero_()
         if self.output.bias is not None:
             self.output.bias.zero_()
-        self._calibrate()
-        if self.zero_factors is not None:
-            self.zero_factors.zero_()
-
-    def _calibrate(self) -> None:
-        """Set the gains so that each weight has its starting deviation at the present layers and embeddings."""
-        if self.zero_factors is not None:
-            self.zero_factors.fill_(1.0)
-        self.gains.fill_(1.0)
-        typical = max(weight.std for weight in self.weights) or 0.02
-        for index, weight in enumerate(self.weights):
-            _, measured = mean_and_std(self.generate([index])[0])
-            self.gains[index] = (weight.std or typical) / measured
 
 
 class _Choices:
@@ -244,7 +220,7 @@ class _Choices:
 
     def __init__(self, weights: Sequence[Weight]) -> None:
         self.weights = weights
-        self.zeros = sum(weight.std == 0 for weight in weights)
+        self.zeros = len(starting_at_zero(weights))
         numels = Counter(weight.numel for weight in weights)
         largest = max(numels)
         self.axes = [*(_around(reference, largest) for reference in _REFERENCE[:3]), np.array([1, 0])]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options
+from shapeshift.generators.base import GENERATORS, Options, starting_at_zero
 from shapeshift.generators.mixing import Draw
 from shapeshift.generators.templates import Layout, TemplateGroup
 from shapeshift.upsamplers import Upsampler
@@ -89,7 +89,7 @@ class Softmax(TemplateGroup):
             return cls.lay_out(weights, used, options)
         sizes = [rows * columns for rows, columns in grids]
         draws = tuple(Draw(0, count, size, count * size, count * index) for index, size in enumerate(sizes))
-        zeros = sum(weight.std == 0 for weight in weights)
+        zeros = len(starting_at_zero(weights))
         return Layout(store_size, draws, store_size + count * len(weights) + zeros)
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options, ParameterGroup
+from shapeshift.generators.base import DEFAULT_STD, GENERATORS, Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.generators.mixing import Draw, mix
 from shapeshift.generators.nesting import Level, assemble, nest
 from shapeshift.generators.store import empty_store
 from shapeshift.generators.wavg import COEFFICIENT_NORM
-from shapeshift.weights import Weight, mean_and_std
+from shapeshift.weights import Weight
 
 TEMPLATE_LIMIT = 8
 
@@ -60,10 +60,8 @@ class SuperWeights(ParameterGroup[Layout]):
     with one reader has no coefficient. ``upsample`` has no say.
     """
 
-    gains: Tensor
     sources: Tensor
     coefficients: nn.Parameter | None
-    zero_factors: nn.Parameter | None
 
     def __init__(self, weights: Sequence[Weight], layout: Layout) -> None:
         super().__init__(weights, layout)
@@ -73,12 +71,11 @@ class SuperWeights(ParameterGroup[Layout]):
             raise ValueError(f"{layout} is meant for other weights than these, which make it {expected}")
         #: For each weight, the levels that it reads with the templates that it mixes for them.
         self.draws = _draw(self.levels, layout, len(weights))
-        self.zeros = [index for index, weight in enumerate(weights) if weight.std == 0]
         mixed = sum(draw.count for draws in self.draws for draw in draws.values())
         with torch.device(weights[0].device):
             self.store = empty_store(sum(layout.banks))
-            for name, size in (("coefficients", layout.num_coefficients), ("zero_factors", layout.zeros)):
-                self.register_parameter(name, nn.Parameter(torch.empty(size)) if size else None)
+            size = layout.num_coefficients
+            self.register_parameter("coefficients", nn.Parameter(torch.empty(size)) if size else None)
             self.register_buffer("gains", torch.empty(mixed))
             # Where each coefficient is read from: its own place, or that of one that it is tied to.
             self.register_buffer("sources", torch.arange(layout.num_coefficients))
@@ -139,10 +136,11 @@ class SuperWeights(ParameterGroup[Layout]):
     def coefficient_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in (self.coefficients, self.zero_factors) if parameter is not None]
 
-    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
-        # Mixed in the store's own precision: autocast is for what the weights are used in.
-        with torch.autocast(self.gains.device.type, enabled=False):
-            return self._generate(indices, self._scales(), memory)
+    def gains_of(self, index: int) -> list[slice]:
+        return [slice(draw.start, draw.start + draw.count) for draw in self.draws[index].values()]
+
+    def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
+        return self._make(indices, self._scales(), memory)
 
     def coefficient_gradients(self, gradients: Mapping[int, Tensor]) -> Tensor:
         """Return the gradient of the loss with respect to each coefficient as if none were tied.
@@ -154,7 +152,8 @@ class SuperWeights(ParameterGroup[Layout]):
             Numbers of shape (coefficients,); 0 for those of other weights.
         """
         scales = self._scales().detach().requires_grad_()
-        weights = self._generate(list(gradients), scales)
+        made = zip(gradients, self._make(list(gradients), scales, None), strict=True)
+        weights = [self._times_zero_factor(index, weight) for index, weight in made]
         (found,) = torch.autograd.grad(weights, scales, [gradients[index] for index in gradients])
         return (found * self.gains)[: self.layout.num_coefficients]
 
@@ -165,23 +164,16 @@ class SuperWeights(ParameterGroup[Layout]):
         mixed = self.coefficients[self.sources]
         return self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
 
-    def _generate(self, indices: Sequence[int], scales: Tensor, memory: WeightMemory | None = None) -> list[Tensor]:
+    def _make(self, indices: Sequence[int], scales: Tensor, memory: WeightMemory | None) -> list[Tensor]:
         draws = [draw for index in indices for draw in self.draws[index].values()]
         mixtures = iter(mix(list(self.store), scales, draws, memory))
         return [self._assemble(index, mixtures) for index in indices]
 
     def _assemble(self, index: int, mixtures: Iterator[Tensor]) -> Tensor:
         levels = [self.levels[level] for level in self.draws[index]]
-        weight = assemble([next(mixtures) for _ in levels], levels, self.weights[index].shape)
-        if self.zero_factors is not None and index in self.zeros:
-            return weight * self.zero_factors[self.zeros.index(index)]
-        return weight
+        return assemble([next(mixtures) for _ in levels], levels, self.weights[index].shape)
 
-    @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        if self.gains.is_meta:
-            return
-        # Drawn on the CPU, so that one seed gives one store on every device.
+    def draw_parameters(self, generator: torch.Generator | None) -> None:
         drawn = torch.randn(sum(self.layout.banks), 1, generator=generator)
         for bank, level in zip(drawn.split(list(self.layout.banks)), self.levels, strict=True):
             bank *= self._deviation(level.shape[2:])
@@ -194,9 +186,6 @@ class SuperWeights(ParameterGroup[Layout]):
             lengths = [COEFFICIENT_NORM / math.sqrt(count) for count in counts for _ in range(count)]
             self.coefficients.copy_(signs * torch.tensor(lengths))
             self.sources.copy_(torch.arange(len(self.sources)))
-        self._calibrate()
-        if self.zero_factors is not None:
-            self.zero_factors.zero_()
 
     def _mixed(self) -> list[Draw]:
         """Return the draws that have coefficients, in their order."""
@@ -210,20 +199,12 @@ class SuperWeights(ParameterGroup[Layout]):
         """
         kind = [weight for weight in self.weights if weight.shape[2:] == kernel and weight.std > 0]
         numel = sum(weight.numel for weight in kind)
-        return math.sqrt(sum(weight.numel * weight.std**2 for weight in kind) / numel) if kind else 0.02
+        return math.sqrt(sum(weight.numel * weight.std**2 for weight in kind) / numel) if kind else DEFAULT_STD
 
-    def _calibrate(self) -> None:
-        """Set the gains so that each weight has its starting deviation at the present templates and coefficients."""
-        if self.zero_factors is not None:
-            self.zero_factors.fill_(1.0)
+    def reset_gains(self) -> None:
         # Coefficients are longer than the ones that stand for none: each level of a weight is to count alike.
         self.gains.fill_(1.0)
         self.gains[: self.layout.num_coefficients] /= COEFFICIENT_NORM
-        typical = max(weight.std for weight in self.weights) or 0.02
-        for index, (weight, draws) in enumerate(zip(self.weights, self.draws, strict=True)):
-            _, measured = mean_and_std(self.generate([index])[0])
-            for draw in draws.values():
-                self.gains[draw.start : draw.start + draw.count] *= (weight.std or typical) / measured
 
 
 def _levels(weights: Sequence[Weight]) -> list[Level]:
@@ -262,7 +243,7 @@ def _lay_out(weights: Sequence[Weight], levels: Sequence[Level], banks: Sequence
                 f"up to {limit} templates of {level.size}"
             )
     coefficients = sum(_coefficients(level, bank, limit) for level, bank in zip(levels, banks, strict=True))
-    return Layout(tuple(banks), limit, coefficients, sum(weight.std == 0 for weight in weights))
+    return Layout(tuple(banks), limit, coefficients, len(starting_at_zero(weights)))
 
 
 def _allocate(weights: Sequence[Weight], levels: Sequence[Level], available: int, limit: int) -> Layout:

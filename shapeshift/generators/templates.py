@@ -13,13 +13,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from shapeshift.generators.base import Options, ParameterGroup
+from shapeshift.generators.base import DEFAULT_STD, Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.generators.mixing import Draw, mix
 from shapeshift.generators.store import empty_store
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
-from shapeshift.weights import Weight, mean_and_std
+from shapeshift.weights import Weight
 
 TEMPLATE_LIMIT = 16
 
@@ -77,8 +77,6 @@ class TemplateGroup(ParameterGroup[Layout]):
     starts at zero is multiplied by a learned number that starts at zero.
     """
 
-    gains: Tensor
-    zero_factors: nn.Parameter | None
     fits = True
 
     def __init__(self, weights: Sequence[Weight], layout: Layout, options: Options) -> None:
@@ -91,8 +89,6 @@ class TemplateGroup(ParameterGroup[Layout]):
             self.store = empty_store(layout.store_size)
             self.make_coefficients(layout.counts, options)
             self._rows = layout.rows if layout.ties else []
-            self.zeros = [index for index, weight in enumerate(weights) if weight.std == 0]
-            self.register_parameter("zero_factors", _parameter(len(self.zeros)))
             self.register_buffer("gains", torch.empty(sum(draw.count for draw in layout.draws)))
             self.upsamplers = self.make_upsamplers(options)
         self.to(weights[0].dtype)
@@ -221,7 +217,7 @@ class TemplateGroup(ParameterGroup[Layout]):
             for weight, size in zip(weights, sizes, strict=True)
             if size < weight.numel
         ]
-        zeros = sum(weight.std == 0 for weight in weights)
+        zeros = len(starting_at_zero(weights))
         mixed = [count for count in counts if count > 1]
         num_parameters = store_size + cls.count_coefficients(mixed, options) + sum(own) + zeros
         starts = _starts(counts)
@@ -294,11 +290,13 @@ class TemplateGroup(ParameterGroup[Layout]):
             piece *= longest
         self.gains /= longest
 
-    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
-        # Mixed in the store's own precision: autocast is for what the weights are used in.
-        with torch.autocast(self.gains.device.type, enabled=False):
-            mixtures = mix(list(self.store), self.scales(), [self.layout.draws[index] for index in indices], memory)
-            return [self._shape(index, mixture) for index, mixture in zip(indices, mixtures, strict=True)]
+    def gains_of(self, index: int) -> list[slice]:
+        draw = self.layout.draws[index]
+        return [slice(draw.start, draw.start + draw.count)]
+
+    def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
+        mixtures = mix(list(self.store), self.scales(), [self.layout.draws[index] for index in indices], memory)
+        return [self._shape(index, mixture) for index, mixture in zip(indices, mixtures, strict=True)]
 
     def scales(self) -> Tensor:
         """Return what each template is multiplied with, its coefficient times the gain, one draw's after another."""
@@ -308,45 +306,26 @@ class TemplateGroup(ParameterGroup[Layout]):
         return self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
 
     def _shape(self, index: int, mixture: Tensor) -> Tensor:
-        if self.zero_factors is not None and index in self.zeros:
-            mixture = mixture * self.zero_factors[self.zeros.index(index)]
         if str(index) in self.upsamplers:
             stretched: Tensor = self.upsamplers[str(index)](mixture)
             return stretched
         return mixture.view(self.weights[index].shape)
 
-    @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+    def reset_buffers(self) -> None:
         for upsampler in self.upsamplers.values():
             cast(Upsampler, upsampler).reset_buffers()
-        if self.gains.is_meta:
-            return
+
+    def draw_parameters(self, generator: torch.Generator | None) -> None:
         sizes = torch.tensor([float(weight.numel) for weight in self.weights])
         stds = torch.tensor([weight.std for weight in self.weights])
         # The store starts near the scale of its weights, so that a gradient step on it moves them as far as one on
         # the weights themselves would.
-        scale = (stds.square() @ sizes / (sizes * (stds > 0)).sum()).sqrt() if stds.any() else torch.tensor(0.02)
-        # Drawn on the CPU, so that one seed gives one store on every device.
+        scale = (stds.square() @ sizes / (sizes * (stds > 0)).sum()).sqrt() if stds.any() else torch.tensor(DEFAULT_STD)
         for piece in self.store:
             piece.copy_(torch.randn(piece.shape, generator=generator).mul_(scale))
         self.reset_coefficients(generator)
         for upsampler in self.upsamplers.values():
             cast(Upsampler, upsampler).reset_parameters(generator)
-        self._calibrate()
-        if self.zero_factors is not None:
-            self.zero_factors.zero_()
-
-    def _calibrate(self) -> None:
-        """Set the gains so that each weight has its starting deviation at the present store and coefficients."""
-        if self.zero_factors is not None:
-            self.zero_factors.fill_(1.0)
-        self.gains.fill_(1.0)
-        typical = max(weight.std for weight in self.weights) or 0.02
-        for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True)):
-            _, measured = mean_and_std(self.generate([index])[0])
-            # A store of one number stretched evenly has no deviation to scale.
-            if measured > 0:
-                self.gains[draw.start : draw.start + draw.count] *= (weight.std or typical) / measured
 
 
 def _needed(weights: Sequence[Weight]) -> int:
@@ -370,7 +349,3 @@ def _starts(counts: Sequence[int]) -> list[int]:
         starts[index] = position
         position += counts[index]
     return starts
-
-
-def _parameter(size: int) -> nn.Parameter | None:
-    return nn.Parameter(torch.empty(size)) if size else None
