@@ -15,6 +15,7 @@ from shapeshift.errors import ConfigError, ModelError
 from shapeshift.fitting import fit_to_model
 from shapeshift.generators import ParameterGroup
 from shapeshift.layers import attach, check_attachable, detach, generated_class, is_attached, sources
+from shapeshift.masking import is_masked
 from shapeshift.plan import Plan, make_plan
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
 
@@ -83,6 +84,11 @@ def plan_compression(model: nn.Module, budget: Budget, config: Config | None = N
         raise ConfigError(f"unknown option {unknown}; the options are {', '.join(sorted(known))}") from None
     for path, module in model.named_modules():
         check_attachable(module, path)
+        if is_masked(module):
+            raise ModelError(
+                f"{path or 'the model'} ({type(module).__name__}) has masked filters, which generated weights would "
+                "bring back: remove them first, with shapeshift.prune.hrank(model, loader, rate) without mask=True"
+            )
     return make_plan(model, budget, config)
 
 

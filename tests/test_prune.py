@@ -667,6 +667,22 @@ def test_what_was_masked_can_be_removed() -> None:
     assert torch.equal(pruned.stem.weight, masked.stem.weight[masked.stem.weight.flatten(1).any(1)])
 
 
+def test_what_is_masked_is_removed_before_it_is_compressed() -> None:
+    model, x = small_resnet(), images()
+    masked = prune.hrank(model, [x], 0.5, progress=False, mask=True)
+    before = state_of(masked)
+    wrapped = nn.Sequential(masked)
+    for refused in (masked, wrapped):
+        with pytest.raises(
+            shapeshift.ModelError, match=r"ResNet\) has masked filters.*hrank\(model, loader, rate\) without mask"
+        ):
+            shapeshift.compress(refused, "50%")
+    assert_close(state_of(masked), before, "identical")
+    pruned = prune.hrank(masked, [x], 0.5, progress=False)
+    shapeshift.compress(pruned, "50%")
+    assert pruned(x).isfinite().all()
+
+
 def test_masks_return_after_values_were_loaded() -> None:
     model, x = livened(small_resnet()), images(16)
     masked = prune.hrank(model, [x], 0.5, progress=False, mask=True).eval()

@@ -70,3 +70,8 @@ def unmask(model: nn.Module) -> None:
     for key, hook in list(model._forward_pre_hooks.items()):
         if isinstance(hook, Masks):
             del model._forward_pre_hooks[key]
+
+
+def is_masked(model: nn.Module) -> bool:
+    """Tell whether entries of a model's parameters are kept at zero."""
+    return any(isinstance(hook, Masks) for hook in model._forward_pre_hooks.values())
