@@ -266,7 +266,7 @@ def test_the_size_of_the_task_follows_the_device() -> None:
     assert settings["data"] == {"name": "grids", **TINY.options, "windows": list(WINDOWS)}
     caption = EXPERIMENT.caption(settings["data"], settings["recipe"])
     assert "64 training and 16 test grids of 16 x 16 pixels in each of 5 phases" in caption
-    assert "window of 5, 7, 9, 11 and 13 pixels, 12 layers of 16 channels, 8 epochs per phase" in caption
+    assert "window of 5, 7, 9, 11 and 13 pixels, 20 layers of 16 channels, 8 epochs per phase" in caption
 
 
 def test_rows_differ_in_the_weights_alone() -> None:
