@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shapeshift.batches import device_of
@@ -51,7 +52,9 @@ def partial_l2(source: Tensor, target: Tensor, margin: Tensor) -> Tensor:
     """
     target = torch.max(target, margin)
     counts = (source > target) | (target > 0)
-    return ((source - target) ** 2 * counts).sum()
+    # Elsewhere the student is its own target. A lerp takes half the time of a where, and is exact at 0 and 1.
+    target = torch.lerp(source.detach(), target, counts.to(target.dtype))
+    return F.mse_loss(source, target, reduction="sum")
 
 
 @DISTILLERS.register("ofd")
