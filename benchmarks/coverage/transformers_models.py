@@ -73,14 +73,15 @@ def make_inputs(name: str, model: PreTrainedModel) -> dict[str, Tensor]:
         shapes = torch.full((BATCH_SIZE, 2), 4)
         mask = torch.ones(BATCH_SIZE, 16, dtype=torch.long)
         return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
-    if name in _with_head("IMAGE_CLASSIFICATION") and model.main_input_name != "input_ids":
+    if name in _with_head("IMAGE_CLASSIFICATION") and "input_ids" not in arguments:
         side, channels = getattr(config, "image_size", 224), getattr(config, "num_channels", 3)
         height, width = side if isinstance(side, list | tuple) else (side, side)
         return {model.main_input_name: randn(BATCH_SIZE, channels, height, width)}
     size = min(getattr(config.get_text_config(), "vocab_size", VOCABULARY), VOCABULARY)
     streams = getattr(config, "num_codebooks", 1)  # of tokens for each piece of music
     tokens = torch.randint(size // 2, size, (BATCH_SIZE * streams, TOKENS), generator=generator)
-    inputs = {model.main_input_name: tokens}
+    # ImageGPT reads an image as tokens, whatever it calls its main input.
+    inputs = {"input_ids" if "input_ids" in arguments else model.main_input_name: tokens}
     if "decoder_input_ids" in arguments:
         inputs["decoder_input_ids"] = tokens
     if "global_attention_mask" in arguments:
