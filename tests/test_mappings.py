@@ -235,5 +235,5 @@ def test_an_assignment_survives_its_file(tmp_path: Path) -> None:
     assert shapeshift.Assignment.load(tmp_path / "mapping.json") == mapping
     assert str(mapping) == "a (1)\n  stem\nb (1)\n  *"
     (tmp_path / "mapping.json").write_text("[1]")
-    with pytest.raises(shapeshift.ConfigError, match="holds no mapping from layers to groups, but a list"):
+    with pytest.raises(shapeshift.ConfigError, match="does not hold a mapping from layers to groups: it is a list"):
         shapeshift.Assignment.load(tmp_path / "mapping.json")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import nn
@@ -42,6 +40,8 @@ class GradientMapping(Assignment):
         spread: the mean difference between similarities that were measured on every other batch; NaN if unknown.
         matches: for layers of other networks than the deepest, the layer whose group they joined.
     """
+
+    kind = "a mapping learned from gradients"
 
     def __init__(
         self,
@@ -88,11 +88,10 @@ class GradientMapping(Assignment):
                 lines.append(f"  {layers[index]:<{width}}  {own:>9}  {others:>6}")
         return "\n".join(lines)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write groups and similarities as JSON."""
+    def to_dict(self) -> dict[str, Any]:
         rows = [[None if np.isnan(value) else value for value in row] for row in self.similarity.tolist()]
         spread = None if np.isnan(self.spread) else self.spread
-        content = {
+        return {
             "groups": dict(self),
             "similarity": rows,
             "threshold": self.threshold,
@@ -100,22 +99,12 @@ class GradientMapping(Assignment):
             "spread": spread,
             "matches": self.matches,
         }
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> GradientMapping:
-        """Read a mapping from :meth:`save`.
-
-        Raises:
-            ConfigError: if the file holds something else.
-        """
-        try:
-            content = json.loads(Path(path).read_text())
-            content["similarity"] = np.array(content["similarity"], dtype=np.float64)
-            content["spread"] = float("nan") if content["spread"] is None else content["spread"]
-            return cls(**content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} does not hold a mapping learned from gradients: {error!r}") from error
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        similarity = np.array(fields["similarity"], dtype=np.float64)
+        spread = float("nan") if fields["spread"] is None else fields["spread"]
+        return cls(**{**fields, "similarity": similarity, "spread": spread})
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the similarity between the gradients of any two layers, the layers sorted by group.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from torch import nn
@@ -30,6 +28,8 @@ class LearnedMapping(Assignment):
         coefficients: the share of each template in each of these weights, after the search.
     """
 
+    kind = "a learned mapping"
+
     def __init__(self, groups: Mapping[str, str], coefficients: Mapping[str, Sequence[float]]) -> None:
         super().__init__(groups)
         if set(coefficients) != set(groups):
@@ -48,23 +48,12 @@ class LearnedMapping(Assignment):
             ]
         return "\n".join(lines)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write groups and coefficients as JSON."""
-        content = {"groups": dict(self), "coefficients": self.coefficients}
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+    def to_dict(self) -> dict[str, Any]:
+        return {"groups": dict(self), "coefficients": self.coefficients}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LearnedMapping:
-        """Read a mapping from :meth:`save`.
-
-        Raises:
-            ConfigError: if the file holds something else.
-        """
-        try:
-            content = json.loads(Path(path).read_text())
-            return cls(content["groups"], content["coefficients"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} does not hold a learned mapping: {error!r}") from error
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        return cls(fields["groups"], fields["coefficients"])
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the share of each template in each layer, the layers sorted by group.

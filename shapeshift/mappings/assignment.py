@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from shapeshift.errors import ConfigError
 from shapeshift.mappings.base import MAPPINGS, Options
@@ -23,6 +24,9 @@ class Assignment(Mapping[str, str]):
     Raises:
         ConfigError: if a name is not a string.
     """
+
+    #: What it is called where a file holds something else.
+    kind: ClassVar[str] = "a mapping from layers to groups"
 
     def __init__(self, groups: Mapping[str, str]) -> None:
         for layer, group in groups.items():
@@ -56,24 +60,35 @@ class Assignment(Mapping[str, str]):
             for group, layers in sorted(members.items())
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the mapping as JSON."""
-        Path(path).write_text(json.dumps(self._groups, indent=1) + "\n")
+    def to_dict(self) -> dict[str, Any]:
+        """Return the mapping, and what it was learned from, as a dict that JSON can hold."""
+        return dict(self._groups)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Assignment:
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Rebuild a mapping from :meth:`to_dict`."""
+        return cls(fields)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the mapping, and what it was learned from, as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a mapping from :meth:`save`.
 
         Raises:
             ConfigError: if the file holds something else.
         """
         try:
-            groups = json.loads(Path(path).read_text())
-        except ValueError as error:
-            raise ConfigError(f"{path} is not a mapping in JSON: {error}") from error
-        if not isinstance(groups, dict):
-            raise ConfigError(f"{path} holds no mapping from layers to groups, but a {type(groups).__name__}")
-        return cls(groups)
+            fields = json.loads(Path(path).read_text())
+            if not isinstance(fields, dict):
+                raise TypeError(f"it is a {type(fields).__name__}")
+            return cls.from_dict(fields)
+        except KeyError as error:
+            raise ConfigError(f"{path} does not hold {cls.kind}: it has no entry {error}") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} does not hold {cls.kind}: {error}") from error
 
 
 def assign(
