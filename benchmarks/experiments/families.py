@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import shapeshift
-from benchmarks.experiments.base import Experiment, Metric
-from benchmarks.experiments.classification import CLASSIFICATION, ERROR
+from benchmarks.experiments.base import Metric
+from benchmarks.experiments.classification import ERROR, ImageClassification
 from benchmarks.experiments.networks import Network, Training, WideNetwork, learned
 from benchmarks.row import Row
 from benchmarks.task import Task
@@ -67,29 +65,22 @@ def learned_alone(
     return learned(network.members[0], str(size), training, num_groups, **options)
 
 
-class FamilyClassification(Experiment):
+class FamilyClassification(ImageClassification):
     """Train classifiers of images on the sum of their losses, and measure the average of their predictions."""
 
-    datasets = CLASSIFICATION.datasets
-    metrics = (
-        ERROR,
-        Metric("nll", "NLL, 0.01 nats"),
-        Metric("ece", "calibration error, %"),
-        Metric("disagreement", "disagreement, %", higher_is_better=True),
-        Metric("macs", "million MACs"),
-    )
-
-    def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
-        return CLASSIFICATION.task(data, device, data_dir)
-
-    def describe(self, task: Task) -> dict[str, Any]:
-        return CLASSIFICATION.describe(task)
-
-    def caption(self, data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-        return CLASSIFICATION.caption(data, recipe)
+    def __init__(self) -> None:
+        super().__init__(
+            (
+                ERROR,
+                Metric("nll", "NLL, 0.01 nats"),
+                Metric("ece", "calibration error, %"),
+                Metric("disagreement", "disagreement, %", higher_is_better=True),
+                Metric("macs", "million MACs"),
+            )
+        )
 
     def run(self, row: Row, task: Task, seed: int) -> dict[str, Any]:
-        data, test = CLASSIFICATION.load(task)
+        data, test = self.load(task)
         model = row.build(row.network, row.budget, Training(data, task.recipe, seed, task.device), **row.options)
         family = (model if isinstance(model, Family) else Family([model])).to(task.device)
         train(family, data, replace(task.recipe, **row.recipe), seed)
