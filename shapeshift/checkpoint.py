@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from shapeshift.checkpoint_files import Checkpoint, read, write
 from shapeshift.compression import find_root, install, require_root
 from shapeshift.errors import CheckpointError, ModelError
-from shapeshift.layers import check_attachable, is_attached
+from shapeshift.layers import check_attachable, is_attached, original_class
 from shapeshift.plan import GroupPlan, Plan
 from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
@@ -35,12 +36,13 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     there when it is complete.
 
     Args:
-        model: a compressed or pruned model, or a wrapper around one (by DDP, say), which is left out.
+        model: a compressed or pruned model, or a wrapper around one (by DDP, say), which is left out. What FSDP2 has
+            sharded is gathered: all processes have to call this then, and the first one writes.
         directory: where to write; it is made if it does not exist.
 
     Raises:
-        ModelError: if the model is neither compressed nor pruned, is on the meta device, is sharded over processes, or
-            holds state that is not a tensor.
+        ModelError: if the model is neither compressed nor pruned, is on the meta device, or holds state that is not a
+            tensor.
     """
     root = find_root(model) or find_pruned(model) or require_root(model)
     _check_wrapper(model, root)
@@ -48,9 +50,13 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise ModelError(f"{name} is on the meta device and has no values to save; give the model values first")
-        if hasattr(tensor, "full_tensor"):
-            raise ModelError(f"{name} is sharded over processes; gather the model into one process before saving it")
-    write(Path(directory), describe(root), tensors)
+    description = describe(root)
+    sharded = any(map(_is_sharded, tensors.values()))
+    whole = {name: cast(Any, found).full_tensor() if _is_sharded(found) else found for name, found in tensors.items()}
+    if not sharded or dist.get_rank() == 0:
+        write(Path(directory), description, whole)
+    if sharded:
+        dist.barrier()  # nobody reads what is not complete
 
 
 def describe(root: nn.Module) -> dict[str, Any]:
@@ -368,11 +374,15 @@ def _plan_of(root: nn.Module) -> Plan:
 
 
 def _original_class(model: nn.Module) -> str:
-    return type(model).__mro__[1 if is_attached(model) else 0].__name__
+    return (original_class(model) if is_attached(model) else type(model)).__name__
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")  # a DTensor, whose import takes long
 
 
 def _memory(tensor: Tensor) -> Any:
     """Identify the memory behind a tensor; what has none is told apart by the object itself."""
-    if tensor.numel() == 0 or tensor.is_meta or hasattr(tensor, "full_tensor"):
+    if tensor.numel() == 0 or tensor.is_meta or _is_sharded(tensor):
         return id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

@@ -37,7 +37,7 @@ def attach(module: nn.Module, sources: dict[str, tuple[ParameterGroup[Any], int]
 
 def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     """Undo :func:`attach`: restore a module's class, and its parameters in their original order."""
-    module.__class__ = type(module).__mro__[1]
+    module.__class__ = original_class(module)
     order = module.__dict__.pop(_ORDER)
     del module.__dict__[_SOURCES]
     parameters = {**module._parameters, **weights}
@@ -53,6 +53,12 @@ def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
 def is_attached(module: nn.Module) -> bool:
     """Tell whether a module reads parameters from a group, or is the root of a compressed model."""
     return _SOURCES in module.__dict__
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class that an attached module had before, also behind a class that FSDP2 derived since."""
+    base: type[nn.Module] = type(module)._rebuild[0]  # type: ignore[attr-defined]
+    return base
 
 
 def sources(module: nn.Module) -> dict[str, tuple[ParameterGroup[Any], int]]:
@@ -199,7 +205,7 @@ _ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
 
 def _no_weight_decay(self: nn.Module) -> set[str]:
     """Return the names of parameters that weight decay is not meant for: timm and others ask a model for them."""
-    inherited: set[str] = getattr(super(type(self), self), "no_weight_decay", set)()
+    inherited: set[str] = getattr(original_class(self), "no_weight_decay", lambda _: set())(self)
     shared: SharedParameters = getattr(self, ATTRIBUTE)
     coefficients = {parameter for group in shared.groups() for parameter in group.coefficient_parameters()}
     named = shared.named_parameters(prefix=ATTRIBUTE)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -91,11 +91,16 @@ def work(rank: int, port: int, folder: str, model: Callable[[], Blocks], wrap: C
     dist.init_process_group("gloo", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
     try:
         x, y = map(share, data())
-        losses, found = train(wrap(model()), x, y)
+        wrapped = wrap(model())
+        losses, found = train(wrapped, x, y)
         for loss in losses:
             dist.all_reduce(loss)
         result = {"losses": [loss / WORLD for loss in losses], "gradients": found}
+        if isinstance(wrapped, FSDPModule):
+            result["no_weight_decay"] = sorted(wrapped.no_weight_decay())
         torch.save(result, Path(folder) / f"{rank}.pt")
+        if rank == 0 or isinstance(wrapped, FSDPModule):
+            shapeshift.save(wrapped, Path(folder) / "saved")
         # A process that leaves while the other still talks to it, or with a group still referred to, may abort.
         gc.collect()
         dist.barrier()
@@ -121,8 +126,14 @@ def test_ddp_has_the_gradients_of_one_process_with_the_joint_batch(tmp_path: Pat
 
 
 @pytest.mark.parametrize("per_block", [False, True], ids=["root", "per block"])
-def test_fsdp2_trains_as_one_process_does(tmp_path: Path, per_block: bool) -> None:
-    losses, gradients = train(build(mapping="shape"), *data())
+def test_fsdp2_trains_and_saves_as_one_process_does(tmp_path: Path, per_block: bool) -> None:
+    model = build(mapping="shape")
+    losses, gradients = train(model, *data())
     for result in run(tmp_path, partial(build, mapping="shape"), partial(wrap_fsdp, per_block=per_block)):
         assert_close(result["losses"], losses, "reordered gradient")
         assert_close(result["gradients"], gradients, "reordered gradient")
+        assert result["no_weight_decay"] == sorted(model.no_weight_decay())
+    saved = shapeshift.load(tmp_path / "saved", Blocks())
+    assert_close(saved.state_dict(), model.state_dict(), "reordered gradient")
+    x, _ = data()
+    assert_close(shapeshift.materialize(saved)(x), model(x), "reordered gradient")

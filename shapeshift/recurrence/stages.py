@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from shapeshift.layers import is_attached, sources
+from shapeshift.layers import is_attached, original_class, sources
 from shapeshift.shared_parameters import SharedParameters
 
 
@@ -77,5 +77,5 @@ def _search(module: nn.Module, path: str, stages: list[Stage]) -> None:
 
 
 def _structure(module: nn.Module) -> tuple[type, tuple[tuple[str, Any], ...]]:
-    original = type(module).__mro__[1] if is_attached(module) else type(module)
+    original = original_class(module) if is_attached(module) else type(module)
     return original, tuple(sorted(parameter_shapes(module).items()))
