@@ -73,7 +73,7 @@ def describe(root: nn.Module) -> dict[str, Any]:
     persistent = root.state_dict(keep_vars=True)
     record = record_of(root)
     description = {
-        "architecture": _original_class(root),
+        "architecture": original_class(root).__name__,
         "plan": _plan_of(root).to_dict() if is_attached(root) else None,
         "aliases": aliases,
         "frozen": sorted(name for name, parameter in parameters if not parameter.requires_grad),
@@ -281,9 +281,8 @@ def _raise_if_different(checkpoint: Checkpoint, differences: list[str], model: n
     more = len(differences) - _SHOWN_DIFFERENCES
     raise CheckpointError(
         f"the {checkpoint.architecture} in {checkpoint.folder} has another architecture than the "
-        f"{_original_class(model)} to load it into. Build the model as it was built when it was saved. They differ in:"
-        + shown
-        + (f"\n  and {more} more" if more > 0 else "")
+        f"{original_class(model).__name__} to load it into. Build the model as it was built when it was saved. They "
+        "differ in:" + shown + (f"\n  and {more} more" if more > 0 else "")
     )
 
 
@@ -358,8 +357,8 @@ def _check_wrapper(model: nn.Module, root: nn.Module) -> None:
     if any(id(tensor) not in inside for tensor in _tensors(model)):
         path = next(path for path, module in model.named_modules() if module is root)
         raise ModelError(
-            f"only {path} ({_original_class(root)}) is compressed, and {type(model).__name__} holds more than that. "
-            f"Save and load model.{path} by itself, and the rest with torch.save(...)"
+            f"only {path} ({original_class(root).__name__}) is compressed, and {type(model).__name__} holds more than "
+            f"that. Save and load model.{path} by itself, and the rest with torch.save(...)"
         )
 
 
@@ -371,10 +370,6 @@ def _tensors(module: nn.Module) -> Iterable[Tensor]:
 def _plan_of(root: nn.Module) -> Plan:
     shared: SharedParameters = getattr(root, ATTRIBUTE)
     return shared.plan
-
-
-def _original_class(model: nn.Module) -> str:
-    return (original_class(model) if is_attached(model) else type(model)).__name__
 
 
 def _is_sharded(tensor: Tensor) -> bool:

@@ -56,8 +56,8 @@ def is_attached(module: nn.Module) -> bool:
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
-    """Return the class that an attached module had before, also behind a class that FSDP2 derived since."""
-    base: type[nn.Module] = type(module)._rebuild[0]  # type: ignore[attr-defined]
+    """Return a module's class, or the one that it had before it was attached, also if FSDP2 derived another since."""
+    base: type[nn.Module] = type(module)._rebuild[0] if is_attached(module) else type(module)  # type: ignore[attr-defined]
     return base
 
 

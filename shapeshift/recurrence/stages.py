@@ -77,5 +77,4 @@ def _search(module: nn.Module, path: str, stages: list[Stage]) -> None:
 
 
 def _structure(module: nn.Module) -> tuple[type, tuple[tuple[str, Any], ...]]:
-    original = original_class(module) if is_attached(module) else type(module)
-    return original, tuple(sorted(parameter_shapes(module).items()))
+    return original_class(module), tuple(sorted(parameter_shapes(module).items()))
