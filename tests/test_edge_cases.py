@@ -78,6 +78,43 @@ class TestZeroInitialisation:
         assert model[2].weight.detach().any()
 
 
+class TestStartingDeviations:
+    @staticmethod
+    def far_apart() -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(40, 60, bias=False), nn.Linear(60, 50, bias=False))
+        for layer, std in zip(model, (0.01, 0.2), strict=True):
+            nn.init.normal_(layer.weight, std=std)
+        return model
+
+    @pytest.mark.parametrize("combine", ["wavg", "superweights"])
+    def test_weights_with_numbers_of_their_own_need_no_gain(self, combine: str) -> None:
+        # Of the first layer's numbers, SuperWeights read some with the second layer: only without is it alone.
+        exclude = ["1"] if combine == "superweights" else []
+        model = shapeshift.compress(self.far_apart(), 1.0, combine=combine, exclude=exclude, max_templates=1, seed=0)
+        gains = shared_parameters(model)["all"].gains
+        assert gains.numel() == 2 - len(exclude)
+        assert_close(gains, torch.ones_like(gains), "drawn deviation")
+
+    def test_numbers_that_several_weights_read_start_between_them(self) -> None:
+        model = shapeshift.compress(self.far_apart(), 0.6, max_templates=1, seed=0)
+        group = shared_parameters(model)["all"]
+        first, second = (slice(draw.offset, draw.offset + draw.span) for draw in group.layout.draws)
+        assert (first.start, second.stop) == (0, 3240)
+        store = group.store[0].detach()
+        for part, expected in (
+            (store[: second.start], 0.01),
+            (store[second.start : first.stop], math.sqrt((0.01**2 + 0.2**2) / 2)),
+            (store[first.stop :], 0.2),
+        ):
+            assert_close(part.std().item(), expected, "drawn deviation")
+
+    def test_numbers_of_weights_that_start_at_zero_alone_start_as_the_others_do(self) -> None:
+        model = self.far_apart()
+        nn.init.zeros_(model[0].weight)
+        shapeshift.compress(model, 0.6, max_templates=1, seed=0)
+        assert_close(shared_parameters(model)["all"].store[0].std().item(), 0.2, "drawn deviation")
+
+
 class TestMetaDevice:
     @pytest.mark.parametrize(
         ("layer", "std"),

@@ -115,6 +115,10 @@ def test_with_one_template_each_weights_have_the_same_numbers_where_both_have_an
     assert sum(group.layout.banks) == sum(area.sum() for area in sums.values())
 
 
+def _hold_one_another(shapes: Sequence[tuple[int, ...]]) -> bool:
+    return all(one[1] <= other[1] for one, other in itertools.pairwise(sorted(shapes)))
+
+
 @settings(max_examples=60, deadline=None)
 @given(any_shapes, st.floats(0, 1), st.booleans(), st.booleans(), st.integers(1, 9))
 def test_any_budget_is_used_up_and_no_number_is_dead(
@@ -124,11 +128,14 @@ def test_any_budget_is_used_up_and_no_number_is_dead(
     weights = weights_of(shapes) + weights_of([(3, 4)], std=0.0) * zero
     least, most = SuperWeights.least(weights, config), SuperWeights.most(weights, config)
     total = sum(weight.numel for weight in weights)
-    assert most >= limit * (total - sum(weight.numel for weight in weights) // 2)
+    kernels = {shape[2:] for shape in shapes}
+    if all(_hold_one_another([weight.shape for weight in weights if weight.shape[2:] == kernel]) for kernel in kernels):
+        assert most >= limit * total
     highest = max(least, min(most, total)) if tight else most
     available = round(least + position * (highest - least))
     layout = SuperWeights.plan(weights, available, config)
-    assert 0.99 * available <= SuperWeights.size(layout) <= available
+    # A second template of a weight that shares with nobody is one number at least, and two coefficients.
+    assert available - max(2, 0.01 * available) <= SuperWeights.size(layout) <= available
     assert SuperWeights.layout_from_dict(json.loads(json.dumps(SuperWeights.layout_to_dict(layout)))) == layout
 
     group = SuperWeights.build(weights, layout, config).double()

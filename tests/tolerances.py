@@ -25,6 +25,9 @@ class Tolerance:
 TOLERANCES = {
     "identical": Tolerance(0, 0, "the same kernels run on the same numbers"),
     "starting deviation": Tolerance(1e-4, 1e-12, "a gain rescales to the deviation: float32 rounding remains"),
+    "drawn deviation": Tolerance(
+        0.1, 0, "the deviation of some hundred numbers that are drawn varies by a few percent"
+    ),
     "half starting deviation": Tolerance(1e-2, 1e-12, "a gain in bfloat16 has 8 bits"),
     "golden": Tolerance(1e-10, 1e-12, "float64 sums of another implementation, taken in another order"),
     "double": Tolerance(1e-9, 1e-12, "float64 sums taken in another order"),

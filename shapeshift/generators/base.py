@@ -134,6 +134,11 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     def coefficient_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that only mix others, and which weight decay is therefore not meant for."""
 
+    @property
+    def typical_std(self) -> float:
+        """The standard deviation of what is drawn for weights that start at zero."""
+        return max(weight.std for weight in self.weights) or DEFAULT_STD
+
     def reset_gains(self) -> None:
         """Set the gains to what counts as one."""
         self.gains.fill_(1.0)
@@ -151,13 +156,12 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         if self.zero_factors is not None:
             self.zero_factors.fill_(1.0)
         self.reset_gains()
-        typical = max(weight.std for weight in self.weights) or DEFAULT_STD
         for index, weight in enumerate(self.weights):
             _, measured = mean_and_std(self.generate([index])[0])
             # A store of one number stretched evenly has no deviation to scale.
             if measured > 0:
                 for gains in self.gains_of(index):
-                    self.gains[gains] *= (weight.std or typical) / measured
+                    self.gains[gains] *= (weight.std or self.typical_std) / measured
         if self.zero_factors is not None:
             self.zero_factors.zero_()
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.generators.base import DEFAULT_STD, GENERATORS, Options, ParameterGroup, starting_at_zero
+from shapeshift.generators.base import GENERATORS, Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.generators.mixing import Draw, mix
@@ -176,7 +176,7 @@ class SuperWeights(ParameterGroup[Layout]):
     def draw_parameters(self, generator: torch.Generator | None) -> None:
         drawn = torch.randn(sum(self.layout.banks), 1, generator=generator)
         for bank, level in zip(drawn.split(list(self.layout.banks)), self.levels, strict=True):
-            bank *= self._deviation(level.shape[2:])
+            bank *= self._deviation(level)
         for piece, values in zip(self.store, drawn.split([len(piece) for piece in self.store]), strict=True):
             piece.copy_(values)
         if self.coefficients is not None:
@@ -192,19 +192,22 @@ class SuperWeights(ParameterGroup[Layout]):
         draws = [draw for draws in self.draws for draw in draws.values()]
         return sorted((d for d in draws if d.start < self.layout.num_coefficients), key=lambda draw: draw.start)
 
-    def _deviation(self, kernel: tuple[int, ...]) -> float:
-        """Return the typical deviation of a kind of weights.
+    def _deviation(self, level: Level) -> float:
+        """Return the deviation that the bank of a level starts with: that of the weights which read it.
 
-        A gradient step on their templates then moves them as far as one on the weights themselves would.
+        A gradient step on a bank then moves weights about as far as one on the weights themselves would.
         """
-        kind = [weight for weight in self.weights if weight.shape[2:] == kernel and weight.std > 0]
-        numel = sum(weight.numel for weight in kind)
-        return math.sqrt(sum(weight.numel * weight.std**2 for weight in kind) / numel) if kind else DEFAULT_STD
+        squares = [self.weights[index].std ** 2 for index in level.readers if self.weights[index].std > 0]
+        return math.sqrt(sum(squares) / len(squares)) if squares else self.typical_std
 
     def reset_gains(self) -> None:
-        # Coefficients are longer than the ones that stand for none: each level of a weight is to count alike.
-        self.gains.fill_(1.0)
-        self.gains[: self.layout.num_coefficients] /= COEFFICIENT_NORM
+        # Each level of a weight is to count alike, whatever the deviation of its bank. Coefficients are longer than
+        # the ones that stand for none.
+        deviations = [self._deviation(level) for level in self.levels]
+        for index in range(len(self.weights)):
+            for level, draw in self.draws[index].items():
+                length = COEFFICIENT_NORM if draw.start < self.layout.num_coefficients else 1.0
+                self.gains[draw.start : draw.start + draw.count] = 1 / (length * deviations[level])
 
 
 def _levels(weights: Sequence[Weight]) -> list[Level]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from shapeshift.generators.base import DEFAULT_STD, Options, ParameterGroup, starting_at_zero
+from shapeshift.generators.base import Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.generators.mixing import Draw, mix
@@ -316,16 +316,26 @@ class TemplateGroup(ParameterGroup[Layout]):
             cast(Upsampler, upsampler).reset_buffers()
 
     def draw_parameters(self, generator: torch.Generator | None) -> None:
-        sizes = torch.tensor([float(weight.numel) for weight in self.weights])
-        stds = torch.tensor([weight.std for weight in self.weights])
-        # The store starts near the scale of its weights, so that a gradient step on it moves them as far as one on
-        # the weights themselves would.
-        scale = (stds.square() @ sizes / (sizes * (stds > 0)).sum()).sqrt() if stds.any() else torch.tensor(DEFAULT_STD)
-        for piece in self.store:
-            piece.copy_(torch.randn(piece.shape, generator=generator).mul_(scale))
+        pieces = self._deviations().split([len(piece) for piece in self.store])
+        for piece, deviations in zip(self.store, pieces, strict=True):
+            piece.copy_(torch.randn(piece.shape, generator=generator) * deviations.unsqueeze(1))
         self.reset_coefficients(generator)
         for upsampler in self.upsamplers.values():
             cast(Upsampler, upsampler).reset_parameters(generator)
+
+    def _deviations(self) -> Tensor:
+        """Return the deviation that each number of the store starts with: that of the weights which read it.
+
+        A gradient step on the store moves a weight by the square of its gain, as compared with one on the weight
+        itself. Where weights that start far apart read the same numbers, the mean of their squares is between them.
+        """
+        readers, squares = torch.zeros(2, self.layout.store_size)
+        for weight, draw in zip(self.weights, self.layout.draws, strict=True):
+            if weight.std > 0:
+                read = slice(draw.offset, draw.offset + draw.span)
+                readers[read] += weight.numel / draw.span
+                squares[read] += weight.numel / draw.span * weight.std**2
+        return torch.where(readers > 0, squares / readers, self.typical_std**2).sqrt()
 
 
 def _needed(weights: Sequence[Weight]) -> int:
