@@ -20,6 +20,7 @@ from shapeshift.errors import CheckpointError, ModelError
 from shapeshift.layers import check_attachable, is_attached, original_class
 from shapeshift.plan import GroupPlan, Plan
 from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
+from shapeshift.sharding import is_sharded
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -51,8 +52,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         if tensor.is_meta:
             raise ModelError(f"{name} is on the meta device and has no values to save; give the model values first")
     description = describe(root)
-    sharded = any(map(_is_sharded, tensors.values()))
-    whole = {name: cast(Any, found).full_tensor() if _is_sharded(found) else found for name, found in tensors.items()}
+    sharded = any(map(is_sharded, tensors.values()))
+    whole = {name: cast(Any, found).full_tensor() if is_sharded(found) else found for name, found in tensors.items()}
     if not sharded or dist.get_rank() == 0:
         write(Path(directory), description, whole)
     if sharded:
@@ -372,12 +373,8 @@ def _plan_of(root: nn.Module) -> Plan:
     return shared.plan
 
 
-def _is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")  # a DTensor, whose import takes long
-
-
 def _memory(tensor: Tensor) -> Any:
     """Identify the memory behind a tensor; what has none is told apart by the object itself."""
-    if tensor.numel() == 0 or tensor.is_meta or _is_sharded(tensor):
+    if tensor.numel() == 0 or tensor.is_meta or is_sharded(tensor):
         return id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

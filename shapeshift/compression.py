@@ -17,6 +17,7 @@ from shapeshift.generators import ParameterGroup
 from shapeshift.layers import attach, check_attachable, detach, generated_class, is_attached, sources
 from shapeshift.masking import is_masked
 from shapeshift.plan import Plan, make_plan
+from shapeshift.sharding import is_sharded
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -165,9 +166,14 @@ def materialize(model: ModelT) -> ModelT:
         The same model, with equal outputs.
 
     Raises:
-        ModelError: if the model is not compressed.
+        ModelError: if the model is not compressed, or its shared parameters are sharded over processes.
     """
     root = require_root(model)
+    if any(map(is_sharded, root.parameters())):
+        raise ModelError(
+            f"the parameters of {type(model).__name__} are sharded over processes: shapeshift.save the model, "
+            "shapeshift.load it into a freshly built one, and materialize that"
+        )
     write_weights(root)
     delattr(root, ATTRIBUTE)
     return model

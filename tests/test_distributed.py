@@ -98,6 +98,9 @@ def work(rank: int, port: int, folder: str, model: Callable[[], Blocks], wrap: C
         result = {"losses": [loss / WORLD for loss in losses], "gradients": found}
         if isinstance(wrapped, FSDPModule):
             result["no_weight_decay"] = sorted(wrapped.no_weight_decay())
+            with pytest.raises(shapeshift.ModelError, match=r"are sharded.*shapeshift\.save.*shapeshift\.load"):
+                shapeshift.materialize(wrapped)
+            assert shapeshift.is_compressed(wrapped)
         torch.save(result, Path(folder) / f"{rank}.pt")
         if rank == 0 or isinstance(wrapped, FSDPModule):
             shapeshift.save(wrapped, Path(folder) / "saved")

@@ -20,6 +20,7 @@ from shapeshift.recurrence.schedule import Schedule, find_schedule
 from shapeshift.recurrence.similarity import coefficient_rows
 from shapeshift.recurrence.stages import find_stages
 from shapeshift.recurrence.ties import Ties, nearly_equal, tie
+from shapeshift.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _check(name: str, group: nn.Module, rows: torch.Tensor) -> WeightedAverage:
             f'the layers of {name} have no coefficients of their own to tie; fold is for combine="wavg", '
             "which shapeshift.recurrence.soft_share chooses"
         )
-    if rows.is_meta or hasattr(rows, "full_tensor"):
+    if rows.is_meta or is_sharded(rows):
         where = "is on the meta device" if rows.is_meta else "is sharded over processes"
         raise ModelError(f"{name} {where} and cannot be folded; fold a model that is whole, in one process")
     if not torch.isfinite(rows).all():
