@@ -13,7 +13,7 @@ from shapeshift.errors import BudgetError
 
 Budget = int | float | str
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+_UNITS = {"": Fraction(1), "k": Fraction(10**3), "m": Fraction(10**6), "b": Fraction(10**9), "g": Fraction(10**9)}
 _PATTERN = re.compile(r"\s*([0-9]+(?:_[0-9]+)*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmbg%x]?)\s*", re.IGNORECASE)
 _FORMS = 'a number of parameters (300000, "300k", "1.5M") or a share of the model\'s own (0.25, "25%", "4x")'
 
@@ -43,7 +43,7 @@ def parse_budget(budget: Budget, dense: int) -> int:
         if match is None:
             raise BudgetError(f"cannot read the budget {budget!r}; give {_FORMS}")
         number, unit = float(match[1]), match[2].lower()
-        scale = {"%": Fraction(dense, 100), "x": Fraction(dense)}.get(unit) or Fraction(_UNITS[unit])
+        scale = {"%": Fraction(dense, 100), "x": Fraction(dense), **_UNITS}[unit]
     elif isinstance(budget, bool) or not isinstance(budget, Real):
         raise BudgetError(f"cannot read a budget of type {type(budget).__name__}; give {_FORMS}")
     elif isinstance(budget, Integral):
@@ -51,7 +51,7 @@ def parse_budget(budget: Budget, dense: int) -> int:
     else:
         number, scale = float(budget), Fraction(dense)
     # A float stands for the decimal that it prints as: 0.07 of 100 is 7, which float arithmetic puts a hair above.
-    size = int(Fraction(str(number)) * scale) if math.isfinite(number) else 0
+    size = int(Fraction(str(number)) * scale) if isinstance(number, int) or math.isfinite(number) else 0
     if size < 1:
         raise BudgetError(f"the budget {budget!r} does not come to a number of parameters; give {_FORMS}")
     return size

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from shapeshift.checkpoint_files import Checkpoint, read, write
 from shapeshift.compression import find_root, install, require_root
 from shapeshift.errors import CheckpointError, ModelError
-from shapeshift.layers import check_attachable, is_attached, original_class
+from shapeshift.layers import check_attachable, is_attached, is_generated, original_class
 from shapeshift.plan import GroupPlan, Plan
 from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
 from shapeshift.sharding import is_sharded
@@ -67,8 +67,11 @@ def describe(root: nn.Module) -> dict[str, Any]:
         root: the root of a compressed model, or a pruned one.
 
     Raises:
-        ModelError: if a module keeps extra state that is not a tensor.
+        ModelError: if a module keeps extra state that is not a tensor, or a layer was replaced since the model was
+            compressed.
     """
+    if is_attached(root):
+        _check_plan(root)
     tensors, aliases = stored_tensors(root)
     parameters = root.named_parameters(remove_duplicate=False)
     persistent = root.state_dict(keep_vars=True)
@@ -158,11 +161,9 @@ def stored_tensors(root: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_names: dict[Any, str] = {}
-    # Buffers that a state dict leaves out are stored as well, since a model on the meta device has no values for
-    # them. The fixed patterns of our own generators are computed instead.
+    # Buffers that a state dict leaves out are stored as well: a model on the meta device has no values for them.
     buffers = dict(root.named_buffers(remove_duplicate=False))
-    non_persistent = {name: buffer for name, buffer in buffers.items() if not name.startswith(f"{ATTRIBUTE}.")}
-    for name, tensor in {**non_persistent, **root.state_dict(keep_vars=True)}.items():
+    for name, tensor in {**buffers, **root.state_dict(keep_vars=True)}.items():
         if not isinstance(tensor, Tensor):
             raise ModelError(f"{name} is state of type {type(tensor).__name__}, which a checkpoint cannot hold")
         first = first_names.setdefault(_memory(tensor), name)
@@ -360,6 +361,17 @@ def _check_wrapper(model: nn.Module, root: nn.Module) -> None:
         raise ModelError(
             f"only {path} ({original_class(root).__name__}) is compressed, and {type(model).__name__} holds more than "
             f"that. Save and load model.{path} by itself, and the rest with torch.save(...)"
+        )
+
+
+def _check_plan(root: nn.Module) -> None:
+    """Refuse a model that lacks a weight which its plan generates: no freshly built model would fit its checkpoint."""
+    names = (name for group in _plan_of(root).groups for weight in group.weights for name in weight.names)
+    lost = [name for name in names if not is_generated(root, name)]
+    if lost:
+        raise ModelError(
+            f"{lost[0]} was generated when the model was compressed and is not any more: the layer was replaced. "
+            "Replace layers before shapeshift.compress(model, ...), or after shapeshift.materialize(model)"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.fitting import fit_to_model
 from shapeshift.generators import ParameterGroup
-from shapeshift.layers import attach, check_attachable, detach, generated_class, is_attached, sources
+from shapeshift.layers import attach, check_attachable, check_detachable, detach, generated_class, is_attached, sources
 from shapeshift.masking import is_masked
 from shapeshift.plan import Plan, make_plan
 from shapeshift.sharding import is_sharded
@@ -77,12 +76,9 @@ def plan_compression(model: nn.Module, budget: Budget, config: Config | None = N
     Raises:
         BudgetError, ConfigError, ModelError: as :func:`compress`.
     """
-    try:
-        config = dataclasses.replace(config or Config(), **options)
-    except TypeError:
-        known = {field.name for field in dataclasses.fields(Config)}
-        unknown = ", ".join(sorted(set(options) - known))
-        raise ConfigError(f"unknown option {unknown}; the options are {', '.join(sorted(known))}") from None
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"a model is a torch.nn.Module, not {model!r}; build it first, by timm.create_model(...), say")
+    config = Config.chosen(config, options)
     for path, module in model.named_modules():
         check_attachable(module, path)
         if is_masked(module):
@@ -121,19 +117,31 @@ def install(model: nn.Module, shared: SharedParameters) -> None:
     shared.train(model.training)
 
 
+def find_roots(model: nn.Module) -> list[nn.Module]:
+    """Return the roots of the compressed models in a module, which may wrap one (as DDP does) or hold several."""
+    return [module for module in model.modules() if is_attached(module) and ATTRIBUTE in module._modules]
+
+
 def find_root(model: nn.Module) -> nn.Module | None:
-    """Return the root of the compressed model in a module, which may wrap it (as DDP does); None without one."""
-    for module in model.modules():
-        if is_attached(module) and ATTRIBUTE in module._modules:
-            return module
-    return None
+    """Return the root of the one compressed model in a module; None without one.
+
+    Raises:
+        ModelError: if there are several.
+    """
+    roots = find_roots(model)
+    if len(roots) > 1:
+        paths = [path for path, module in model.named_modules() if any(module is root for root in roots)]
+        raise ModelError(
+            f"{type(model).__name__} holds {len(roots)} compressed models: {', '.join(paths)}; take them one by one"
+        )
+    return roots[0] if roots else None
 
 
 def require_root(model: nn.Module) -> nn.Module:
-    """Return the root of the compressed model in a module.
+    """Return the root of the one compressed model in a module.
 
     Raises:
-        ModelError: if there is none.
+        ModelError: if there is none, or several.
     """
     root = find_root(model)
     if root is None:
@@ -145,37 +153,39 @@ def shared_parameters(model: nn.Module) -> SharedParameters:
     """Return the owner of a compressed model's shared parameters.
 
     Raises:
-        ModelError: if the model is not compressed.
+        ModelError: if the model is not compressed, or holds several that are.
     """
     shared: SharedParameters = getattr(require_root(model), ATTRIBUTE)
     return shared
 
 
 def is_compressed(model: nn.Module) -> bool:
-    """Tell whether a model, or one that it wraps, is compressed."""
-    return find_root(model) is not None
+    """Tell whether a model, or a part of it, is compressed."""
+    return bool(find_roots(model))
 
 
 def materialize(model: ModelT) -> ModelT:
     """Write the generated weights back into plain layers: an ordinary model, of the original classes and keys.
 
     Args:
-        model: a compressed model, or a wrapper around one; it is changed in place.
+        model: a compressed model, or a module that holds one or several; it is changed in place.
 
     Returns:
         The same model, with equal outputs.
 
     Raises:
-        ModelError: if the model is not compressed, or its shared parameters are sharded over processes.
+        ModelError: if nothing in the model is compressed, its shared parameters are sharded over processes, or a layer
+            was parametrized since it was compressed. The model is then unchanged.
     """
-    root = require_root(model)
-    if any(map(is_sharded, root.parameters())):
+    roots = find_roots(model) or [require_root(model)]
+    if any(map(is_sharded, model.parameters())):
         raise ModelError(
             f"the parameters of {type(model).__name__} are sharded over processes: shapeshift.save the model, "
             "shapeshift.load it into a freshly built one, and materialize that"
         )
-    write_weights(root)
-    delattr(root, ATTRIBUTE)
+    write_weights(model)
+    for root in roots:
+        delattr(root, ATTRIBUTE)
     return model
 
 
@@ -187,8 +197,15 @@ def write_weights(module: ModelT) -> ModelT:
 
     Returns:
         The same module.
+
+    Raises:
+        ModelError: if a layer was parametrized since it was compressed.
     """
-    attached = [found for found in module.modules() if is_attached(found)]
+    attached = []
+    for path, found in module.named_modules():
+        if is_attached(found):
+            check_detachable(found, path)
+            attached.append(found)
     weights: dict[tuple[ParameterGroup[Any], int], nn.Parameter] = {}
     for group, index in (source for found in attached for source in sources(found).values()):
         if (group, index) not in weights:

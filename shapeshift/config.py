@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from shapeshift.errors import ConfigError
@@ -28,8 +29,8 @@ class Config:
         max_templates: the most templates that one weight mixes. None chooses by the budget: two, or four for
             a fit, and above the model's own size twice the ratio of budget to size, so that each template serves two
             weights on average, up to 16.
-        num_groups: how many groups a mapping makes that is free to choose.
-        embedding_size: the length of a layer's embedding, where ``combine`` has one.
+        num_groups: how many groups ``mapping="random"`` makes.
+        embedding_size: the length of a layer's embedding with ``combine="emb"``.
         include: names or shell patterns of parameters or modules; when given, nothing else is generated.
         exclude: names or shell patterns of parameters or modules that keep their own weights.
         seed: seeds the stores' starting values. None draws from torch's global generator, as layers do.
@@ -58,9 +59,10 @@ class Config:
     def __post_init__(self) -> None:
         for field in ("include", "exclude"):
             value = getattr(self, field)
-            if isinstance(value, str) or not all(isinstance(pattern, str) for pattern in value):
+            names = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+            if isinstance(value, str) or not all(isinstance(name, str) for name in names):
                 raise ConfigError(f"{field} must be a sequence of names or patterns, not {value!r}")
-            object.__setattr__(self, field, tuple(value))
+            object.__setattr__(self, field, names)
         if isinstance(self.mapping, str):
             MAPPINGS[self.mapping]
         elif isinstance(self.mapping, Mapping):
@@ -90,9 +92,24 @@ class Config:
             value = getattr(self, field)
             if value is None and optional:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 2**63:
                 kind = "None or an integer" if optional else "an integer"
-                raise ConfigError(f"{field} must be {kind} of at least {least}, not {value!r}")
+                raise ConfigError(f"{field} must be {kind} of at least {least} and below 2**63, not {value!r}")
+            object.__setattr__(self, field, int(value))
+
+    @classmethod
+    def chosen(cls, config: Config | None, options: Mapping[str, Any]) -> Config:
+        """Return a config, the default one if None, with some fields set anew.
+
+        Raises:
+            ConfigError: if it is no config, or an option is unknown or not valid.
+        """
+        if not isinstance(config, cls | None):
+            raise ConfigError(f"config must be a shapeshift.Config, not {config!r}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := ", ".join(sorted(set(options) - known)):
+            raise ConfigError(f"unknown option {unknown}; the options are {', '.join(sorted(known))}")
+        return dataclasses.replace(config or cls(), **options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict that JSON can hold.

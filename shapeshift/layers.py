@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,6 +33,19 @@ def attach(module: nn.Module, sources: dict[str, tuple[ParameterGroup[Any], int]
     if isinstance(module, nn.RNNBase):
         del module.__dict__["_flat_weights"]
     module.__class__ = generated_class(type(module), tuple(sources), root)  # type: ignore[arg-type]
+
+
+def check_detachable(module: nn.Module, path: str) -> None:
+    """Raise if an attached module's class was replaced since, as a parametrization does.
+
+    Raises:
+        ModelError: if so.
+    """
+    if "_rebuild" not in vars(type(module)):
+        raise ModelError(
+            f"{path or 'the model'} became a {type(module).__name__} after it was compressed, by a parametrization or "
+            "the like, which would be lost: take it off first, or put it on before shapeshift.compress(model, ...)"
+        )
 
 
 def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
@@ -86,8 +99,11 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
     members: dict[str, Any] = {name: _weight_property(name) for name in names}
     # Others look a model up by its class's name and module, transformers among them; compilers know torch's own.
     members["__module__"] = __name__ if base.__module__.startswith("torch.") else base.__module__
+    # `type(model)(...)` is for a new model, which is a plain one.
+    members["__new__"] = lambda cls, *args, **kwargs: base(*args, **kwargs)
     members["register_parameter"] = _register_parameter
     members["__reduce_ex__"] = _reduce_ex
+    members["_replicate_for_data_parallel"] = _refuse_replication
     members["_rebuild"] = (base, names, root)
     for adapted, adapt in _ADAPTERS.items():
         if issubclass(base, adapted):
@@ -122,18 +138,25 @@ def _refuse(module: nn.Module, name: str) -> None:
 def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
     if name in self.__dict__[_SOURCES]:
         _refuse(self, name)
-    super(type(self), self).register_parameter(name, param)  # type: ignore[misc]
+    original_class(self).register_parameter(self, name, param)
 
 
 def _reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     # The class is made at run time, so pickle cannot find it by name: remake it from what it was made of.
-    reduced: Any = super(type(self), self).__reduce_ex__(max(2, protocol))
+    reduced: Any = original_class(self).__reduce_ex__(self, max(2, protocol))
     return _new, type(self)._rebuild, *reduced[2:]  # type: ignore[attr-defined]
 
 
 def _new(base: type[nn.Module], names: tuple[str, ...], root: bool) -> nn.Module:
-    cls = generated_class(base, names, root)  # type: ignore[arg-type]
-    return cls.__new__(cls)
+    module: nn.Module = object.__new__(generated_class(base, names, root))  # type: ignore[arg-type]
+    return module
+
+
+def _refuse_replication(self: nn.Module) -> nn.Module:
+    raise ModelError(
+        f"nn.DataParallel copies {type(self).__name__} to each device, and not the shared parameters that it reads: "
+        "use torch.nn.parallel.DistributedDataParallel"
+    )
 
 
 def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,37 +184,58 @@ def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
     }
 
 
+def _own_children(self: nn.Module) -> dict[str, Any]:
+    """Return the children of a root that is a container, without the shared parameters."""
+    return {name: child for name, child in self._modules.items() if name != ATTRIBUTE}
+
+
+def _editing(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a container's own method count its children, and number them anew, while the shared parameters are away."""
+
+    @functools.wraps(method)
+    def edit(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        shared = self._modules.pop(ATTRIBUTE, None)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            if shared is not None:  # unless one edit calls another
+                self._modules[ATTRIBUTE] = shared
+
+    return edit
+
+
 def _adapt_container(base: Any, root: bool) -> dict[str, Any]:
-    """A container runs or lists its children: leave the shared parameters, its last child, out of them."""
+    """A container runs or lists its children: leave the shared parameters out of them."""
     if not root:
         return {}
 
-    def length(self: nn.Module) -> int:
-        return len(self._modules) - 1
-
-    def iterate(self: nn.Module) -> Iterator[Any]:
-        return iter(list(islice(self._modules.values(), len(self._modules) - 1)))
-
     def item(self: nn.Module, index: Any) -> Any:
-        return base(*iterate(self))[index] if base is nn.Sequential else base(iterate(self))[index]
+        if not isinstance(index, slice):
+            return list(_own_children(self).values())[index]
+        chosen = list(_own_children(self).items())[index]
+        return base(OrderedDict(chosen)) if issubclass(base, nn.Sequential) else base(child for _, child in chosen)
 
-    return {"__len__": length, "__iter__": iterate, "__getitem__": item}
+    edits = ("__setitem__", "__delitem__", "__iadd__", "append", "extend", "insert", "pop")
+    return {
+        **{name: _editing(getattr(base, name)) for name in edits if hasattr(base, name)},
+        "__len__": lambda self: len(_own_children(self)),
+        "__iter__": lambda self: iter(_own_children(self).values()),
+        "__getitem__": item,
+    }
 
 
 def _adapt_dict(base: Any, root: bool) -> dict[str, Any]:
     """The same for a container that lists its children by name, as timm's feature extractors do."""
     if not root:
         return {}
-
-    def own(self: nn.Module) -> dict[str, Any]:
-        return {name: child for name, child in self._modules.items() if name != ATTRIBUTE}
-
     return {
-        "__len__": lambda self: len(own(self)),
-        "__iter__": lambda self: iter(own(self)),
-        "keys": lambda self: own(self).keys(),
-        "values": lambda self: own(self).values(),
-        "items": lambda self: own(self).items(),
+        "__len__": lambda self: len(_own_children(self)),
+        "__iter__": lambda self: iter(_own_children(self)),
+        "__contains__": lambda self, name: name in _own_children(self),
+        "keys": lambda self: _own_children(self).keys(),
+        "values": lambda self: _own_children(self).values(),
+        "items": lambda self: _own_children(self).items(),
+        "clear": _editing(base.clear),
     }
 
 

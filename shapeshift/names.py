@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 from collections.abc import Sequence
 
 from shapeshift.errors import ConfigError
@@ -13,22 +14,19 @@ def match_names(pattern: str, names: Sequence[str], field: str) -> set[str]:
     """Find the parameters that a parameter name, a module name or a shell pattern over either stands for.
 
     Args:
-        pattern: what the user wrote.
+        pattern: what the user wrote; it is a pattern if nothing has that name.
         names: the dotted paths of all parameters.
         field: where it was written, for the error.
 
     Raises:
         ConfigError: if there is none; it names what comes close.
     """
-    found, paths = set(), set()
-    for name in names:
-        parts = name.split(".")
-        prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
-        if any(prefix == pattern or fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes):
-            found.add(name)
-        paths |= prefixes
+    prefixes = {name: set(itertools.accumulate(name.split("."), "{}.{}".format)) for name in names}
+    found = {name for name in names if pattern in prefixes[name]}
     if not found:
-        hint = did_you_mean(pattern, sorted(paths))
+        found = {name for name in names if any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes[name])}
+    if not found:
+        hint = did_you_mean(pattern, sorted(set().union(*prefixes.values())))
         raise ConfigError(f"{field}: {pattern!r} matches no parameter or module of the model{hint}")
     return found
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from shapeshift.compression import find_root, shared_parameters
+from shapeshift.compression import find_roots, shared_parameters
 from shapeshift.errors import ModelError
 
 
@@ -27,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Raises:
         ModelError: if nothing in the model is trainable.
     """
-    groups = shared_parameters(model).groups() if find_root(model) is not None else []
+    groups = [group for root in find_roots(model) for group in shared_parameters(root).groups()]
     spared = {id(parameter) for group in groups for parameter in group.coefficient_parameters()}
     with_decay: list[nn.Parameter] = []
     without_decay: list[nn.Parameter] = []

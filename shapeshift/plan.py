@@ -16,6 +16,9 @@ from shapeshift.generators import GENERATORS, ParameterGroup
 from shapeshift.mappings import Assignment, assign
 from shapeshift.weights import Weight, find_weights
 
+# What the module whose children the groups become, shapeshift.shared_parameters.SharedParameters, has beside them.
+_TAKEN = frozenset((*dir(nn.ModuleDict()), "begin", "end", "groups", "plan", "reset_parameters"))
+
 
 @dataclass(frozen=True)
 class GroupPlan:
@@ -191,7 +194,7 @@ def group_weights(weights: Sequence[Weight], labels: Sequence[str]) -> dict[str,
         # A store has one dtype and one device; the names of modules have no dots, and are not those of attributes.
         full = f"{label}_{weight.dtype}_{weight.device}".replace("torch.", "") if mixed else label
         name = full.replace(".", "_").replace(":", "")
-        name = f"group_{name}" if not name or hasattr(nn.ModuleDict, name) else name
+        name = f"group_{name}" if not name or name in _TAKEN else name
         if names.setdefault(name, full) != full:
             raise ConfigError(f"mapping: {names[name]!r} and {full!r} would both be the group {name!r}; rename one")
         groups.setdefault(name, []).append(weight)

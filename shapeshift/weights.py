@@ -14,6 +14,9 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from shapeshift.errors import ModelError
 from shapeshift.names import match_names
 
+# Narrower ones hold quantised values, which torch does not calculate with.
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -76,7 +79,8 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
         One :class:`Weight` per tensor, tied tensors once.
 
     Raises:
-        ModelError: if a module is not initialised yet, a weight holds NaN or infinity, or no candidate is left.
+        ModelError: if a module is not initialised yet, a weight holds NaN or infinity or has sparse gradients, or no
+            candidate is left.
         ConfigError: if a name or pattern matches nothing.
     """
     sites: dict[nn.Parameter, list[str]] = {}
@@ -94,7 +98,13 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
         # One of its names is enough to include or exclude a tied tensor: it cannot be generated in one place only.
         if not _is_candidate(parameter) or included.isdisjoint(names) or not excluded.isdisjoint(names):
             continue
-        std = _starting_std(owners[names[0].rpartition(".")[0]], parameter, names[0])
+        owner = owners[names[0].rpartition(".")[0]]
+        if isinstance(owner, nn.Embedding | nn.EmbeddingBag) and owner.sparse:
+            raise ModelError(
+                f"{names[0]} {tuple(parameter.shape)} has sparse gradients, which shared parameters cannot take: build "
+                "the embedding with sparse=False, or exclude it"
+            )
+        std = _starting_std(owner, parameter, names[0])
         if std is not None:
             weights.append(Weight(tuple(names), tuple(parameter.shape), std, parameter.dtype, parameter.device))
     if not weights:
@@ -138,7 +148,7 @@ def mean_and_std(values: Tensor) -> tuple[float, float]:
 def _is_candidate(parameter: nn.Parameter) -> bool:
     return (
         parameter.requires_grad
-        and parameter.is_floating_point()
+        and parameter.dtype in _DTYPES
         and parameter.dim() >= 2
         and parameter.numel() > max(parameter.shape)
     )

@@ -55,6 +55,12 @@ def test_what_is_no_budget_is_refused_with_the_forms_that_are(budget: object) ->
         parse_budget(budget, 1000)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("budget", ["25%", "2x", 0.5])
+def test_no_share_of_nothing_is_a_budget(budget: float | str) -> None:
+    with pytest.raises(BudgetError, match="does not come to a number of parameters"):
+        parse_budget(budget, 0)
+
+
 def test_tensors_are_counted_once_and_only_where_they_are_trained() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight

@@ -240,6 +240,14 @@ def test_a_wrapper_is_left_out(tmp_path: Path) -> None:
         shapeshift.save(Larger(model), tmp_path)
 
 
+def test_a_layer_that_was_replaced_is_named(tmp_path: Path) -> None:
+    model = shapeshift.compress(resnet(), 0.5)
+    model.fc = nn.Linear(8, 4)
+    with pytest.raises(ModelError, match=r"fc.weight was generated when .*: the layer was replaced"):
+        shapeshift.save(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("budget", ["25%", "60%"])
 def test_the_size_is_that_of_the_budget(budget: str, tmp_path: Path) -> None:
     model = shapeshift.compress(resnet(), budget)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shapeshift
-from shapeshift import ModelError
+from shapeshift import ConfigError, ModelError
 from shapeshift.distill import KD, OFD, SRRL
 from shapeshift.distill.pairs import pair_stages
 from shapeshift.distill.recorder import Recorder
@@ -213,6 +213,8 @@ class TestErrors:
             method(teacher, student, layers=["layer5"])
         with pytest.raises(ModelError, match=r"'layr4' is no layer of the student, ResNet; did you mean 'layer4'"):
             method(teacher, student, layers=[("layer4", "layr4")])
+        with pytest.raises(ConfigError, match="layers must be a list of names or of pairs of names, not 'layer4'"):
+            method(teacher, student, layers="layer4")
         with pytest.raises(ModelError, match="'head' is no layer of the teacher"):
             SRRL(teacher, student, classifier="head")
         assert not hooks(teacher, student)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import shapeshift
 from shapeshift import BudgetError, ConfigError, GeneratedWeightError, ModelError
 from shapeshift.compression import plan_compression, shared_parameters
+from shapeshift.generators import GENERATORS
 from tests.models import Language, MixedDtypes, PartlyFrozen, Repeated, Residual, gradients, mlp, tensors
 from tests.test_invariants import assert_looks_like
 from tests.tolerances import assert_close
@@ -268,11 +270,27 @@ class TestFailuresChangeNothing:
             (0.5, {"max_templates": 0}, ConfigError, "max_templates must be None or an integer of at least 1"),
             (0.5, {"seed": -1}, ConfigError, "seed must be"),
             (0.5, {"seed": True}, ConfigError, "seed must be"),
+            (0.5, {"seed": 2**64}, ConfigError, "seed must be"),
+            (0.5, {"exclude": None}, ConfigError, "exclude must be a sequence of names or patterns, not None"),
+            (0.5, {"exclude": "0"}, ConfigError, "exclude must be a sequence of names or patterns, not '0'"),
+            (0.5, {"combine": ["wavg"]}, ConfigError, r"unknown generator \['wavg'\]"),
+            (0.5, {"config": {"combine": "avg"}}, ConfigError, "config must be a shapeshift.Config, not {'combine'"),
+            (0.5, {"mapping": lambda name: None}, ConfigError, "mapping gave no group for 0.weight"),
+            (10**400, {}, BudgetError, "the most for this model and config is"),
             (0.5, {"templates": 3}, ConfigError, "unknown option templates; the options are"),
         ],
     )
     def test_of_arguments(self, budget: Any, options: dict[str, Any], error: type[Exception], match: str) -> None:
         assert_unchanged_by(mlp(), error, match, budget, **options)
+
+    def test_of_a_name_for_a_model(self) -> None:
+        with pytest.raises(ModelError, match=r"a torch.nn.Module, not 'resnet18'; build it first"):
+            shapeshift.compress("resnet18", 0.5)
+
+    def test_of_sparse_gradients(self) -> None:
+        model = nn.Sequential(nn.Embedding(20, 8, sparse=True), nn.Linear(8, 8))
+        assert_unchanged_by(model, ModelError, r"0.weight \(20, 8\) has sparse gradients.*or exclude it", 0.9)
+        shapeshift.compress(model, 0.9, exclude=["0"])
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
     def test_of_a_module_in_the_middle(self) -> None:
@@ -351,6 +369,33 @@ class TestWrapped:
         assert_close(model(x), expected, "identical")
 
 
+class TestSeveral:
+    @staticmethod
+    def pair() -> nn.ModuleDict:
+        first, second = shapeshift.compress(mlp(), 0.5), shapeshift.compress(mlp(), 0.6, combine="emb")
+        return nn.ModuleDict({"first": first, "second": second})
+
+    def test_all_are_materialized(self) -> None:
+        models, x = self.pair(), torch.randn(2, 16)
+        expected = [model(x) for model in models.values()]
+        shapeshift.materialize(models)
+        assert not shapeshift.is_compressed(models)
+        assert_close([model(x) for model in models.values()], expected, "identical")
+
+    def test_weight_decay_spares_the_coefficients_of_all(self) -> None:
+        models = self.pair()
+        decayed, spared = (len(group["params"]) for group in shapeshift.parameter_groups(models, 0.1))
+        each = [
+            [len(group["params"]) for group in shapeshift.parameter_groups(model, 0.1)] for model in models.values()
+        ]
+        assert [decayed, spared] == [sum(counts) for counts in zip(*each, strict=True)]
+
+    def test_what_is_for_one_names_them(self) -> None:
+        for function in (shapeshift.report, lambda model: shapeshift.save(model, "nowhere")):
+            with pytest.raises(ModelError, match="ModuleDict holds 2 compressed models: first, second; take them one"):
+                function(self.pair())
+
+
 class TestRoots:
     def test_a_single_layer(self) -> None:
         model, x = nn.Linear(16, 8), torch.randn(2, 16)
@@ -370,11 +415,53 @@ class TestRoots:
         assert len(model[:3]) == 3
         assert_close(model[3:](model[:3](x)), model(x), "identical")
 
+    def test_a_sequential_can_be_edited(self) -> None:
+        model, x = shapeshift.compress(mlp(), 0.5), torch.randn(2, 16)
+        before = model(x)
+        layer = nn.Linear(before.shape[1], 3)
+        model.append(layer)
+        model.extend([nn.Tanh()])
+        model.insert(7, nn.ReLU())
+        assert [type(child) for child in model][-3:] == [nn.ReLU, nn.Linear, nn.Tanh]
+        assert_close(model(x), layer(before.relu()).tanh(), "identical")
+        del model[-1]
+        assert model.pop(-1) is layer
+        model[7] = nn.Tanh()
+        assert_close(model(x), before.tanh(), "identical")
+        assert_close(shapeshift.materialize(model)(x), before.tanh(), "identical")
+
+    def test_slices_are_what_torch_makes_them(self) -> None:
+        def named() -> nn.Sequential:
+            return nn.Sequential(OrderedDict(a=nn.Linear(8, 8), b=nn.ReLU(), c=nn.Linear(8, 8)))
+
+        model = shapeshift.compress(named(), 0.8)
+        assert list(dict(model[1:].named_children())) == list(dict(named()[1:].named_children())) == ["b", "c"]
+        assert type(model[1:]) is nn.Sequential
+        with pytest.raises(IndexError):
+            model[3]
+
+    def test_the_class_of_a_compressed_model_makes_plain_ones(self) -> None:
+        model = shapeshift.compress(nn.Linear(16, 8), 0.5)
+        assert type(type(model)(4, 3)) is nn.Linear
+
+    def test_a_module_dict(self) -> None:
+        model = shapeshift.compress(nn.ModuleDict({"a": nn.Linear(8, 8)}), 0.6)
+        assert "a" in model
+        assert "shapeshift" not in model
+        model.clear()
+        assert len(model) == 0
+        assert shapeshift.is_compressed(model)
+
     def test_a_module_list(self) -> None:
         model = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
         shapeshift.compress(model, 0.6)
         assert len(model) == len(list(model)) == 3
         assert isinstance(model[-1], nn.Linear)
+        model.append(nn.ReLU())
+        model += [nn.Tanh()]
+        assert [type(child) for child in model][-2:] == [nn.ReLU, nn.Tanh]
+        assert type(model[3:]) is nn.ModuleList
+        assert [type(child) for child in model[3:]] == [nn.ReLU, nn.Tanh]
         assert type(shapeshift.materialize(model)) is nn.ModuleList
 
     def test_a_recurrent_layer(self) -> None:
@@ -418,6 +505,60 @@ class TestParametrizations:
         shapeshift.materialize(model)
         assert_close(model(x), expected, "identical")
         assert nn.utils.parametrize.is_parametrized(model[0])
+
+    def test_those_of_afterwards_are_kept_or_named(self) -> None:
+        class Doubled(nn.Module):
+            def forward(self, bias: Tensor) -> Tensor:
+                return 2 * bias
+
+        model, x = shapeshift.compress(nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12)), 0.5), torch.randn(2, 12)
+        plain = model(x)
+        nn.utils.parametrize.register_parametrization(model[0], "bias", Doubled())
+        expected = model(x)
+        with pytest.raises(ModelError, match="0 became a ParametrizedLinear after it was compressed"):
+            shapeshift.materialize(model)
+        assert_close(model(x), expected, "identical")
+        nn.utils.parametrize.remove_parametrizations(model[0], "bias", leave_parametrized=False)
+        assert_close(shapeshift.materialize(model)(x), plain, "identical")
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("combine", list(GENERATORS))
+def test_starting_values_are_drawn_on_the_cpu_whatever_the_default_device(device: str, combine: str) -> None:
+    options = {"combine": combine, "seed": 0, "include": ["2", "4"]}
+    model = mlp()
+    expected = shapeshift.compress(copy.deepcopy(model), 0.9, **options).state_dict()
+    with torch.device(device):
+        shapeshift.compress(model, 0.9, **options)
+    found = {name: value for name, value in model.state_dict().items() if name.startswith("shapeshift.")}
+    assert_close(found, {name: expected[name] for name in found}, "identical")
+
+
+def test_a_layer_that_derives_from_a_generated_class_can_be_copied() -> None:
+    model, x = shapeshift.compress(mlp(), 0.5), torch.randn(2, 16)
+    expected = model(x)
+    model[0].__class__ = type("Derived", (type(model[0]),), {})  # as FSDP2 does
+    model.load_state_dict(model.state_dict(), assign=True)
+    assert_close(copy.deepcopy(model)(x), expected, "identical")
+
+
+def test_data_parallel_copies_are_refused() -> None:
+    model = shapeshift.compress(mlp(), 0.5)
+    with pytest.raises(ModelError, match=r"use torch\.nn\.parallel\.DistributedDataParallel"):
+        model._replicate_for_data_parallel()
+
+
+def test_names_may_come_from_a_generator() -> None:
+    assert names(mlp(), 0.9, exclude=(name for name in ["0", "2"])) == names(mlp(), 0.9, exclude=["0", "2"])
+
+
+def test_a_name_is_no_pattern_where_something_has_it() -> None:
+    model = nn.ModuleDict({"l[1]": nn.Linear(8, 8), "l1": nn.Linear(8, 8)})
+    assert names(model, 0.8, exclude=["l[1]"]) == {"l1.weight"}
+
+
+def test_numpy_numbers_are_seeds_too() -> None:
+    assert shapeshift.Config(seed=np.int64(3)).to_dict() == shapeshift.Config(seed=3).to_dict()
 
 
 def test_numpy_numbers_are_budgets_too() -> None:

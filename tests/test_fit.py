@@ -225,10 +225,15 @@ def test_calibration_lowers_the_error_of_outputs_on_other_inputs() -> None:
         assert off["calibrated"] < 0.7 * off["plain"]
 
 
+class Conv1D(nn.Conv1d):
+    """A convolution that is called as GPT-2's linear layer is."""
+
+
 def cases() -> Iterator[Any]:
     conv = {"stride": 2, "padding": 1, "dilation": 2, "bias": False}
     yield pytest.param(nn.Linear(6, 5, bias=False), torch.randn(7, 3, 6), id="linear")
     yield pytest.param(nn.Conv1d(1, 4, 3, bias=False), torch.randn(5, 1, 9), id="conv1d")
+    yield pytest.param(Conv1D(1, 4, 3, bias=False), torch.randn(5, 1, 9), id="conv1d of that name")
     yield pytest.param(nn.Conv2d(1, 4, 3, **conv), torch.randn(3, 1, 9, 8), id="conv2d")
     yield pytest.param(nn.Conv2d(6, 4, 1, bias=False), torch.randn(3, 6, 5, 4), id="pointwise")
     yield pytest.param(nn.Conv2d(6, 4, 1, groups=2, bias=False), torch.randn(3, 6, 5, 4), id="groups")

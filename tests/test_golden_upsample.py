@@ -27,7 +27,7 @@ def as_tensor(case: Arrays, name: str) -> Tensor:
 
 
 def build(kind: type[Upsampler], size: int, case: Arrays) -> Upsampler:
-    return kind(size, case["shape"].tolist(), 0).double()
+    return kind(size, case["shape"].tolist()).double()
 
 
 def assert_weight_and_gradients(upsampler: Upsampler, case: Arrays, own: nn.Parameter | None = None) -> None:

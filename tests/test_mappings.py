@@ -15,6 +15,7 @@ import shapeshift
 from shapeshift.compression import shared_parameters
 from shapeshift.integrations.data import DATASETS
 from shapeshift.integrations.training import Recipe, train
+from shapeshift.mappings import Assignment
 from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.plan import Plan, budget_range
 from tests.models import MixedDtypes, Residual, mlp
@@ -77,6 +78,21 @@ def test_groups_may_be_called_anything() -> None:
     model = shapeshift.compress(Residual(), 0.6, mapping={**mapping, "head": "parameters"})
     assert set(groups_of(model)) == {"group_keys", "group_parameters", "plan_b"}
     model(torch.randn(2, 3, 5, 5)).sum().backward()
+
+
+def test_groups_may_be_called_as_what_holds_them_is() -> None:
+    labels = dir(shared_parameters(shapeshift.compress(Residual(), 0.6)))
+    for label in labels:
+        model = shapeshift.compress(Residual(), 0.6, mapping=lambda name, label=label: label)
+        assert set(groups_of(model)) == {label if label == "all" else f"group_{label}"}
+        model(torch.randn(2, 3, 5, 5)).sum().backward()
+
+
+def test_the_order_of_a_mapping_counts() -> None:
+    first, second = Assignment({"0": "x", "*": "y"}), Assignment({"*": "y", "0": "x"})
+    assert first != second
+    assert first == Assignment(dict(first)) == dict(first)
+    assert hash(first) == hash(Assignment(dict(first)))
 
 
 def test_a_function_is_no_part_of_a_config_that_is_written_down() -> None:
@@ -206,6 +222,7 @@ def test_layers_of_several_precisions_are_searched_together() -> None:
         ({"num_groups": 2}, shapeshift.ModelError, "left 1 distinct layers for 2 groups"),
         ({"budget": 70}, shapeshift.BudgetError, "cannot be learned with 70 parameters: the least is"),
         ({"exclude": ["tail"]}, shapeshift.ConfigError, "'tail' matches no"),
+        ({"combine": "avg"}, shapeshift.ConfigError, "unknown option combine; the search takes include and exclude"),
     ],
 )
 def test_searches_that_cannot_be(options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -276,20 +276,18 @@ class TestSaving:
             loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / kind)
             assert_close(logits(loaded, (images,)), logits(model, (images,)), "identical")
 
-    def test_fixed_patterns_of_an_upsampler_are_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_buffers_of_an_upsampler_are_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         class Signs(Upsampler):
-            """Repeat the numbers under signs that are drawn once, and that no checkpoint holds."""
+            """Repeat the numbers under signs that are drawn once."""
 
             signs: Tensor
 
-            def __init__(self, size: int, shape: Any, index: int) -> None:
-                super().__init__(size, shape, index)
-                self.register_buffer("signs", torch.empty(self.shape), persistent=False)
-                self.reset_buffers()
+            def __init__(self, size: int, shape: Any) -> None:
+                super().__init__(size, shape)
+                self.register_buffer("signs", torch.empty(self.shape))
 
-            def reset_buffers(self) -> None:
-                pattern = torch.Generator().manual_seed(self.index)
-                self.signs.copy_(torch.randint(2, self.shape, generator=pattern) * 2 - 1)
+            def reset_parameters(self, generator: torch.Generator | None) -> None:
+                self.signs.copy_(torch.randint(2, self.shape, generator=generator) * 2 - 1)
 
             def forward(self, source: Tensor) -> Tensor:
                 return (

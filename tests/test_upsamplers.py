@@ -35,7 +35,7 @@ def less_than(shape: list[int], position: float) -> int:
 
 
 def build(kind: type[Upsampler], size: int, shape: list[int], seed: int = 0) -> Upsampler:
-    upsampler = kind(size, shape, 3).double()
+    upsampler = kind(size, shape).double()
     upsampler.reset_parameters(torch.Generator().manual_seed(seed))
     return upsampler
 
@@ -91,12 +91,10 @@ def test_starting_values_come_from_the_seed_on_every_path(name: str) -> None:
     assert_close(build(kind, size, shape, seed=1)(source), expected, "identical")
 
     with torch.device("meta"):
-        late = kind(size, shape, 3).double()
+        late = kind(size, shape).double()
         late.reset_parameters(None)
-        late.reset_buffers()
     assert all(parameter.is_meta for parameter in late.parameters())
     late.to_empty(device="cpu")
-    late.reset_buffers()
     late.reset_parameters(torch.Generator().manual_seed(1))
     assert_close(late(source), expected, "identical")
 
@@ -194,7 +192,7 @@ def test_inter_copies_a_single_row_and_stretches_a_vector_where_the_rule_finds_n
 
 @pytest.mark.parametrize(("size", "shape"), [(8, (8, 8)), (16, (12, 8)), (5, (4, 3)), (2, (3, 5)), (1, (2, 2))])
 def test_a_tiled_weight_moves_on_with_each_copy(size: int, shape: tuple[int, int]) -> None:
-    weight = UPSAMPLERS["tile"](size, shape, 0)(torch.arange(size))
+    weight = UPSAMPLERS["tile"](size, shape)(torch.arange(size))
     expected = [(entry + entry // size) % size for entry in range(shape[0] * shape[1])]
     assert weight.flatten().tolist() == expected
     if size > 2:

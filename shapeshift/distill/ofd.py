@@ -82,6 +82,7 @@ class OFD(TeacherStudent):
         autocast: see :class:`TeacherStudent`.
 
     Raises:
+        ConfigError: if ``layers`` is a single string.
         ModelError: if a name is no layer, the stages differ in number or resolution, or the teacher has no
             normalisation at one of the places. Nothing is hooked then.
     """

@@ -11,7 +11,7 @@ from shapeshift.distill.example import example_input
 from shapeshift.distill.features import Feature, locate
 from shapeshift.distill.stages import as_it_is, before_activation, find_stages
 from shapeshift.distill.trace import Call, Trace, Value, trace, unwrap
-from shapeshift.errors import ModelError
+from shapeshift.errors import ConfigError, ModelError
 from shapeshift.names import did_you_mean
 
 # Dotted names of layers: one for both models, or a teacher's and a student's. None to find them.
@@ -37,7 +37,13 @@ def trace_both(teacher: nn.Module, student: nn.Module, example: Any) -> tuple[Tr
 
 
 def split_names(layers: Sequence[str | tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """Split names for both models into the teacher's and the student's."""
+    """Split names for both models into the teacher's and the student's.
+
+    Raises:
+        ConfigError: if they are a single string, whose letters would be taken for names.
+    """
+    if isinstance(layers, str):
+        raise ConfigError(f"layers must be a list of names or of pairs of names, not {layers!r}")
     pairs = [(name, name) if isinstance(name, str) else name for name in layers]
     return [teacher for teacher, _ in pairs], [student for _, student in pairs]
 

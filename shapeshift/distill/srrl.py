@@ -73,6 +73,7 @@ class SRRL(TeacherStudent):
         autocast: see :class:`TeacherStudent`.
 
     Raises:
+        ConfigError: if ``layers`` is a single string.
         ModelError: if a name is no layer, or there is no linear classifier that reads the teacher's feature. Nothing is
             hooked then.
     """
@@ -94,13 +95,14 @@ class SRRL(TeacherStudent):
         if layers is None:
             target = _last_feature(passes[0], head)
             feature = _last_feature(passes[1], _find_classifier(passes[1], "student"))
-        elif len(layers) == 1:
+        else:
+            names = split_names(layers)
+            if len(layers) != 1:
+                raise ModelError(f"layers: SRRL compares one feature, and {len(layers)} are named")
             target, feature = (
                 _named_feature(made, name, whose)
-                for made, (name,), whose in zip(passes, split_names(layers), ("teacher", "student"), strict=True)
+                for made, (name,), whose in zip(passes, names, ("teacher", "student"), strict=True)
             )
-        else:
-            raise ModelError(f"layers: SRRL compares one feature, and {len(layers)} are named")
         self._check(head, target, feature)
         super().__init__(teacher, student, (target,), (feature,), autocast=autocast)
         self.weight = weight

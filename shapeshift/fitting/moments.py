@@ -119,10 +119,10 @@ def moment_of(layer: nn.Module) -> Moment | None:
     """Return the empty moment of a layer; None for one whose type there is no rule for."""
     if isinstance(layer, nn.Embedding):
         return EmbeddingMoment(layer)
-    if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":
-        return LinearMoment(layer)
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return ConvolutionMoment(layer)
+    if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":  # GPT-2's is no convolution
+        return LinearMoment(layer)
     return None
 
 

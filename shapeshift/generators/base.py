@@ -143,16 +143,13 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         """Set the gains to what counts as one."""
         self.gains.fill_(1.0)
 
-    def reset_buffers(self) -> None:
-        """Compute fixed patterns, if there are any: at construction, and after ``to_empty``."""
-
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new starting values, so that each weight starts with its own standard deviation."""
-        self.reset_buffers()
         if self.gains.is_meta:
             return
-        self.draw_parameters(generator)
+        with torch.device("cpu"):  # whatever the user's default device is
+            self.draw_parameters(generator)
         if self.zero_factors is not None:
             self.zero_factors.fill_(1.0)
         self.reset_gains()

@@ -43,7 +43,7 @@ class Softmax(TemplateGroup):
         size = self.layout.store_size
         return nn.ModuleDict(
             {
-                str(index): Resize(template_shape(weight.shape, size, draw.count), weight.shape, index)
+                str(index): Resize(template_shape(weight.shape, size, draw.count), weight.shape)
                 for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True))
             }
         )
@@ -112,11 +112,10 @@ class Resize(Upsampler):
     Args:
         grid: the matrix's rows and columns.
         shape: the weight's shape.
-        index: the weight's place among those of its group.
     """
 
-    def __init__(self, grid: tuple[int, int], shape: Sequence[int], index: int) -> None:
-        super().__init__(math.prod(grid), shape, index)
+    def __init__(self, grid: tuple[int, int], shape: Sequence[int]) -> None:
+        super().__init__(math.prod(grid), shape)
         self.grid = grid
 
     def forward(self, source: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class TemplateGroup(ParameterGroup[Layout]):
         upsampler = UPSAMPLERS[options.upsample]
         return nn.ModuleDict(
             {
-                str(index): upsampler(draw.size, weight.shape, index)
+                str(index): upsampler(draw.size, weight.shape)
                 for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True))
                 if draw.size < weight.numel
             }
@@ -310,10 +310,6 @@ class TemplateGroup(ParameterGroup[Layout]):
             stretched: Tensor = self.upsamplers[str(index)](mixture)
             return stretched
         return mixture.view(self.weights[index].shape)
-
-    def reset_buffers(self) -> None:
-        for upsampler in self.upsamplers.values():
-            cast(Upsampler, upsampler).reset_buffers()
 
     def draw_parameters(self, generator: torch.Generator | None) -> None:
         pieces = self._deviations().split([len(piece) for piece in self.store])

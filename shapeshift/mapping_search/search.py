@@ -99,11 +99,14 @@ def learn_mapping(
 
     Raises:
         BudgetError, ConfigError, ModelError: as :func:`shapeshift.compress`.
-        ConfigError: if there are fewer layers than groups, or the method is unknown or has no use for an argument.
+        ConfigError: if there are fewer layers than groups, the method is unknown or has no use for an argument, or an
+            option is neither ``include`` nor ``exclude``.
         DataError: if the data holds too few samples.
         ModelError: if training left fewer distinct layers than groups, or numbers that are not finite.
         MissingExtraError: if K-means is asked for and scikit-learn is not installed.
     """
+    if unknown := ", ".join(sorted(set(options) - {"include", "exclude"})):
+        raise ConfigError(f"unknown option {unknown}; the search takes include and exclude, and compress the others")
     if not isinstance(model, nn.Module):
         model = Family(model)
     if method == "kmeans":

@@ -45,6 +45,10 @@ class Assignment(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._groups)
 
+    def __eq__(self, other: object) -> bool:
+        # The first that fits counts, so the order is part of it.
+        return list(self.items()) == list(other.items()) if isinstance(other, Mapping) else NotImplemented
+
     def __hash__(self) -> int:
         return hash(tuple(self._groups.items()))
 
@@ -116,6 +120,9 @@ def assign(
     if len(labels) != len(weights):
         names = ", ".join(weight.name for weight in weights)
         raise ConfigError(f"mapping gave {len(labels)} groups for {len(weights)} weights, which are: {names}")
+    missing = [weight.name for weight, label in zip(weights, labels, strict=True) if label is None]
+    if missing:
+        raise ConfigError(f"mapping gave no group for {', '.join(missing)}; exclude what is to stay as it is")
     return [str(label) for label in labels]
 
 

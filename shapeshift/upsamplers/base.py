@@ -20,7 +20,6 @@ class Upsampler(nn.Module):
     Args:
         size: how many numbers it stretches; less than the weight holds.
         shape: the weight's shape.
-        index: the weight's place among those of its group, to tell their fixed patterns apart.
 
     Attributes:
         least_used: the least share of the available numbers that :meth:`source_size` uses.
@@ -28,11 +27,10 @@ class Upsampler(nn.Module):
 
     least_used: ClassVar[float] = 0.99
 
-    def __init__(self, size: int, shape: Sequence[int], index: int) -> None:
+    def __init__(self, size: int, shape: Sequence[int]) -> None:
         super().__init__()
         self.size = size
         self.shape = tuple(shape)
-        self.index = index
 
     @classmethod
     def source_size(cls, shape: Sequence[int], available: int) -> int:
@@ -46,9 +44,6 @@ class Upsampler(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None) -> None:
         """Set its trainable numbers to starting values, drawn on the CPU: one seed gives the same on every device."""
-
-    def reset_buffers(self) -> None:
-        """Compute the fixed patterns, if there are any: at construction, and after ``to_empty``."""
 
     def forward(self, source: Tensor) -> Tensor:
         """Stretch ``source``, of shape (size,), into the weight."""

@@ -27,8 +27,8 @@ class Inter(Upsampler):
 
     least_used = 1 / 9
 
-    def __init__(self, size: int, shape: Sequence[int], index: int) -> None:
-        super().__init__(size, shape, index)
+    def __init__(self, size: int, shape: Sequence[int]) -> None:
+        super().__init__(size, shape)
         grid = _grid(shape, size)
         self.rows, self.out = (grid[0], shape[0]) if grid else (1, 1)
 

@@ -20,8 +20,8 @@ class Interpolate(Upsampler):
     neither does, the flat vector.
     """
 
-    def __init__(self, size: int, shape: Sequence[int], index: int) -> None:
-        super().__init__(size, shape, index)
+    def __init__(self, size: int, shape: Sequence[int]) -> None:
+        super().__init__(size, shape)
         self.grid = _grid(self.shape, size)
 
     @classmethod

@@ -28,8 +28,8 @@ class Mask(Upsampler):
 
     window: ClassVar[int] = 9
 
-    def __init__(self, size: int, shape: Sequence[int], index: int) -> None:
-        super().__init__(size, shape, index)
+    def __init__(self, size: int, shape: Sequence[int]) -> None:
+        super().__init__(size, shape)
         self.copies = _masked_copies(size, shape)
         self.length = min(self.window, size)
         self.masks = nn.Parameter(torch.empty(self.num_parameters(size, shape)))

@@ -15,8 +15,8 @@ class Tile(Upsampler):
     """Repeat the numbers until the weight is full, each copy beginning one number further than the one before.
 
     Entry t holds number ``(t + t // size) % size``. Plain repetition gives a weight equal rows where a row is as long
-    as a few copies, so that neurons start alike and stay so; here copies are out of step with the rows. Any number of
-    numbers can be tiled exactly.
+    as a few copies, so that neurons start alike and stay so; here copies are out of step with the rows, until there are
+    more copies than numbers. Any number of numbers can be tiled exactly.
     """
 
     def forward(self, source: Tensor) -> Tensor:

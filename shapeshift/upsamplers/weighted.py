@@ -20,8 +20,8 @@ class WeightedHalves(Upsampler):
     numbers; here the halves then overlap by one. A single number is its only half.
     """
 
-    def __init__(self, size: int, shape: Sequence[int], index: int) -> None:
-        super().__init__(size, shape, index)
+    def __init__(self, size: int, shape: Sequence[int]) -> None:
+        super().__init__(size, shape)
         # A vector, as the coefficients of templates: optimizers that spare vectors from weight decay are to spare it.
         self.coefficients = nn.Parameter(torch.empty(self.num_parameters(size, shape)))
 
