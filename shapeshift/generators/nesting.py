@@ -128,7 +128,7 @@ def assemble(numbers: Sequence[Tensor], levels: Sequence[Level], shape: Shape) -
             kept = whole[: seen.bottom - seen.top, : seen.right - seen.left] if seen != block else whole
             edges = [cut for cut in cuts if seen.top <= cut <= seen.bottom]
             rows = kept.split([bottom - top for top, bottom in itertools.pairwise(edges)])
-            for top, piece in zip(edges, rows, strict=False):
+            for top, piece in zip(edges[:-1], rows, strict=True):
                 bands.setdefault(top, []).append((seen.left, piece))
     rows_of = [[piece for _, piece in sorted(bands[top], key=lambda found: found[0])] for top in sorted(bands)]
     joined = [row[0] if len(row) == 1 else torch.cat(row, 1) for row in rows_of]
