@@ -26,9 +26,9 @@ class Config:
             a name in ``shapeshift.generators.GENERATORS``.
         upsample: how a weight larger than its store is stretched from it (parameter upsampling): a name in
             ``shapeshift.upsamplers.UPSAMPLERS``.
-        max_templates: the most templates that one weight mixes. None chooses by the budget: two, or four for
-            a fit, and above the model's own size twice the ratio of budget to size, so that each template serves two
-            weights on average, up to 16.
+        max_templates: the most templates that one weight mixes. None chooses by the budget: twice the ratio of budget
+            to size, rounded, so that each template serves two weights on average; at least one, or four for a fit, and
+            up to 16.
         num_groups: how many groups ``mapping="random"`` makes.
         embedding_size: the length of a layer's embedding with ``combine="emb"``.
         include: names or shell patterns of parameters or modules; when given, nothing else is generated.

@@ -129,8 +129,9 @@ class TemplateGroup(ParameterGroup[Layout]):
     def template_limit(cls, weights: Sequence[Weight], store_size: int, options: Options) -> int:
         """Return how many templates a weight may mix out of a store of the given size."""
         total = sum(weight.numel for weight in weights)
-        least = FITTED_TEMPLATES if options.init == "fit" else 2
-        return options.max_templates or min(TEMPLATE_LIMIT, max(least, 2 * store_size // total))
+        least = FITTED_TEMPLATES if options.init == "fit" else 1
+        # Rounded, so that each template serves two weights on average: one template below three quarters of the size.
+        return options.max_templates or min(TEMPLATE_LIMIT, max(least, (4 * store_size + total) // (2 * total)))
 
     @classmethod
     def largest_store(cls, weights: Sequence[Weight], options: Options) -> int:
