@@ -103,6 +103,10 @@ class ShapeshiftCallback(Callback):
         """Take the hook out again that :meth:`setup` put in."""
         pl_module.__dict__.pop("on_load_checkpoint", None)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same after an error, which Lightning tears nothing down after."""
+        self.teardown(trainer, pl_module, "fit")
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Change the sharing, if the schedule says so."""
         due = max(epoch for epoch in self._configs if epoch <= trainer.current_epoch)

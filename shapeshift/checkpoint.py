@@ -18,6 +18,7 @@ from shapeshift.checkpoint_files import Checkpoint, read, write
 from shapeshift.compression import find_root, install, require_root
 from shapeshift.errors import CheckpointError, ModelError
 from shapeshift.layers import check_attachable, is_attached, is_generated, original_class
+from shapeshift.masking import is_masked
 from shapeshift.plan import GroupPlan, Plan
 from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
 from shapeshift.sharding import is_sharded
@@ -45,6 +46,11 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         ModelError: if the model is neither compressed nor pruned, is on the meta device, or holds state that is not a
             tensor.
     """
+    if is_masked(model):
+        raise ModelError(
+            f"{type(model).__name__} has masked filters, which a checkpoint does not tell from others: prune without "
+            "mask=True, or keep its state_dict()"
+        )
     root = find_root(model) or find_pruned(model) or require_root(model)
     _check_wrapper(model, root)
     tensors, _ = stored_tensors(root)

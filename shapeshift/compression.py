@@ -79,6 +79,16 @@ def plan_compression(model: nn.Module, budget: Budget, config: Config | None = N
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model is a torch.nn.Module, not {model!r}; build it first, by timm.create_model(...), say")
     config = Config.chosen(config, options)
+    check_compressible(model)
+    return make_plan(model, budget, config)
+
+
+def check_compressible(model: nn.Module) -> None:
+    """Raise if the layers of a model cannot read generated weights.
+
+    Raises:
+        ModelError: for scripted modules, those that are compressed already, and those with masked filters.
+    """
     for path, module in model.named_modules():
         check_attachable(module, path)
         if is_masked(module):
@@ -86,7 +96,6 @@ def plan_compression(model: nn.Module, budget: Budget, config: Config | None = N
                 f"{path or 'the model'} ({type(module).__name__}) has masked filters, which generated weights would "
                 "bring back: remove them first, with shapeshift.prune.hrank(model, loader, rate) without mask=True"
             )
-    return make_plan(model, budget, config)
 
 
 def install(model: nn.Module, shared: SharedParameters) -> None:

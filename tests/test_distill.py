@@ -257,6 +257,27 @@ class TestFormulas:
         student(x)
         assert not torch.isclose(found, distiller(x))
 
+    def test_kd_refuses_maps_of_logits(self) -> None:
+        teacher, student, x = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), images()
+        distiller = KD(teacher, student)
+        student(x)
+        with pytest.raises(ModelError, match=r"KD needs \(N, classes\), or \(N, positions, classes\)"):
+            distiller(x)
+
+    def test_srrl_takes_a_batch_of_one_token(self) -> None:
+        teacher, student, x = timm_vit(2, 24).eval(), timm_vit(1, 16), images()[:1]
+        distiller = SRRL(teacher, student)
+        student(x)
+        loss = distiller(x)
+        loss.backward()
+        assert loss.isfinite()
+
+    def test_srrl_compares_logits_in_float32_under_autocast(self) -> None:
+        connected, target, weight = torch.randn(4, 16), torch.randn(4, 16), torch.randn(3, 16)
+        expected = match_softmax_regression(connected, target, weight, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_close(match_softmax_regression(connected, target, weight, None), expected, "identical")
+
     def test_ofd(self) -> None:
         teacher, student, x = timm_resnet(8, 12, 8, 16).eval(), timm_resnet(8, 8, 8, 8).eval(), images(64)
         distiller = OFD(teacher, student, weight=0.5, scale=1e-4)

@@ -215,6 +215,8 @@ class TestErrors:
             method(teacher, student, layers=[("layer4", "layr4")])
         with pytest.raises(ConfigError, match="layers must be a list of names or of pairs of names, not 'layer4'"):
             method(teacher, student, layers="layer4")
+        with pytest.raises(ConfigError, match=r"not \[\('layer4', 'layer4', 'layer4'\)\]"):
+            method(teacher, student, layers=[("layer4", "layer4", "layer4")])
         with pytest.raises(ModelError, match="'head' is no layer of the teacher"):
             SRRL(teacher, student, classifier="head")
         assert not hooks(teacher, student)

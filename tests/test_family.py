@@ -25,7 +25,6 @@ from benchmarks.comparisons.families import FAMILY
 from benchmarks.experiments.families import NetworkFamily
 from benchmarks.experiments.networks import Training, WideNetwork
 from benchmarks.task import Task
-from shapeshift.batches import Inputs
 from shapeshift.compression import shared_parameters
 from shapeshift.integrations.data import Images
 from shapeshift.integrations.training import Recipe
@@ -256,6 +255,23 @@ def test_what_is_no_classifier_is_refused() -> None:
         family.predict(images())
 
 
+def test_members_of_other_classes_are_refused() -> None:
+    family, x = Family([WideResNet(10, 0.25, 5), WideResNet(10, 0.5, 7)]), images()
+    for predict in (
+        lambda: family.predict(x),
+        lambda: list(family.anytime(x)),
+        lambda: evaluate(family, [(x, x[:, 0, 0, 0].long())]),
+    ):
+        with pytest.raises(shapeshift.ModelError, match=r"the members tell .*5.*7.* classes apart"):
+            predict()
+
+
+def test_generating_weights_is_not_counted() -> None:
+    plain = Family(wide_resnets()).count_macs(images())
+    for combine in ("emb", "hypernetwork"):
+        assert Family(wide_resnets(), budget="83%", combine=combine).count_macs(images()) == plain
+
+
 def averages(family: Family, x: Tensor) -> list[Tensor]:
     each = [family.members[index].eval()(x).softmax(1).detach() for index in family.order.tolist()]
     return [sum(each[:count]) / count for count in range(1, len(each) + 1)]
@@ -274,7 +290,7 @@ def test_anytime_stops_at_the_multiply_accumulates_that_are_allowed() -> None:
     family = build()
     family.order.copy_(torch.tensor([3, 1, 0, 2]))
     x = images()
-    macs = family.count_macs(Inputs((x,), {}))
+    macs = family.count_macs(x)
     assert len(set(macs)) == 4
     spent = list(itertools.accumulate(macs[index] for index in (3, 1, 0, 2)))
     for allowed, count in ((spent[0], 1), (spent[1] - 1, 1), (spent[1], 2), (spent[3], 4), (10 * spent[3], 4)):
@@ -312,7 +328,7 @@ def test_anytime_starts_no_member_that_would_be_late(monkeypatch: pytest.MonkeyP
     # The last one takes far longer than its multiply-accumulates suggest.
     family = Family([Slow(clock, 0.01, 10), Slow(clock, 0.02, 20), Slow(clock, 1.0, 20)])
     x = torch.randn(2, 3, 2, 2)
-    family.count_macs(Inputs((x,), {}))
+    family.count_macs(x)
     assert len(list(family.anytime(x, budget_ms=5))) == 1  # the first one in any case
     assert len(list(family.anytime(x, budget_ms=29.9))) == 1
     assert len(list(family.anytime(x, budget_ms=31))) == 2
@@ -337,7 +353,7 @@ def test_samples_that_are_confident_are_left_to_the_members_so_far() -> None:
     x = images(8) * torch.linspace(0.1, 4, 8)[:, None, None, None]
     first, *_ = averages(family, x)
     confidence = first.amax(1).sort().values[3].item()
-    family.count_macs(Inputs((x,), {}))
+    family.count_macs(x)
     seen: list[int] = []
     family.members[1].register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     found = list(family.anytime(x, confidence=confidence))
@@ -411,7 +427,7 @@ def test_an_evaluation_measures_each_member_and_each_prefix(tmp_path: Path) -> N
     found = evaluate(family, data)
     x, y = (torch.cat(part) for part in zip(*data, strict=True))
     expected = averages(family, x)
-    macs = family.count_macs(Inputs((x,), {}))
+    macs = family.count_macs(x)
     assert [scores.macs for scores in found.members] == macs
     assert [scores.macs for scores in found.curve] == list(itertools.accumulate(macs[index] for index in (3, 1, 0, 2)))
     for scores, probabilities in zip(found.curve, expected, strict=True):

@@ -240,7 +240,8 @@ def test_layers_of_several_precisions_are_compared() -> None:
     [
         ({"method": "genetic"}, shapeshift.ConfigError, "'kmeans' or 'gradient', not 'genetic'"),
         ({"method": "gradient", "data": None}, shapeshift.ConfigError, "data: give batches"),
-        ({"method": "kmeans"}, shapeshift.ConfigError, "K-means reads no data"),
+        ({"method": "kmeans"}, shapeshift.ConfigError, "data: K-means measures no gradients"),
+        ({"method": "kmeans", "data": None, "samples": 3}, shapeshift.ConfigError, "samples: K-means measures no"),
         ({"budget": 700}, shapeshift.BudgetError, r"cannot be learned with 700 parameters: the least for \d coarse"),
         ({"exclude": ["tail"]}, shapeshift.ConfigError, "'tail' matches no"),
     ],

@@ -20,11 +20,13 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 import shapeshift
 from benchmarks.feature_ranks import main as feature_ranks_benchmark
 from shapeshift import prune
+from shapeshift.batches import Inputs
 from shapeshift.networks.densenet import DenseNet
 from shapeshift.networks.googlenet import GoogLeNet
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.vgg import VGG
 from shapeshift.networks.wide_resnet import WideResNet
+from shapeshift.prune.macs import count_macs
 from shapeshift.prune.ranks import matrix_ranks
 from tests.tolerances import assert_close
 
@@ -604,6 +606,58 @@ def test_a_model_whose_code_relies_on_a_width_is_refused() -> None:
     assert len(kept_channels(prune.hrank(model, [images(8)], {"after": 0.5}, progress=False))["after"]) == 3
 
 
+class TrainedAside(nn.Module):
+    """A network with a second classifier that runs in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.next = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head, self.aside = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        logits = self.head(self.next(x).relu()).mean((2, 3))
+        return logits + self.aside(x).mean((2, 3)) if self.training else logits
+
+
+def test_a_layer_that_runs_in_training_only_is_not_forgotten() -> None:
+    model = TrainedAside()
+    with pytest.raises(shapeshift.ModelError, match=r"TrainedAside does not train without .*run in training only"):
+        prune.hrank(model, [images(8)], 0.5, progress=False)
+    pruned = prune.hrank(model, [images(8)], {"next": 0.5}, progress=False)
+    assert pruned.train()(images(8)).shape == (2, 4)
+
+
+def test_multiply_accumulates_of_torchs_own_transformer_layers_are_counted() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    tokens, weights = 10, 4 * 32 * 32 + 2 * 32 * 64
+    found = count_macs(layer, Inputs((torch.randn(1, tokens, 32),), {}))
+    assert found == tokens * weights + 2 * tokens**2 * 32
+    assert all(parameter.requires_grad for parameter in layer.parameters())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_parameter_that_is_handed_to_a_submodule_does_not_stop_the_count() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.attend = nn.Parameter(torch.randn(1, 1, 16)), nn.MultiheadAttention(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attend(self.query, x, x)[0]
+
+    assert count_macs(Pooled(), Inputs((torch.randn(6, 1, 16),), {})) > 0
+
+
+def test_maps_with_their_channels_last_are_ranked_by_channel() -> None:
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(0, 2, 3, 1).contiguous()
+
+    found = prune.feature_ranks(nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), Last()), [images(8)], ["1"])
+    assert found["1"].shape == (12,)
+
+
 def test_a_model_that_would_give_other_outputs_is_refused() -> None:
     class Features(nn.Module):
         def __init__(self) -> None:
@@ -673,10 +727,13 @@ def test_what_is_masked_is_removed_before_it_is_compressed() -> None:
     before = state_of(masked)
     wrapped = nn.Sequential(masked)
     for refused in (masked, wrapped):
-        with pytest.raises(
-            shapeshift.ModelError, match=r"ResNet\) has masked filters.*hrank\(model, loader, rate\) without mask"
-        ):
-            shapeshift.compress(refused, "50%")
+        for call in (lambda model: shapeshift.compress(model, "50%"), shapeshift.recurrence.soft_share):
+            with pytest.raises(
+                shapeshift.ModelError, match=r"ResNet\) has masked filters.*hrank\(model, loader, rate\) without mask"
+            ):
+                call(refused)
+    with pytest.raises(shapeshift.ModelError, match=r"ResNet has masked filters.*keep its state_dict"):
+        shapeshift.save(masked, "nowhere")
     assert_close(state_of(masked), before, "identical")
     pruned = prune.hrank(masked, [x], 0.5, progress=False)
     shapeshift.compress(pruned, "50%")

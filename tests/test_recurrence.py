@@ -290,6 +290,13 @@ def test_only_a_compressed_model_has_a_similarity() -> None:
             call(wrn())
 
 
+def test_similarity_is_not_rounded_under_autocast() -> None:
+    rows = torch.randn(5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer_similarity(rows)
+    assert_close(found, layer_similarity(rows), "identical")
+
+
 def test_the_regulariser_is_the_mean_dissimilarity() -> None:
     model = soft_share(wrn(), 3)
     loss = regulariser(model, 0.5)

@@ -481,6 +481,7 @@ def test_recall_counts_the_queries_that_find_a_match() -> None:
     )
     # A network that finds everything alike finds nothing.
     assert recall(torch.zeros(3, 4), matches, 2) == 0
+    assert recall(torch.full((3, 4), torch.nan), matches, 2) == 0
     assert recall(torch.zeros(3, 4), matches, 3) == pytest.approx(100 / 3)
 
 

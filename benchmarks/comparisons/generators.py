@@ -35,8 +35,8 @@ COMPARISON = Comparison(
     source="Plummer et al. 2022, table 8",
     expectation=(
         "Round robin, and two templates for each weight in their plain mean, with learned coefficients, and with "
-        "coefficients from an embedding, against the reduced baseline. Every form of sharing is expected to be ahead of "
-        "the thinner network of its budget, and learned coefficients to be on par with fixed ones or ahead."
+        "coefficients from an embedding, against the reduced baseline. Every form of sharing is expected to be ahead "
+        "of the thinner network of its budget, and learned coefficients to be on par with fixed ones or ahead."
     ),
     rows=ROWS,
     orderings=(

@@ -67,7 +67,8 @@ def recall(similarities: Tensor, matches: Tensor, rank: int) -> float:
         rank: how many of the most similar candidates are looked at.
     """
     best = similarities.masked_fill(~matches, -torch.inf).amax(1, keepdim=True)
-    ahead = ((similarities >= best) & ~matches).sum(1)
+    # Not `>=`, since a network that diverged finds nothing either: NaN compares with nothing.
+    ahead = (~(similarities < best) & ~matches).sum(1)
     return (ahead < rank).float().mean().item() * 100
 
 

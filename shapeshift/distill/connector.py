@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -24,5 +25,13 @@ class Connector(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Map features of shape (N, in_channels, rows, columns) to (N, out_channels, rows, columns)."""
         # The features of a model in half precision arrive as such; under autocast the convolution casts back.
-        connected: Tensor = self.norm(self.conv(maps.to(self.conv.weight.dtype)))
+        maps = self.conv(maps.to(self.conv.weight.dtype))
+        # A channel of one value has no variance: the last batch of an epoch can hold a single pooled token.
+        single = self.training and maps.numel() == maps.shape[1]
+        norm = self.norm
+        connected: Tensor = (
+            F.batch_norm(maps, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+            if single
+            else norm(maps)
+        )
         return connected.relu() if self.rectified else connected

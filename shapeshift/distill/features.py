@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from shapeshift.channel_axis import channel_axis
 from shapeshift.distill.trace import Call, Trace, Value
 from shapeshift.layers import is_attached
 
@@ -67,13 +68,6 @@ def positions(shape: Sequence[int], axis: int | None = None) -> int:
             columns and channels, and the last one of sequences.
     """
     return math.prod(shape[1:]) // max(1, shape[channel_axis(shape) if axis is None else axis])
-
-
-def channel_axis(shape: Sequence[int], channels: int | None = None) -> int:
-    """Tell which axis of a feature counts channels, from its shape and the number of channels where it is known."""
-    channels_last = len(shape) == 3 or (len(shape) == 4 and shape[1] == shape[2] != shape[3])
-    likely, other = (len(shape) - 1, 1) if channels_last else (1, len(shape) - 1)
-    return other if channels is not None and shape[likely] != channels == shape[other] else likely
 
 
 def is_norm(module: nn.Module) -> bool:

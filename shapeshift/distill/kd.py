@@ -86,9 +86,10 @@ class KD(TeacherStudent):
                 f"the teacher's logits have shapes {shapes[0]} and the student's {shapes[1]}: both need the same "
                 "classes, and the distiller the batch that the student has just seen"
             )
-        if any(len(shape) < 2 or shape[-1] < 2 for shape in shapes[0]):
+        if any(len(shape) not in (2, 3) or shape[-1] < 2 for shape in shapes[0]):
             raise ModelError(
-                f"logits of shape {shapes[0]} are no probabilities of several classes: KD needs (N, classes)"
+                f"logits of shape {shapes[0]} are no probabilities of several classes: KD needs (N, classes), or "
+                "(N, positions, classes)"
             )
         losses = []
         for target, logits in zip(teacher_logits, student_logits, strict=True):

@@ -40,11 +40,11 @@ def split_names(layers: Sequence[str | tuple[str, str]]) -> tuple[list[str], lis
     """Split names for both models into the teacher's and the student's.
 
     Raises:
-        ConfigError: if they are a single string, whose letters would be taken for names.
+        ConfigError: if they are something else, such as a single string.
     """
-    if isinstance(layers, str):
+    pairs = [(name, name) if isinstance(name, str) else tuple(name) for name in layers if not isinstance(layers, str)]
+    if isinstance(layers, str) or any(len(pair) != 2 or not all(isinstance(n, str) for n in pair) for pair in pairs):
         raise ConfigError(f"layers must be a list of names or of pairs of names, not {layers!r}")
-    pairs = [(name, name) if isinstance(name, str) else name for name in layers]
     return [teacher for teacher, _ in pairs], [student for _, student in pairs]
 
 

@@ -46,7 +46,8 @@ def match_softmax_regression(connected: Tensor, target: Tensor, weight: Tensor, 
         weight: of the teacher's classifier, of shape (classes, C).
         bias: of shape (classes,), or None.
     """
-    return F.mse_loss(F.linear(connected, weight, bias), F.linear(target, weight, bias))
+    with torch.autocast(connected.device.type, enabled=False):
+        return F.mse_loss(F.linear(connected, weight, bias), F.linear(target, weight, bias))
 
 
 @DISTILLERS.register("srrl")
@@ -166,10 +167,8 @@ def _find_classifier(made: Trace, whose: str, name: str | None = None) -> Call:
             logits = call.output.tensor.reshape(-1).to(weight.dtype)
             if made_here.numel() == len(logits) and _agree(made_here.reshape(-1), logits):
                 return call
-    raise ModelError(
-        f"{call.path} of the {whose}, {model}, is no linear classifier: give the name of one as classifier=, or of the "
-        "features as layers="
-    )
+    named = "the name of one as classifier=, or of the features as layers=" if whose == "teacher" else "layers="
+    raise ModelError(f"{call.path} of the {whose}, {model}, is no linear classifier: give {named}")
 
 
 def _read(head: Call) -> Tensor:

@@ -110,8 +110,14 @@ def learn_mapping(
     if not isinstance(model, nn.Module):
         model = Family(model)
     if method == "kmeans":
-        if data is not None:
-            raise ConfigError('data: K-means reads no data; leave it out, or choose method="gradient"')
+        for name, value, default in (
+            ("data", data, None),
+            ("loss", loss, cross_entropy),
+            ("samples", samples, SAMPLES),
+            ("threshold", threshold, THRESHOLD),
+        ):
+            if value is not default:
+                raise ConfigError(f'{name}: K-means measures no gradients; leave it out, or choose method="gradient"')
         return group_by_coefficients(model, budget, train, num_groups, num_templates or NUM_TEMPLATES, seed, **options)
     if method == "gradient":
         if data is None:

@@ -16,4 +16,5 @@ def lowest(scores: Tensor, rate: float) -> Tensor:
     Returns:
         The indices of the ``floor(rate * F)`` lowest, of shape (dropped,); among equal ones, those that come first.
     """
+    # In float arithmetic, as the authors' code has it: 0.29 of 100 is a hair below 29.
     return torch.argsort(scores, stable=True)[: int(rate * len(scores))]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.budget import count_parameters
@@ -93,6 +94,12 @@ def hrank(
             f"{type(model).__name__} would have outputs of shape {found} instead of {expected} without its filters of "
             "low rank. Give rates for some layers only, as rate={layer: rate}"
         )
+    broken = _error_in_training(pruned, example)
+    if broken is not None and _error_in_training(model, example) is None:
+        raise ModelError(
+            f"{type(model).__name__} does not train without its filters of low rank ({type(broken).__name__}: {broken})"
+            ": layers that run in training only read them. Give rates for some layers only, as rate={layer: rate}"
+        )
     attach_record(pruned, cuts, record)
     return pruned
 
@@ -120,6 +127,8 @@ def removable_filters(model: nn.Module, example: Inputs, ranks: Mapping[str, Ten
             shape = tuple(ranks[layer].shape)
             kind = type(modules[layer]).__name__
             raise ConfigError(f"ranks: those of {layer} have the shape {shape}, and the {kind} has {size} filters")
+    if not ranks:
+        raise ConfigError("ranks: they are those of no layer; leave them out, and they are measured")
     filters = find_filters(sets, list(ranks))
     if not filters.groups:
         reasons = [f"\n  {layer}: its filters {reason}" for layer, reason in filters.obstacles.items()]
@@ -169,6 +178,25 @@ def _by_place(dropped: Iterable[ChannelSet]) -> dict[Place, set[int]]:
         for place, indices in found.members.items():
             places[place].update(indices)
     return places
+
+
+def _error_in_training(model: nn.Module, example: Inputs) -> Exception | None:
+    """Run a copy of a model in training mode if some of its layers do not run in evaluation; return what was raised."""
+    idle = {module for module in model.modules() if next(module.parameters(recurse=False), None) is not None}
+    with ExitStack() as stack, evaluating(model), torch.no_grad():
+        for module in list(idle):
+            stack.callback(module.register_forward_pre_hook(lambda called, _: idle.discard(called)).remove)
+        example.run(model)
+    if not idle:
+        return None
+    args, kwargs = tree_map_only(Tensor, lambda x: torch.cat([x, x]), (example.args, example.kwargs))
+    device = device_of(model)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+            Inputs(args, kwargs).run(copy.deepcopy(model).train())
+    except Exception as error:
+        return error
+    return None
 
 
 def _output_shapes(model: nn.Module, example: Inputs) -> list[tuple[int, ...]]:

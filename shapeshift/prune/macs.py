@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from shapeshift.modes import evaluating
 def count_macs(model: nn.Module, inputs: Inputs) -> int:
     """Count the multiply-accumulates of one forward pass: of convolutions, matrix products and attention.
 
-    Norms, activations, poolings and sums are not counted. Half the operations that
+    Norms, activations, poolings, sums and the steps of recurrent layers are not counted. Half the operations that
     :class:`torch.utils.flop_counter.FlopCounterMode` counts.
 
     Args:
@@ -23,9 +24,28 @@ def count_macs(model: nn.Module, inputs: Inputs) -> int:
         inputs: its arguments.
     """
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), counter:
+    with evaluating(model), torch.no_grad(), _countable(model), counter:
         inputs.run(model)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _countable(model: nn.Module) -> Iterator[None]:
+    """Keep a model from what the counter does not see, or does not bear.
+
+    That are the fused kernels of torch's own transformer layers, and parameters that are handed to a submodule: the
+    counter watches the gradients of a module's arguments.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def describe_inputs(inputs: Inputs) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shapeshift.batches import Inputs
+from shapeshift.channel_axis import channel_axis
 
 FILTERED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -97,7 +98,7 @@ class MapTracer(TorchDispatchMode):
             if not isinstance(tensor, Tensor):
                 return
             if not isinstance(module, FILTERED):
-                maps = as_maps(tensor, 1 if tensor.ndim == 4 else -1, self._state.grid)
+                maps = as_maps(tensor, channel_axis(tensor.shape) if tensor.ndim == 4 else -1, self._state.grid)
                 if maps is not None:
                     self._measure([path], maps)
                 return

@@ -86,7 +86,8 @@ def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
 
     Args:
         model: a model after :func:`soft_share`, usually trained; it is changed in place. An optimizer has to be made
-            anew afterwards, and wrappers such as DDP are put on afterwards.
+            anew afterwards, and wrappers such as DDP are put on afterwards. Convert its dtype before: the module that
+            runs the schedule shares its buffers, which a conversion replaces.
         threshold: the least similarity, above 0 and up to 1, between layers that are tied.
 
     Returns:

@@ -22,8 +22,10 @@ def layer_similarity(coefficients: Tensor) -> Tensor:
     Returns:
         The matrix, of shape (L, L), from 0 for layers that share nothing to 1 for those that differ by a factor only.
     """
-    directions = F.normalize(coefficients, dim=1)
-    return (directions @ directions.T).abs()
+    # In the coefficients' own precision: half of it cannot tell what is nearly equal.
+    with torch.autocast(coefficients.device.type, enabled=False):
+        directions = F.normalize(coefficients, dim=1)
+        return (directions @ directions.T).abs()
 
 
 def similarity(model: nn.Module) -> dict[str, Tensor]:

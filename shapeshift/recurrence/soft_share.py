@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from shapeshift.budget import count_parameters
-from shapeshift.compression import install
+from shapeshift.compression import check_compressible, install
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
-from shapeshift.layers import check_attachable
 from shapeshift.plan import GroupPlan, Plan, group_weights
 from shapeshift.recurrence.stages import find_stages
 from shapeshift.shared_parameters import SharedParameters
@@ -52,8 +51,7 @@ def soft_share(
     """
     if templates is not None and (isinstance(templates, bool) or not isinstance(templates, int) or templates < 1):
         raise ConfigError(f"templates must be None or an integer of at least 1, not {templates!r}")
-    for path, module in model.named_modules():
-        check_attachable(module, path)
+    check_compressible(model)
     plan = _plan(model, templates, include, exclude)
     shared = SharedParameters(plan)
     shared.reset_parameters()

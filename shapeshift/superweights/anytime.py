@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shapeshift.batches import Inputs
-from shapeshift.errors import ConfigError
+from shapeshift.errors import ConfigError, ModelError
 from shapeshift.modes import evaluating
 from shapeshift.superweights.labelled import probabilities_of
 from shapeshift.superweights.metrics import nll
@@ -123,6 +123,11 @@ def predict_in_turn(
         took = perf_counter() - started
         durations.seconds[index, shapes] = took
         rate = max(rate, took / max(1, macs[index] * samples))
+        if finished and found.shape != total[unsure].shape:
+            raise ModelError(
+                f"the members tell {total.shape[1]} and {found.shape[1]} classes apart: only those of equal classes "
+                "predict together"
+            )
         if finished:
             total = total.index_put((unsure,), found, accumulate=True)
             current = torch.where(unsure[:, None], total / (finished + 1), current)

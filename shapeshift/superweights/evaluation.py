@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from shapeshift.batches import Batches, device_of
+from shapeshift.batches import Batches
 from shapeshift.budget import count_parameters
 from shapeshift.errors import ConfigError, MissingExtraError
 from shapeshift.superweights.family import Family
-from shapeshift.superweights.labelled import predict_all, read_labelled
+from shapeshift.superweights.labelled import predict_all
 from shapeshift.superweights.metrics import accuracy, disagreement, ece, nll
 
 _METRICS = {"top1": "top-1", "nll": "negative log-likelihood (nats)", "ece": "expected calibration error"}
@@ -131,9 +131,8 @@ def evaluate(family: Family, data: Iterable[Any]) -> Evaluation:
         ModelError: if a member returns no logits.
     """
     batches = Batches(data)
-    inputs, _ = read_labelled(batches.first, device_of(family))
     probabilities, labels = predict_all(family, batches)
-    macs, order = family.count_macs(inputs), family.order.tolist()
+    macs, order = family.count_macs(batches.first), family.order.tolist()
     curve = []
     for count in range(1, len(order) + 1):
         joined = order[:count]

@@ -21,7 +21,7 @@ from shapeshift.errors import BudgetError, ConfigError, ModelError
 from shapeshift.modes import evaluating
 from shapeshift.prune.macs import count_macs
 from shapeshift.superweights.anytime import Durations, Limits, best_order, predict_in_turn
-from shapeshift.superweights.labelled import predict_all, probabilities_of, read_labelled
+from shapeshift.superweights.labelled import members_probabilities, predict_all, read_labelled
 
 
 class Family(nn.Module):
@@ -96,10 +96,10 @@ class Family(nn.Module):
             **kwargs: the same, by name.
 
         Raises:
-            ModelError: if a member returns something else.
+            ModelError: if a member returns something else, or they tell different numbers of classes apart.
         """
         with evaluating(self):
-            return torch.stack([probabilities_of(output) for output in self(*args, **kwargs)]).mean(0)
+            return members_probabilities(self(*args, **kwargs)).mean(0)
 
     def anytime(
         self,
@@ -135,7 +135,7 @@ class Family(nn.Module):
                 raise ConfigError(f"{name} must be a positive number{' up to 1' if most == 1 else ''}, not {value!r}")
         inputs = read_batch(x, device_of(self))
         order = self.order.tolist()
-        costs = self.count_macs(inputs)
+        costs = self._costs(inputs)
         if macs is not None and costs[order[0]] > macs:
             raise BudgetError(
                 f"macs: the first member in family.order takes {costs[order[0]]:,} multiply-accumulates, and {macs:,} "
@@ -168,17 +168,27 @@ class Family(nn.Module):
         batches = Batches(data)
         inputs, _ = read_labelled(batches.first, device_of(self))
         probabilities, labels = predict_all(self, batches)
-        order = best_order(probabilities, labels, self.count_macs(inputs))
+        order = best_order(probabilities, labels, self._costs(inputs))
         self.order.copy_(torch.tensor(order))
         return order
 
-    def count_macs(self, inputs: Inputs) -> list[int]:
-        """Count the multiply-accumulates of each member for one sample, without those that generate weights."""
+    def count_macs(self, x: Any) -> list[int]:
+        """Count the multiply-accumulates of each member for one sample, without those that generate weights.
+
+        Args:
+            x: the members' argument: a batch, of shape (N, ...), or a dict of arguments by name.
+
+        Raises:
+            DataError: if there is no tensor in ``x``.
+        """
+        return self._costs(read_batch(x, device_of(self)))
+
+    def _costs(self, inputs: Inputs) -> list[int]:
         example = inputs.example()
         leaves = tree_leaves((example.args, example.kwargs))
         key = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves if isinstance(leaf, Tensor))
         if key not in self._macs:
-            self._macs[key] = [count_macs(member, example) for member in self.members]
+            self._macs[key] = [count_macs(self.extract(index), example) for index in range(len(self.members))]
         return self._macs[key]
 
     def extract(self, index: int) -> nn.Module:

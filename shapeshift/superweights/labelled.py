@@ -57,6 +57,19 @@ def probabilities_of(output: Any) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
 
+def members_probabilities(outputs: Iterable[Any]) -> Tensor:
+    """Return the probabilities, of shape (members, N, classes), in what the members of a family returned.
+
+    Raises:
+        ModelError: if a member returned no logits, or they tell different numbers of classes apart.
+    """
+    found = [probabilities_of(output) for output in outputs]
+    classes = [probabilities.shape[1] for probabilities in found]
+    if len(set(classes)) > 1:
+        raise ModelError(f"the members tell {classes} classes apart: only those of equal classes predict together")
+    return torch.stack(found)
+
+
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     """Return the mean cross-entropy of a classifier on a batch; for a family, the sum of its members'.
 
@@ -89,6 +102,6 @@ def predict_all(model: nn.Module, data: Iterable[Any]) -> tuple[Tensor, Tensor]:
     with evaluating(model):
         for batch in Batches(data):
             inputs, classes = read_labelled(batch, device)
-            found.append(torch.stack([probabilities_of(output) for output in inputs.run(model)]))
+            found.append(members_probabilities(inputs.run(model)))
             labels.append(classes)
     return torch.cat(found, 1), torch.cat(labels)
