@@ -69,6 +69,15 @@ def test_a_weight_is_linear_in_a_source_without_dead_numbers(name: str, shape: l
 
 
 @every_upsampler
+def test_as_many_numbers_as_are_used_are_used_again(name: str) -> None:
+    kind = UPSAMPLERS[name]
+    for shape in ([64, 32, 3, 3], [64, 64, 3, 3]):
+        for available in range(11_000, 11_100):
+            size = kind.source_size(shape, available)
+            assert kind.source_size(shape, size) == size
+
+
+@every_upsampler
 @settings(deadline=None)
 @given(shape=shapes(700), position=positions)
 def test_the_share_of_the_numbers_that_is_used_has_a_bound(name: str, shape: list[int], position: float) -> None:

@@ -26,7 +26,10 @@ class Interpolate(Upsampler):
 
     @classmethod
     def source_size(cls, shape: Sequence[int], available: int) -> int:
-        return math.prod(_grid(shape, available))
+        # With fewer numbers, whole kernels can be nearly all of them: then the others are left too.
+        while (used := math.prod(_grid(shape, available))) < available:
+            available = used
+        return available
 
     def forward(self, source: Tensor) -> Tensor:
         rows, columns, inner = self.grid
