@@ -123,7 +123,7 @@ def predict_in_turn(
         took = perf_counter() - started
         durations.seconds[index, shapes] = took
         rate = max(rate, took / max(1, macs[index] * samples))
-        if finished and found.shape != total[unsure].shape:
+        if finished and found.shape[1] != total.shape[1]:
             raise ModelError(
                 f"the members tell {total.shape[1]} and {found.shape[1]} classes apart: only those of equal classes "
                 "predict together"

@@ -21,7 +21,7 @@ from shapeshift.errors import BudgetError, ConfigError, ModelError
 from shapeshift.modes import evaluating
 from shapeshift.prune.macs import count_macs
 from shapeshift.superweights.anytime import Durations, Limits, best_order, predict_in_turn
-from shapeshift.superweights.labelled import members_probabilities, predict_all, read_labelled
+from shapeshift.superweights.labelled import members_probabilities, predict_all
 
 
 class Family(nn.Module):
@@ -166,9 +166,8 @@ class Family(nn.Module):
             ModelError: if a member returns no logits.
         """
         batches = Batches(data)
-        inputs, _ = read_labelled(batches.first, device_of(self))
         probabilities, labels = predict_all(self, batches)
-        order = best_order(probabilities, labels, self._costs(inputs))
+        order = best_order(probabilities, labels, self.count_macs(batches.first))
         self.order.copy_(torch.tensor(order))
         return order
 
