@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from benchmarks.comparison import Comparison, pairs
-from benchmarks.experiments.networks import WRN_16_1, compressed, dense, reduced
+from benchmarks.experiments.networks import WRN_16_1, compressed, dense, generating, reduced
 from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 
 GENERATORS = ("hypernetwork", "wavg", "emb")
-
-
-def _options(generator: str, budget: str) -> dict[str, Any]:
-    # With one template, as by default below the network's own size, an embedding would have nothing to choose.
-    several = {"max_templates": 2} if generator == "emb" and budget != "100%" else {}
-    return {"combine": generator, **several}
-
 
 ROWS = (
     *(
@@ -24,7 +15,7 @@ ROWS = (
         for budget in ("12k", "25k", "50k", "100%")
         for row in (
             Row(WRN_16_1, "reduced", budget, reduced),
-            *(Row(WRN_16_1, generator, budget, compressed, _options(generator, budget)) for generator in GENERATORS),
+            *(Row(WRN_16_1, generator, budget, compressed, generating(generator, budget)) for generator in GENERATORS),
         )
     ),
     Row(WRN_16_1, "dense", "", dense),

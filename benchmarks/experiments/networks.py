@@ -122,6 +122,15 @@ def compressed(network: Network, budget: str, training: Training, **options: Any
     return shapeshift.compress(network.build(training.data), budget, **options)
 
 
+def generating(generator: str, budget: str) -> dict[str, Any]:
+    """Return the options of :func:`compressed` for a generator, such that an embedding has templates to choose from.
+
+    By default there is one template for each weight below three quarters of the network's size.
+    """
+    several = {"max_templates": 2} if generator == "emb" and budget != "100%" else {}
+    return {"combine": generator, **several}
+
+
 def learned(
     network: Network, budget: str, training: Training, num_groups: int, method: str = "kmeans", **options: Any
 ) -> nn.Module:
