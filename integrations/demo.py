@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ import safetensors.torch
 import torch
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import track
 from rich.table import Table
 from torch import nn
 
@@ -58,31 +60,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budgets", nargs="+", default=["6k", "12k"], help="parameter budgets (default: 6k 12k)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each network (default: 3)")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs, help=f"default: {Recipe.epochs}")
+    parser.add_argument("--processes", type=int, default=2, help="trainings at once, on one thread each (default: 2)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
     arguments = parser.parse_args(argv)
 
     console = Console()
-    recipe = Recipe(epochs=arguments.epochs)
-    training, test = digits()
-    contenders = _contenders(arguments.budgets)
-    results: list[Result] = []
-    columns = TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress:
-        whole = progress.add_task("epochs", total=len(contenders) * arguments.seeds * recipe.epochs)
-        for (method, budget), build in contenders.items():
-            for seed in range(arguments.seeds):
-                progress.update(whole, description=f"{method} {budget}")
-                torch.manual_seed(seed)
-                model = build()
-                begin = time.perf_counter()
-                train(model, training, recipe, seed, on_epoch=lambda: progress.advance(whole))
-                seconds = time.perf_counter() - begin
-                folder = arguments.output / f"{method}{budget and '-'}{budget}"
-                size = _save(model, folder)
-                results.append(Result(method, budget, count_parameters(model), error(model, test), seconds, size))
-            if method == "compressed":
-                _check_checkpoints(model, folder, test)
-                console.print(f"{folder}: compressed and materialized checkpoints reloaded, equal predictions")
+    methods = [
+        ("dense", ""),
+        *((method, budget) for budget in arguments.budgets for method in ("reduced", "compressed")),
+    ]
+    for each in methods:
+        _build(*each)  # a wrong budget is told before anything is trained
+    jobs = [(*each, seed, arguments.epochs, arguments.output) for each in methods for seed in range(arguments.seeds)]
+    # Networks this small gain little from a second thread.
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+        results = list(track(pool.map(_run, *zip(*jobs, strict=True)), "networks", len(jobs), console=console))
+    console.print("Compressed and materialized checkpoints reloaded, equal predictions")
     table = _table(results)
     console.print(table)
     # The same for a document; the title and the caption are the document's.
@@ -97,22 +90,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _contenders(budgets: Sequence[str]) -> dict[tuple[str, str], Callable[[], nn.Module]]:
-    dense = count_parameters(_dense())
-    contenders: dict[tuple[str, str], Callable[[], nn.Module]] = {("dense", ""): _dense}
-    for budget in budgets:
+def _run(method: str, budget: str, seed: int, epochs: int, output: Path) -> Result:
+    """Train a network, save it in a folder of its own, and measure it."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    training, test = digits()
+    model = _build(method, budget)
+    begin = time.perf_counter()
+    train(model, training, Recipe(epochs=epochs), seed)
+    seconds = time.perf_counter() - begin
+    parameters, wrong = count_parameters(model), error(model, test)
+    folder = output / f"{method}{budget and '-'}{budget}" / f"seed-{seed}"
+    size = _save(model, folder)
+    if method == "compressed":
+        _check_checkpoints(model, folder, test)
+    return Result(method, budget, parameters, wrong, seconds, size)
+
+
+def _build(method: str, budget: str) -> nn.Module:
+    dense = WideResNet(DEPTH, 1, in_channels=1)
+    if method == "reduced":
         thinner = partial(thin_wide_resnet, depth=DEPTH, in_channels=1)
-        contenders["reduced", budget] = partial(reduce_width, thinner, parse_budget(budget, dense))
-        contenders["compressed", budget] = partial(_compressed, budget)
-    return contenders
-
-
-def _dense() -> nn.Module:
-    return WideResNet(DEPTH, 1, in_channels=1)
-
-
-def _compressed(budget: str) -> nn.Module:
-    return shapeshift.compress(_dense(), budget)
+        return reduce_width(thinner, parse_budget(budget, count_parameters(dense)))
+    return shapeshift.compress(dense, budget) if method == "compressed" else dense
 
 
 def _save(model: nn.Module, folder: Path) -> int:
@@ -128,10 +128,10 @@ def _save(model: nn.Module, folder: Path) -> int:
 def _check_checkpoints(model: nn.Module, folder: Path, test: Images) -> None:
     """Reload a compressed network, and the plain one made of it, and compare their predictions with its own."""
     expected = predict(model, test)
-    reloaded = shapeshift.load(folder, _dense())
+    reloaded = shapeshift.load(folder, _build("dense", ""))
     plain_file = folder / "materialized.safetensors"
     safetensors.torch.save_file(shapeshift.materialize(model).state_dict(), plain_file)
-    plain = _dense()
+    plain = _build("dense", "")
     plain.load_state_dict(safetensors.torch.load_file(plain_file))
     for name, candidate in (("compressed", reloaded), ("materialized", plain)):
         if not torch.equal(predict(candidate, test), expected):

@@ -54,9 +54,10 @@ def test_the_demo_leaves_a_table_a_plot_and_checkpoints(tmp_path: Path, capsys: 
     assert (tmp_path / "table.md").read_text().count("\n| ") == 4
     assert (tmp_path / "error_against_parameters.png").read_bytes().startswith(b"\x89PNG")
 
-    compressed = shapeshift.load(tmp_path / "compressed-12k", WideResNet(16, 1, in_channels=1))
+    folder = tmp_path / "compressed-12k" / "seed-0"
+    compressed = shapeshift.load(folder, WideResNet(16, 1, in_channels=1))
     plain = WideResNet(16, 1, in_channels=1)
-    plain.load_state_dict(safetensors.torch.load_file(tmp_path / "compressed-12k" / "materialized.safetensors"))
+    plain.load_state_dict(safetensors.torch.load_file(folder / "materialized.safetensors"))
     _, test = digits()
     assert torch.equal(predict(compressed, test), predict(plain, test))
 
