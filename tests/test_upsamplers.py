@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shapeshift.upsamplers import UPSAMPLERS, Upsampler
+from shapeshift.upsamplers import UPSAMPLERS, Upsampler, tile
 from shapeshift.upsamplers.inter import Inter, in_shape
 from shapeshift.upsamplers.mask import Mask
 from shapeshift.upsamplers.repeat import Repeat
@@ -206,3 +206,17 @@ def test_a_tiled_weight_moves_on_with_each_copy(size: int, shape: tuple[int, int
     assert weight.flatten().tolist() == expected
     if size > 2:
         assert len(weight.unique(dim=0)) == shape[0], "two rows are equal"
+
+
+@pytest.mark.parametrize("long", [1, 10**9])
+@pytest.mark.parametrize(("size", "shape"), [(8, (8, 9)), (16, (12, 8)), (5, (4, 3)), (7, (3, 5)), (1, (2, 2))])
+def test_tiling_in_blocks_and_number_by_number_is_the_same(
+    size: int, shape: tuple[int, int], long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tile, "LONG_COPY", long)
+    upsampler = UPSAMPLERS["tile"](size, shape)
+    source = numbers(size).requires_grad_()
+    entries = torch.arange(math.prod(shape))
+    assert torch.equal(upsampler(source).flatten(), source[(entries + entries // size) % size])
+    assert torch.autograd.gradcheck(upsampler, source)
+    assert torch.autograd.gradgradcheck(upsampler, source)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from shapeshift.eager import is_eager
 from shapeshift.generators.memory import WeightMemory
 
 
@@ -61,9 +62,7 @@ def mix(
     Returns:
         One vector of shape (draw.size,) per draw.
     """
-    # Compilers and transforms want plain operations, which the first of them fuse better than we could.
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if tracing or torch._C._are_functorch_transforms_active():
+    if not is_eager():  # compilers fuse plain operations better than we could
         return mix_plain(store, coefficients, draws)
     with torch.no_grad():
         flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
