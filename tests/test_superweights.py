@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import shapeshift
 from shapeshift.compression import shared_parameters
-from shapeshift.generators.nesting import assemble, nest
+from shapeshift.generators.assembly import Assembly
+from shapeshift.generators.nesting import nest
 from shapeshift.generators.superweights import Layout, SuperWeights
 from shapeshift.plan import budget_range
 from shapeshift.superweights import Family, share_coefficients, unshare_coefficients
@@ -62,7 +63,8 @@ def test_nested_shapes_are_put_together_as_in_the_paper(count: int) -> None:
     sizes = [math.prod(shape) for shape in NESTED]
     assert [level.size for level in nest(NESTED)] == [b - a for a, b in itertools.pairwise([0, *sizes])]
     numbers = [torch.randn(level.size, dtype=torch.float64, requires_grad=True) for level in levels]
-    weight = assemble(numbers, levels, NESTED[count - 1])
+    assembly = Assembly.of(levels, NESTED[count - 1])
+    weight = assembly(*numbers)
     expected = telescoped(numbers, NESTED[:count])
     assert_close(weight, expected, "identical")
     direction = torch.randn_like(weight)
@@ -91,6 +93,29 @@ any_shapes = st.lists(
     min_size=1,
     max_size=6,
 )
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_shapes)
+def test_a_weight_is_put_together_alike_with_and_without_plain_operations(shapes: list[tuple[int, ...]]) -> None:
+    found = nest(shapes)
+    for index, shape in enumerate(shapes):
+        levels = [level for level in found if index in level.readers]
+        vectors = [torch.randn(level.size, dtype=torch.float64, requires_grad=True) for level in levels]
+        assembly = Assembly.of(levels, shape)
+        # A function transform wants plain operations.
+        plain, derivative = torch.func.vjp(assembly, *vectors)
+        weight = assembly(*vectors)
+        assert_close(weight, plain, "identical")
+        direction = torch.randn_like(weight)
+        assert_close(torch.autograd.grad(weight, vectors, direction), derivative(direction), "identical")
+
+
+def test_a_weight_that_is_put_together_is_differentiable_twice() -> None:
+    levels = nest([(2, 3), (3, 2)])
+    vectors = [torch.randn(level.size, dtype=torch.float64, requires_grad=True) for level in levels]
+    assert torch.autograd.gradgradcheck(Assembly.of(levels[:1], (2, 3)), vectors[:1])
+    assert torch.autograd.gradgradcheck(Assembly.of(levels, (3, 2)), vectors)
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 Shape = tuple[int, ...]
 
 
@@ -23,8 +20,16 @@ class Block(NamedTuple):
     right: int
 
     @property
+    def rows(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def columns(self) -> int:
+        return self.right - self.left
+
+    @property
     def area(self) -> int:
-        return max(0, self.bottom - self.top) * max(0, self.right - self.left)
+        return max(0, self.rows) * max(0, self.columns)
 
     def crop(self, shape: Shape) -> Block:
         """Return the part of the block that a weight of a shape has."""
@@ -102,34 +107,3 @@ def _uncovered(shape: Shape, covered: Sequence[Shape]) -> tuple[Block, ...]:
         elif left < shape[1]:
             found.append(Block(top, bottom, left, shape[1]))
     return tuple(found)
-
-
-def assemble(numbers: Sequence[Tensor], levels: Sequence[Level], shape: Shape) -> Tensor:
-    """Put a weight together from the numbers of its levels, differentiably.
-
-    Args:
-        numbers: for each level a vector of its size.
-        levels: the levels that the weight reads.
-        shape: the weight's.
-
-    Returns:
-        The weight.
-    """
-    bands: dict[int, list[tuple[int, Tensor]]] = {}
-    blocks = [block.crop(shape) for level in levels for block in level.blocks]
-    cuts = sorted({edge for block in blocks if block.area for edge in (block.top, block.bottom)})
-    for vector, level in zip(numbers, levels, strict=True):
-        # Split, not sliced: the backward pass of a slice writes zeros as large as the whole.
-        for part, block in zip(vector.split(level.sizes), level.blocks, strict=True):
-            seen = block.crop(shape)
-            if not seen.area:
-                continue
-            whole = part.view(block.bottom - block.top, block.right - block.left, *shape[2:])
-            kept = whole[: seen.bottom - seen.top, : seen.right - seen.left] if seen != block else whole
-            edges = [cut for cut in cuts if seen.top <= cut <= seen.bottom]
-            rows = kept.split([bottom - top for top, bottom in itertools.pairwise(edges)])
-            for top, piece in zip(edges[:-1], rows, strict=True):
-                bands.setdefault(top, []).append((seen.left, piece))
-    rows_of = [[piece for _, piece in sorted(bands[top], key=lambda found: found[0])] for top in sorted(bands)]
-    joined = [row[0] if len(row) == 1 else torch.cat(row, 1) for row in rows_of]
-    return joined[0] if len(joined) == 1 else torch.cat(joined)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shapeshift.generators.assembly import Assembly
 from shapeshift.generators.base import GENERATORS, Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.generators.mixing import Draw, mix
-from shapeshift.generators.nesting import Level, assemble, nest
+from shapeshift.generators.nesting import Level, nest
 from shapeshift.generators.store import empty_store
 from shapeshift.generators.wavg import COEFFICIENT_NORM
 from shapeshift.weights import Weight
@@ -71,6 +72,10 @@ class SuperWeights(ParameterGroup[Layout]):
             raise ValueError(f"{layout} is meant for other weights than these, which make it {expected}")
         #: For each weight, the levels that it reads with the templates that it mixes for them.
         self.draws = _draw(self.levels, layout, len(weights))
+        self.assemblies = [
+            Assembly.of([self.levels[level] for level in draws], weight.shape)
+            for weight, draws in zip(weights, self.draws, strict=True)
+        ]
         mixed = sum(draw.count for draws in self.draws for draw in draws.values())
         with torch.device(weights[0].device):
             self.store = empty_store(sum(layout.banks))
@@ -167,11 +172,7 @@ class SuperWeights(ParameterGroup[Layout]):
     def _make(self, indices: Sequence[int], scales: Tensor, memory: WeightMemory | None) -> list[Tensor]:
         draws = [draw for index in indices for draw in self.draws[index].values()]
         mixtures = iter(mix(list(self.store), scales, draws, memory))
-        return [self._assemble(index, mixtures) for index in indices]
-
-    def _assemble(self, index: int, mixtures: Iterator[Tensor]) -> Tensor:
-        levels = [self.levels[level] for level in self.draws[index]]
-        return assemble([next(mixtures) for _ in levels], levels, self.weights[index].shape)
+        return [self.assemblies[index](*(next(mixtures) for _ in self.draws[index])) for index in indices]
 
     def draw_parameters(self, generator: torch.Generator | None) -> None:
         drawn = torch.randn(sum(self.layout.banks), 1, generator=generator)
