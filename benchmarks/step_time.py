@@ -78,7 +78,8 @@ def main() -> None:
         for key, found in results.items()
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in arguments.again)
     }
-    wanted = [key for key in _measurements(arguments) for _ in range(arguments.runs if key.startswith("steps:") else 1)]
+    several = ("steps:", "method:")
+    wanted = [key for key in _measurements(arguments) for _ in range(arguments.runs if key.startswith(several) else 1)]
     for key in set(wanted):
         for _ in results.get(key, []):
             wanted.remove(key)
@@ -133,8 +134,8 @@ def render(content: dict[str, Any]) -> str:
         '"papers\' / ours" the time of the papers\' generator over ours; "inference" the materialized model\'s '
         "forward over the dense model's.\n\n"
         f"{markdown_table(['model', 'build', 'compress', 'materialize'], setup)}\n\n"
-        "Every generator and mapping beside the defaults, step / dense in one run; where a generator cannot use the "
-        "budget, it has the most that it can.\n\n"
+        "Every generator and mapping beside the defaults, the lowest step / dense of the runs; where a generator cannot "
+        "use the budget, it has the most that it can, or the least that it needs.\n\n"
         f"{markdown_table(['method', *METHOD_ROWS], _method_lines(results))}\n"
     )
 
@@ -142,8 +143,9 @@ def render(content: dict[str, Any]) -> str:
 def _method_lines(results: Mapping[str, Any]) -> list[list[str]]:
     lines = []
     for method in METHODS:
-        times = [results.get(f"method:{row} {method}", [None])[0] for row in METHOD_ROWS]
-        lines.append([method, *("" if found is None else f"{found['shared'] / found['dense']:.2f}" for found in times)])
+        runs = [results.get(f"method:{row} {method}", []) for row in METHOD_ROWS]
+        ratios = [min((run["shared"] / run["dense"] for run in found), default=None) for found in runs]
+        lines.append([method, *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
     return lines
 
 
@@ -207,7 +209,7 @@ def measure_method(key: str, arguments: argparse.Namespace) -> dict[str, float]:
     budget = min(max(allowed, least), most)
     shared = _Contender(shapeshift.compress(copy.deepcopy(dense.model), budget, config), workload, device)
     steps = {"dense": lambda: dense.step(x), "shared": lambda: shared.step(x)}
-    return {"budget": budget, **alternate(steps, max(5, arguments.steps // 2), device)}
+    return {"budget": budget, **alternate(steps, arguments.steps, device)}
 
 
 def measure_paper(row: str, arguments: argparse.Namespace) -> dict[str, float]:
