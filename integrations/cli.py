@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,7 +125,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         exclude=tuple(arguments.exclude),
     )
     model = build_on_meta(arguments.model)
-    report = shapeshift.report(shapeshift.plan_compression(model, _budget(arguments.budget), config))
+    report = shapeshift.report(shapeshift.plan_compression(model, arguments.budget, config))
     if arguments.plot is not None:
         try:
             shapeshift.plot_mapping(report, arguments.plot)
@@ -138,11 +137,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
         print(f"{arguments.model} ({type(model).__name__})")
         _print(report)
     return 0
-
-
-def _budget(text: str) -> str | float:
-    """Read "0.25" as the share that it is in Python; every other form is a string that the library reads."""
-    return float(text) if re.fullmatch(r"[0-9]*\.[0-9]+", text) else text
 
 
 def _print(report: shapeshift.Report) -> None:

@@ -14,7 +14,8 @@ from shapeshift.errors import BudgetError
 Budget = int | float | str
 
 _UNITS = {"": Fraction(1), "k": Fraction(10**3), "m": Fraction(10**6), "b": Fraction(10**9), "g": Fraction(10**9)}
-_PATTERN = re.compile(r"\s*([0-9]+(?:_[0-9]+)*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmbg%x]?)\s*", re.IGNORECASE)
+_NUMBER = r"(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
+_PATTERN = re.compile(rf"\s*({_NUMBER})\s*([kmbg%x]?)\s*", re.IGNORECASE)
 _FORMS = 'a number of parameters (300000, "300k", "1.5M") or a share of the model\'s own (0.25, "25%", "4x")'
 
 
@@ -28,7 +29,7 @@ def parse_budget(budget: Budget, dense: int) -> int:
 
     Args:
         budget: an int is a number of parameters, a float a fraction of ``dense``, and a string either:
-            "300k", "1.5M", "25%", "4x".
+            "300k", "1.5M", "25%", "4x". Without a unit a string is what it is in Python: "300000" or "0.25".
         dense: the model's own number of trainable parameters.
 
     Returns:
@@ -43,6 +44,8 @@ def parse_budget(budget: Budget, dense: int) -> int:
         if match is None:
             raise BudgetError(f"cannot read the budget {budget!r}; give {_FORMS}")
         number, unit = float(match[1]), match[2].lower()
+        if not unit and not match[1].replace("_", "").isdigit():
+            unit = "x"
         scale = {"%": Fraction(dense, 100), "x": Fraction(dense), **_UNITS}[unit]
     elif isinstance(budget, bool) or not isinstance(budget, Real):
         raise BudgetError(f"cannot read a budget of type {type(budget).__name__}; give {_FORMS}")

@@ -44,6 +44,11 @@ def test_shares_round_down_to_what_decimal_arithmetic_gives(hundredths: int, den
         assert parse_budget(share, dense) == exact
         assert parse_budget(hundredths / 10_000, dense) == exact
         assert parse_budget(f"{hundredths / 10_000:f}x", dense) == exact
+        assert parse_budget(f"{hundredths / 10_000:f}", dense) == exact
+
+
+def test_a_string_without_a_unit_is_read_as_python_would_read_it() -> None:
+    assert [parse_budget(text, 1000) for text in ("1", "1.", ".5", "5e-1", "1_0")] == [1, 1000, 500, 500, 10]
 
 
 @pytest.mark.parametrize(
