@@ -51,7 +51,11 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
             f"{type(model).__name__} has masked filters, which a checkpoint does not tell from others: prune without "
             "mask=True, or keep its state_dict()"
         )
-    root = find_root(model) or find_pruned(model) or require_root(model)
+    root = find_root(model)
+    if root is None:
+        root = find_pruned(model)
+    if root is None:
+        root = require_root(model)
     _check_wrapper(model, root)
     tensors, _ = stored_tensors(root)
     for name, tensor in tensors.items():
@@ -300,7 +304,8 @@ def build_shared(checkpoint: Checkpoint, plan: Plan) -> SharedParameters:
     Raises:
         CheckpointError: if the plan of the checkpoint does not work.
     """
-    shared = _guarded(checkpoint, lambda: SharedParameters(plan))
+    with torch.inference_mode(mode=False):  # whose tensors could never be trained
+        shared = _guarded(checkpoint, lambda: SharedParameters(plan))
     for group in shared.groups():
         for index, weight in enumerate(group.weights):
             with torch.no_grad():

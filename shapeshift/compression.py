@@ -13,7 +13,16 @@ from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.fitting import fit_to_model
 from shapeshift.generators import ParameterGroup
-from shapeshift.layers import attach, check_attachable, check_detachable, detach, generated_class, is_attached, sources
+from shapeshift.layers import (
+    attach,
+    check_attachable,
+    check_detachable,
+    detach,
+    generated_class,
+    is_attached,
+    put_first,
+    sources,
+)
 from shapeshift.masking import is_masked
 from shapeshift.plan import Plan, make_plan
 from shapeshift.sharding import is_sharded
@@ -22,6 +31,7 @@ from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
+@torch.inference_mode(mode=False)  # whose tensors could never be trained
 def compress(
     model: ModelT,
     budget: Budget,
@@ -39,7 +49,8 @@ def compress(
         model: any module; it is changed in place, and its forward and backward work as before. On the meta device
             nothing is allocated; call ``model.to_empty(...)`` and ``model.shapeshift.reset_parameters()`` afterwards.
         budget: the most trainable parameters that the model may have, each tensor counted once: an int, a fraction
-            of the model's own count as a float, or a string such as "300k", "25%" or "4x". At least 99% of it is used.
+            of the model's own count as a float, or a string such as "300k", "25%" or "4x". At least 99% of it is used,
+            but for very small ones and for ``combine="softmax"`` and ``upsample="inter"``, whose stores grow in steps.
         config: how to share; the defaults if None.
         calibration: batches ``x``, ``(x, y)`` or dicts of the model's arguments, read once. A fit (``init="fit"``)
             then counts the errors of a weight as the outputs of its layer feel them on this data; None counts all
@@ -58,16 +69,23 @@ def compress(
             is unchanged after any error.
         MissingExtraError: if the progress bar is asked for and tqdm is not installed.
     """
-    plan = plan_compression(model, budget, config, **options)
+    inner = compiled_from(model)
+    plan = plan_compression(inner, budget, config, **options)
     if plan.config.init != "fit" and (calibration is not None or progress):
         given = "calibration" if calibration is not None else "progress"
         raise ConfigError(f'{given} is for a fit: add init="fit", or leave it out')
     shared = SharedParameters(plan)
     shared.reset_parameters()
     if plan.config.init == "fit":
-        fit_to_model(shared, model, calibration, progress)
-    install(model, shared)
+        fit_to_model(shared, inner, calibration, progress)
+    install(inner, shared)
     return model
+
+
+def compiled_from(model: nn.Module) -> nn.Module:
+    """Return the module that ``torch.compile`` made a model from, or the model itself."""
+    inner = getattr(model, "_modules", {}).get("_orig_mod")
+    return model if inner is None else inner
 
 
 def plan_compression(model: nn.Module, budget: Budget, config: Config | None = None, **options: Any) -> Plan:
@@ -122,7 +140,7 @@ def install(model: nn.Module, shared: SharedParameters) -> None:
             ) from error
     for path, found in modules.values():
         attach(model.get_submodule(path), found, root=not path)
-    model.add_module(ATTRIBUTE, shared)
+    put_first(model, shared)
     shared.train(model.training)
 
 
@@ -153,6 +171,11 @@ def require_root(model: nn.Module) -> nn.Module:
         ModelError: if there is none, or several.
     """
     root = find_root(model)
+    if root is None and is_compressed(model):
+        raise ModelError(
+            f"{type(model).__name__} is a part of a compressed model, without the parameters that its weights are "
+            "generated from: take the whole model, or a member of a family out of it by family.extract(index)"
+        )
     if root is None:
         raise ModelError(f"{type(model).__name__} is not compressed; call shapeshift.compress(model, budget) first")
     return root
@@ -169,10 +192,11 @@ def shared_parameters(model: nn.Module) -> SharedParameters:
 
 
 def is_compressed(model: nn.Module) -> bool:
-    """Tell whether a model, or a part of it, is compressed."""
-    return bool(find_roots(model))
+    """Tell whether a model is compressed, holds one that is, or is a part of one."""
+    return any(map(is_attached, model.modules()))
 
 
+@torch.inference_mode(mode=False)
 def materialize(model: ModelT) -> ModelT:
     """Write the generated weights back into plain layers: an ordinary model, of the original classes and keys.
 
@@ -194,7 +218,7 @@ def materialize(model: ModelT) -> ModelT:
         )
     write_weights(model)
     for root in roots:
-        delattr(root, ATTRIBUTE)
+        del root._modules[ATTRIBUTE]
     return model
 
 

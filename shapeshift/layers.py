@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ def check_attachable(module: nn.Module, path: str) -> None:
     """
     where = f"{path or 'the model'} ({type(module).__name__})"
     if is_attached(module):
-        raise ModelError(f"{where} is compressed already; call shapeshift.materialize(model) first")
+        raise ModelError(f"{where} is compressed already; call shapeshift.materialize on the whole model first")
     if type(module).__module__.startswith("torch.jit"):
         raise ModelError(f"{where} is a scripted module, whose code is fixed; compress the model before scripting it")
 
@@ -110,6 +110,7 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
             members |= adapt(base, root)
     if root:
         members["forward"] = _generating(base.forward)
+        members["named_children"] = _named_children(base)
         members["no_weight_decay"] = _no_weight_decay
         members |= {name: adapt(base) for name, adapt in _MODEL_METHODS.items() if hasattr(base, name)}
     return types.new_class(base.__name__, (base,), exec_body=lambda namespace: namespace.update(members))
@@ -118,7 +119,9 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
 def _weight_property(name: str) -> property:
     def read(self: nn.Module) -> Tensor:
         group, index = sources(self)[name]
-        return group.read(index)
+        weight = group.read(index)
+        # Embeddings with max_norm scale the rows that they look up, in place.
+        return weight if getattr(self, "max_norm", None) is None else weight.clone()
 
     def write(self: nn.Module, value: Any) -> None:
         _refuse(self, name)
@@ -165,7 +168,9 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
         shared: SharedParameters = getattr(self, ATTRIBUTE)
         try:
             shared.begin()
-            return forward(self, *args, **kwargs)
+            outputs = forward(self, *args, **kwargs)
+            shared.check_unwritten()
+            return outputs
         finally:
             shared.end()
 
@@ -184,6 +189,25 @@ def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
     }
 
 
+def put_first(root: nn.Module, shared: nn.Module) -> None:
+    """Make the shared parameters the first child of a root: who leaves out the last children means the model's own."""
+    others = dict(root._modules)
+    root._modules.clear()
+    root.add_module(ATTRIBUTE, shared)
+    root._modules.update(others)
+
+
+def _named_children(base: Any) -> Callable[..., Any]:
+    """A forward pass that runs all children means the model's own."""
+
+    def named_children(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        shared: SharedParameters = getattr(self, ATTRIBUTE)
+        running = any(group.is_running for group in shared.groups())
+        return ((name, child) for name, child in base.named_children(self) if not running or child is not shared)
+
+    return named_children
+
+
 def _own_children(self: nn.Module) -> dict[str, Any]:
     """Return the children of a root that is a container, without the shared parameters."""
     return {name: child for name, child in self._modules.items() if name != ATTRIBUTE}
@@ -199,7 +223,7 @@ def _editing(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
         finally:
             if shared is not None:  # unless one edit calls another
-                self._modules[ATTRIBUTE] = shared
+                put_first(self, shared)
 
     return edit
 
@@ -224,6 +248,17 @@ def _adapt_container(base: Any, root: bool) -> dict[str, Any]:
     }
 
 
+def _adapt_parameters(base: Any, root: bool) -> dict[str, Any]:
+    """A slice of a list of parameters would make parameters of generated weights, cut off from what generates them."""
+
+    def item(self: Any, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return base.__getitem__(self, index)
+
+    return {"__getitem__": item}
+
+
 def _adapt_dict(base: Any, root: bool) -> dict[str, Any]:
     """The same for a container that lists its children by name, as timm's feature extractors do."""
     if not root:
@@ -244,6 +279,7 @@ _ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
     nn.Sequential: _adapt_container,
     nn.ModuleList: _adapt_container,
     nn.ModuleDict: _adapt_dict,
+    nn.ParameterList: _adapt_parameters,
 }
 
 

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from shapeshift.errors import ConfigError
 
 
-def match_names(pattern: str, names: Sequence[str], field: str) -> set[str]:
+def match_names(
+    pattern: str, names: Sequence[str], field: str, what: str = "parameter or module of the model"
+) -> set[str]:
     """Find the parameters that a parameter name, a module name or a shell pattern over either stands for.
 
     Args:
         pattern: what the user wrote; it is a pattern if nothing has that name.
-        names: the dotted paths of all parameters.
+        names: the dotted paths of all parameters that it may stand for.
         field: where it was written, for the error.
+        what: what it may stand for, for the error.
 
     Raises:
         ConfigError: if there is none; it names what comes close.
@@ -27,7 +30,7 @@ def match_names(pattern: str, names: Sequence[str], field: str) -> set[str]:
         found = {name for name in names if any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes[name])}
     if not found:
         hint = did_you_mean(pattern, sorted(set().union(*prefixes.values())))
-        raise ConfigError(f"{field}: {pattern!r} matches no parameter or module of the model{hint}")
+        raise ConfigError(f"{field}: {pattern!r} matches no {what}{hint}")
     return found
 
 

@@ -17,7 +17,7 @@ from shapeshift.mappings import Assignment, assign
 from shapeshift.weights import Weight, find_weights
 
 # What the module whose children the groups become, shapeshift.shared_parameters.SharedParameters, has beside them.
-_TAKEN = frozenset((*dir(nn.ModuleDict()), "begin", "end", "groups", "plan", "reset_parameters"))
+_TAKEN = frozenset((*dir(nn.ModuleDict()), "begin", "check_unwritten", "end", "groups", "plan", "reset_parameters"))
 
 
 @dataclass(frozen=True)

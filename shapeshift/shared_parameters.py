@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shapeshift.generators import ParameterGroup
 from shapeshift.plan import Plan
@@ -26,6 +26,10 @@ class SharedParameters(nn.ModuleDict):
         for group in plan.groups:
             self[group.name] = plan.generator.build(group.weights, group.layout, plan.config)
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return what comes in: ``nn.Sequential(*model.children())`` has this module among the others."""
+        return inputs
+
     def groups(self) -> list[ParameterGroup[Any]]:
         """Return the parameter groups in the plan's order."""
         return list(self._modules.values())  # type: ignore[arg-type]
@@ -43,6 +47,15 @@ class SharedParameters(nn.ModuleDict):
         """Generate all weights for the forward pass that starts now."""
         for group in self.groups():
             group.begin()
+
+    def check_unwritten(self) -> None:
+        """Raise if the forward pass wrote to a generated weight.
+
+        Raises:
+            GeneratedWeightError: if so.
+        """
+        for group in self.groups():
+            group.check_unwritten()
 
     def end(self) -> None:
         """Forget the weights of the forward pass that ends now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -602,3 +603,64 @@ def test_training_mode_reaches_every_layer() -> None:
 def test_the_error_of_a_write_is_of_our_kind() -> None:
     assert issubclass(GeneratedWeightError, shapeshift.ShapeshiftError)
     assert issubclass(GeneratedWeightError, RuntimeError)
+
+
+@pytest.mark.parametrize("combine", list(GENERATORS))
+def test_a_model_on_the_meta_device_runs_and_is_materialized_there(combine: str) -> None:
+    with torch.device("meta"):
+        model, x = shapeshift.compress(mlp(), 1.0, combine=combine), torch.randn(2, 16)
+        assert model(x).shape == mlp()(x).shape
+        assert model[0].weight.t().is_meta
+        model(x).sum().backward()
+    assert all(tensor.is_meta for tensor in shapeshift.materialize(model).parameters())
+
+
+def test_a_compiled_model_is_compressed_inside(tmp_path: Path) -> None:
+    model, x = mlp(), torch.randn(2, 16)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    assert shapeshift.compress(compiled, 0.5) is compiled
+    assert shapeshift.is_compressed(model)
+    expected = model(x)
+    assert_close(compiled(x), expected, "identical")
+    shapeshift.save(compiled, tmp_path)
+    assert_close(shapeshift.load(tmp_path, mlp())(x), expected, "identical")
+    shapeshift.materialize(compiled)
+    assert not shapeshift.is_compressed(compiled)
+    assert list(model.state_dict()) == list(mlp().state_dict())
+    assert_close(compiled(x), expected, "identical")
+
+
+def test_what_is_made_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
+    x, model, loaded = torch.randn(2, 16), mlp(), mlp()
+    with torch.inference_mode():
+        shapeshift.compress(model, 0.5)
+        shapeshift.save(model, tmp_path)
+        shapeshift.load(tmp_path, loaded)
+        expected = model(x)
+        assert_close(shapeshift.load(tmp_path, mlp())(x), expected, "identical")
+    plain = copy.deepcopy(model)
+    with torch.inference_mode():
+        shapeshift.materialize(plain)
+    for trained in (model, loaded, plain):
+        trained(x).sum().backward()
+        assert all(parameter.grad is not None for parameter in trained.parameters())
+
+
+def test_a_part_of_a_compressed_model_is_refused_with_what_it_is(tmp_path: Path) -> None:
+    model = shapeshift.compress(nn.Sequential(mlp(), nn.Linear(10, 10)), 0.5)
+    assert shapeshift.is_compressed(model[0])
+    for use in (shapeshift.materialize, shapeshift.report, lambda part: shapeshift.save(part, tmp_path)):
+        with pytest.raises(ModelError, match="Sequential is a part of a compressed model"):
+            use(model[0])
+    with pytest.raises(ModelError, match="call shapeshift.materialize on the whole model first"):
+        shapeshift.compress(model[0], 0.5)
+
+
+def test_a_mapping_takes_every_name_of_a_tied_weight() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    plan = plan_compression(model, 0.9, mapping={"2": "tied", "1": "alone"})
+    assert {group.name: group.weights[0].name for group in plan.groups} == {"tied": "0.weight", "alone": "1.weight"}
+    with pytest.raises(ConfigError, match="mapping: '2' matches no weight that is generated"):
+        plan_compression(mlp(), 0.9, mapping={"2": "a", "*": "b"}, exclude=["2"])

@@ -55,7 +55,7 @@ def test_a_plan_by_hand_is_written_down(kind: str, tmp_path: Path) -> None:
     ("mapping", "message"),
     [
         ({"stem": "a"}, r"says nothing about branches\.0\.2\.weight.*\"\*\""),
-        ({"stam": "a", "*": "b"}, "'stam' matches no parameter.*did you mean 'stem'"),
+        ({"stam": "a", "*": "b"}, "'stam' matches no weight that is generated.*did you mean 'stem'"),
         ({"stem": 3, "*": "b"}, "names of groups, not 'stem' to 3"),
         (["a", "b"], "2 groups for 5 weights, which are: stem.weight"),
         (7, "a name, a dict, a list or a function, not 7"),
@@ -83,6 +83,8 @@ def test_groups_may_be_called_anything() -> None:
 def test_groups_may_be_called_as_what_holds_them_is() -> None:
     labels = dir(shared_parameters(shapeshift.compress(Residual(), 0.6)))
     for label in labels:
+        if label.startswith("___"):  # the compiler's own, once something was compiled
+            continue
         model = shapeshift.compress(Residual(), 0.6, mapping=lambda name, label=label: label)
         assert set(groups_of(model)) == {label if label == "all" else f"group_{label}"}
         model(torch.randn(2, 3, 5, 5)).sum().backward()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from shapeshift.eager import is_eager
+from shapeshift.errors import GeneratedWeightError
 from shapeshift.generators.description import GroupDescription
+from shapeshift.generators.forward_pass import ForwardPass
 from shapeshift.generators.handle import WeightHandle
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.registry import Registry
@@ -76,7 +80,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         self.register_parameter("zero_factors", nn.Parameter(factors) if self.zeros else None)
         self._memory = WeightMemory()
         # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
-        self._current: tuple[list[Tensor], bool] | None = None
+        self._current: ForwardPass | None = None
 
     @classmethod
     @abc.abstractmethod
@@ -169,8 +173,9 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
             indices: which of the group's weights.
             memory: where to write them if the generator can; fresh memory if None.
         """
-        # In the parameters' own precision: autocast is for what the weights are used in.
-        with torch.autocast(self.gains.device.type, enabled=False):
+        # In the parameters' own precision: autocast is for what the weights are used in, and not for the meta device.
+        kind = self.gains.device.type
+        with contextlib.nullcontext() if self.gains.is_meta else torch.autocast(kind, enabled=False):
             weights = self.make(indices, memory)
             return [self._times_zero_factor(index, weight) for index, weight in zip(indices, weights, strict=True)]
 
@@ -192,9 +197,30 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
     def finish_fit(self) -> None:
         """Make the fitted values as fit for training as starting values are, and leave the weights as they are."""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a forward pass has begun and not ended."""
+        return self._current is not None
+
     def begin(self) -> None:
         """Generate every weight for the forward pass that starts now."""
-        self._current = self.generate(range(len(self.weights)), self._memory), torch.is_grad_enabled()
+        weights = self.generate(range(len(self.weights)), self._memory)
+        self._current = ForwardPass.of(weights, list(self.parameters()))
+
+    def check_unwritten(self) -> None:
+        """Raise if the forward pass wrote to a weight, which would be lost.
+
+        Raises:
+            GeneratedWeightError: if so.
+        """
+        written = self._current.written() if self._current is not None and is_eager() else []
+        if written:
+            weight = self.weights[written[0]]
+            raise GeneratedWeightError(
+                f"{weight.name} {weight.shape} is generated from shared parameters, and was written to during the "
+                "forward pass, which is lost after it. Write before shapeshift.compress(model, ...), or keep the "
+                "weight out with exclude="
+            )
 
     def end(self) -> None:
         """Forget the weights of the forward pass that ends now."""
@@ -202,10 +228,9 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
 
     def read(self, index: int) -> Tensor:
         """Return one weight: the current forward pass's own, or a handle that generates it when it is used."""
-        # A pass under no_grad leaves weights without a graph: they may not serve a reader who wants gradients.
         current = self._current
-        if current is not None and (current[1] or not torch.is_grad_enabled()):
-            return current[0][index]
+        if current is not None and current.serves():
+            return current.weights[index]
         if torch.compiler.is_compiling():
             return self.generate([index])[0]
         return WeightHandle.of(self, index)

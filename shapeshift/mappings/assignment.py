@@ -127,11 +127,13 @@ def assign(
 
 
 def _look_up(mapping: Mapping[str, str], weights: Sequence[Weight]) -> list[str]:
-    names = [weight.name for weight in weights]
+    # A tied weight has several names.
+    first = {name: weight.name for weight in weights for name in weight.names}
     found: dict[str, str] = {}
     for pattern, group in mapping.items():
-        for name in match_names(pattern, names, "mapping"):
-            found.setdefault(name, group)
+        for name in match_names(pattern, list(first), "mapping", "weight that is generated"):
+            found.setdefault(first[name], group)
+    names = [weight.name for weight in weights]
     missing = [name for name in names if name not in found]
     if missing:
         raise ConfigError(
