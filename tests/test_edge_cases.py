@@ -653,7 +653,7 @@ def test_a_part_of_a_compressed_model_is_refused_with_what_it_is(tmp_path: Path)
     for use in (shapeshift.materialize, shapeshift.report, lambda part: shapeshift.save(part, tmp_path)):
         with pytest.raises(ModelError, match="Sequential is a part of a compressed model"):
             use(model[0])
-    with pytest.raises(ModelError, match="call shapeshift.materialize on the whole model first"):
+    with pytest.raises(ModelError, match=r"call shapeshift\.materialize on the whole model first"):
         shapeshift.compress(model[0], 0.5)
 
 

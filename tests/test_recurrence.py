@@ -15,6 +15,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertModel
 
 import shapeshift
@@ -517,8 +518,6 @@ def test_a_group_with_fewer_layers_than_templates_gets_plain_weights(tmp_path: P
     shapeshift.save(model, tmp_path)
     assert_close(shapeshift.load(tmp_path, WideResNet(28, 0.5)).eval()(*x), expected, "identical")
     assert_close(folding.module.eval()(*x), expected, "identical")
-    with pytest.raises(ModelError, match="materialize the folded model"):
-        shapeshift.materialize(folding.module)(*x)
     # The rest can be folded again.
     again = fold(model, 0.5)
     assert {ties.group for ties in again.groups} == {"stage1_8x8x3x3", "stage3_32x32x3x3"}
@@ -581,8 +580,11 @@ def test_what_differs_from_run_to_run_and_what_stands_in_the_way_is_said() -> No
     assert [block.drop_path1.drop_prob for block in model.blocks[1:]] == pytest.approx([0.2 / 3, 0.4 / 3, 0.2])
     block, repeat = folding.module.blocks[1], folding.module.blocks[3]
     assert repeat.norm1.weight is model.blocks[3].norm1.weight
-    assert repeat.ls1 is block.ls1
+    assert (repeat.block, block.drop_path1.drop_prob) == ("blocks.1", pytest.approx(0.2 / 3))
+    assert "blocks.1 again" in repr(repeat)
     assert not hasattr(repeat, "norm3")
+    repeat.norm3 = nn.LayerNorm(16)
+    assert repeat.norm3 in folding.module.modules()
 
 
 def test_blocks_that_share_in_part_are_no_loop() -> None:
@@ -665,6 +667,60 @@ def test_the_recurrent_form_survives_copies_and_compilation() -> None:
     for group in shared_parameters(model).groups():
         group.store[0].data.zero_()
     assert_close(tensors(copied(*x)), expected, "identical")
+
+
+@pytest.mark.parametrize("name", ["wide resnet", "torch encoder"])
+def test_the_recurrent_form_is_a_compressed_model_too(name: str, tmp_path: Path) -> None:
+    model, x, folding = folded(name)
+    expected = tensors(model.eval()(*x))
+    shapeshift.save(folding.module.eval(), tmp_path)
+    torch.manual_seed(0)
+    fresh = FOLDED[name][0]()
+    assert_close(tensors(shapeshift.load(tmp_path, fresh).eval()(*x)), expected, "identical")
+    again = fold(folding.module, 0.999)
+    assert (again.before, again.after) == (folding.after, folding.after)
+    assert_close(tensors(again.module.eval()(*x)), expected, "reordered")
+    module = folding.module.double().eval()
+    assert {value.dtype for value in tensors(module(*(part.double() for part in x)))} == {torch.float64}
+    plain = shapeshift.materialize(module.float())
+    assert not shapeshift.is_compressed(plain)
+    assert_close(tensors(plain(*x)), expected, "reordered")
+
+
+def test_checkpointing_within_blocks_that_run_again() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.inner = nn.LayerNorm(8), nn.Linear(8, 8)
+
+        def branch(self, x: Tensor) -> Tensor:
+            return x + self.inner(torch.tanh(self.norm(x)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.branch, x, use_reentrant=False)
+
+    torch.manual_seed(0)
+    model = soft_share(nn.Sequential(*(Block() for _ in range(3))), 2)
+    with torch.no_grad():
+        for name in members(model):
+            coefficients(model, name).copy_(torch.tensor([[1.0, 0.5], [2.0, 1.0], [-1.0, -0.5]]))
+        for block in model:
+            block.norm.weight.normal_()
+    folding, x = fold(model), (torch.randn(4, 8),)
+    assert isinstance(folding.module[2], Repeat)
+    assert_close(gradients(folding.module, x), gradients(model, x), "reordered gradient")
+
+
+def test_layers_alone_are_folded_without_blocks() -> None:
+    torch.manual_seed(0)
+    model = soft_share(nn.Sequential(*(nn.Linear(8, 8) for _ in range(6))), 2)
+    alternate(model)
+    folding, x = fold(model, 0.999), torch.randn(2, 8)
+    assert folding.after < folding.before
+    expected = model(x)
+    assert_close(folding.module(x), expected, "identical")
+    fold(folding.module, 0.5)
+    assert torch.isfinite(folding.module(x)).all()
 
 
 def test_half_precision_layers_are_folded() -> None:

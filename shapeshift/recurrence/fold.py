@@ -32,9 +32,9 @@ class Folding:
         schedules: which block runs when, for each stage with layers in these groups.
         before: the model's trainable parameters before it was folded.
         after: those of the folded model.
-        module: a module that runs the schedules: each block exists in it once, the other steps are
-            :class:`~shapeshift.recurrence.repeat.Repeat`. It uses the model's own parameters and buffers, and its
-            outputs are the model's.
+        module: a module that runs the schedules: where a block is run again it has a
+            :class:`~shapeshift.recurrence.repeat.Repeat` of it. It uses the model's own parameters and buffers, and
+            its outputs are the model's.
     """
 
     groups: tuple[Ties, ...]

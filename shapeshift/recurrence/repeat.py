@@ -1,66 +1,53 @@
-"""Running a block again: the module that stands where a network comes back to a block that it has run before."""
+"""Running a block again: what stands where a network comes back to a block that it has run before."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from shapeshift.errors import ModelError
 from shapeshift.layers import is_attached
+
+# What a step and the module in its place have in common, so that what is moved, converted or assigned in one is so in
+# the other.
+_STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 
 
 class Repeat(nn.Module):
     """Run a block once more, with what differs from run to run: norms, biases, settings, gains of generated weights.
 
+    Its weights are the block's, which are generated from the same numbers. What is its own are the parameters, buffers
+    and settings of the step that it takes the place of, and every other attribute is read and written there.
+
     Args:
-        block: what is run. It is a part of the network where it runs first, and is only referred to here.
-        step: the block that this run takes the place of, made of the same classes of modules. Its parameters and
-            buffers are used where they are not those of ``block``, and become those of this module.
+        block: the dotted path of what is run again.
+        step: the module of the step.
     """
 
-    def __init__(self, block: nn.Module, step: nn.Module) -> None:
+    def __init__(self, block: str, step: nn.Module) -> None:
         super().__init__()
-        persistent = step.state_dict()
-        for name, tensor in own_tensors(block, step).items():
-            *path, last = name.split(".")
-            owner: nn.Module = self
-            for part in path:
-                if part not in owner._modules:
-                    owner.add_module(part, nn.Module())
-                owner = owner.get_submodule(part)
-            if isinstance(tensor, nn.Parameter):
-                owner.register_parameter(last, tensor)
-            else:
-                owner.register_buffer(last, tensor, persistent=name in persistent)
-        # Neither a submodule, which would be in a state dict twice, nor there before all names are taken.
-        self.__dict__["_settings"] = own_settings(block, step)
-        self.__dict__["_generated"] = [path for path, module in block.named_modules() if is_attached(module)]
-        self.__dict__["_block"] = block
+        vars(self).update(block=block, _step=step, **{name: vars(step)[name] for name in _STATE})
+        del vars(self)["training"]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        block: nn.Module = self.__dict__["_block"]
-        if not all(is_attached(block.get_submodule(path)) for path in self.__dict__["_generated"]):
-            raise ModelError(
-                "the weights that this block repeats are not generated any more, and the factors between its runs are "
-                "lost: materialize the folded model, not its recurrent form"
-            )
-        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        with _set(block, self.__dict__["_settings"]):
-            return functional_call(block, own, args, kwargs)
+        return vars(self)["_step"](*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        # Whoever reads a setting of a block, instead of calling it, gets this run's.
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if "_block" not in self.__dict__ or isinstance(getattr(self.__dict__["_block"], name), Tensor):
+            if "_step" not in vars(self):  # while it is copied
                 raise
-            return self.__dict__["_settings"].get("", {}).get(name, getattr(self.__dict__["_block"], name))
+            return getattr(vars(self)["_step"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self).get("_step", super()), name, value)
+
+    def extra_repr(self) -> str:
+        """Name the block."""
+        return f"{self.block} again"
 
 
 def own_tensors(block: nn.Module, step: nn.Module) -> dict[str, Tensor]:
@@ -78,7 +65,8 @@ def own_settings(block: nn.Module, step: nn.Module) -> dict[str, dict[str, Any]]
     found = {}
     for (path, ours), (_, theirs) in zip(block.named_modules(), step.named_modules(), strict=True):
         here, there = vars(ours), vars(theirs)
-        names = (here.keys() | there.keys()) - _STATE
+        # The mode is one that all runs of a block have in common.
+        names = (here.keys() | there.keys()) - {*_STATE, "training"}
         different = {
             name: there.get(name, Missing)
             for name in sorted(names)
@@ -90,7 +78,7 @@ def own_settings(block: nn.Module, step: nn.Module) -> dict[str, dict[str, Any]]
 
 
 def with_loops(model: nn.Module, stages: Sequence[tuple[Sequence[str], Sequence[int]]]) -> nn.Module:
-    """Build the form of a model in which each block exists once, and is run as often as its schedule says.
+    """Build the form of a model in which each block is run as often as its schedule says.
 
     Args:
         model: the model; it is not changed, and its parameters and buffers are used, not copied.
@@ -100,44 +88,17 @@ def with_loops(model: nn.Module, stages: Sequence[tuple[Sequence[str], Sequence[
     looped = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for steps, schedule in stages:
         for path, first in zip(steps, schedule, strict=True):
-            if steps[first] != path:
+            step = looped.get_submodule(path)
+            # A layer that is generated itself is no more than its weight, and stays.
+            if steps[first] != path and not is_attached(step):
                 parent, _, name = path.rpartition(".")
-                repeat = Repeat(looped.get_submodule(steps[first]), looped.get_submodule(path))
-                looped.get_submodule(parent)._modules[name] = repeat
+                looped.get_submodule(parent)._modules[name] = Repeat(steps[first], step)
     return looped
-
-
-@contextmanager
-def _set(block: nn.Module, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-    """Give the modules of a block other settings for a while."""
-    before = {}
-    for path, found in settings.items():
-        values = vars(block.get_submodule(path))
-        before[path] = {name: values.get(name, Missing) for name in found}
-    try:
-        _write(block, settings)
-        yield
-    finally:
-        _write(block, before)
-
-
-def _write(block: nn.Module, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    for path, found in settings.items():
-        values = vars(block.get_submodule(path))
-        for name, value in found.items():
-            if value is Missing:
-                values.pop(name, None)
-            else:
-                values[name] = value
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     named: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     return named | dict(module.named_buffers(remove_duplicate=False))
-
-
-# What is no setting: the tensors and children of a module, and its mode, which all runs of a block have in common.
-_STATE = {"_parameters", "_buffers", "_modules", "training"}
 
 
 def _same(ours: Any, theirs: Any) -> bool:
