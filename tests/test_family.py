@@ -332,9 +332,10 @@ def test_anytime_starts_no_member_that_would_be_late(monkeypatch: pytest.MonkeyP
     assert len(list(family.anytime(x, budget_ms=5))) == 1  # the first one in any case
     assert len(list(family.anytime(x, budget_ms=29.9))) == 1
     assert len(list(family.anytime(x, budget_ms=31))) == 2
-    begin = clock.now
-    assert len(list(family.anytime(x, budget_ms=51))) == 3  # nothing is known about the last one yet
-    assert clock.now - begin > 1
+    for _ in range(2):  # nothing is known about the last one yet, and then no more than one run
+        begin = clock.now
+        assert len(list(family.anytime(x, budget_ms=51))) == 3
+        assert clock.now - begin > 1
     begin = clock.now
     assert len(list(family.anytime(x, budget_ms=51))) == 2
     assert clock.now - begin == pytest.approx(0.03)
@@ -343,6 +344,31 @@ def test_anytime_starts_no_member_that_would_be_late(monkeypatch: pytest.MonkeyP
     next(predictions)
     clock.now += 0.03
     assert list(predictions) == []
+
+
+def test_one_slow_run_does_not_keep_a_member_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(anytime, "perf_counter", clock)
+    family, x = Family([Slow(clock, 0.01, 10), Slow(clock, 0.02, 20)]), torch.randn(2, 3, 2, 2)
+    for seconds in (3.0, 0.02, 0.02, 3.0, 0.02):
+        family.members[1].seconds = seconds
+        assert len(list(family.anytime(x, budget_ms=40))) == 2
+
+
+def test_costs_on_other_shapes_are_counted_for_a_limit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = build()
+    family.count_macs(torch.randn(2, 3, 8, 8))
+    monkeypatch.setattr(Family, "extract", lambda *_: pytest.fail("counted"))
+    assert len(list(family.anytime(torch.randn(2, 3, 12, 12)))) == len(family.members)
+
+
+def test_networks_that_are_compressed_by_themselves_make_a_family_too() -> None:
+    networks = [shapeshift.compress(WideResNet(10, width, in_channels=1), "50%") for width in (0.5, 0.25)]
+    family, x = Family(networks), torch.randn(2, 1, 8, 8)
+    assert len(list(family.anytime(x))) == 2
+    alone = family.eval().extract(1)
+    assert not shapeshift.is_compressed(alone)
+    assert_close(alone(x), networks[1](x), "identical")
 
 
 def test_samples_that_are_confident_are_left_to_the_members_so_far() -> None:
@@ -368,7 +394,7 @@ def test_samples_that_are_confident_are_left_to_the_members_so_far() -> None:
 
 
 @pytest.mark.parametrize(
-    "limit", [{"budget_ms": 0}, {"budget_ms": math.nan}, {"macs": -1}, {"confidence": 0}, {"confidence": 1.5}], ids=str
+    "limit", [{"budget_ms": 0}, {"budget_ms": math.nan}, {"budget_ms": "5"}, {"macs": -1}, {"confidence": 0}, {"confidence": 1.5}], ids=str
 )
 def test_limits_that_cannot_be(limit: dict[str, float]) -> None:
     with pytest.raises(shapeshift.ConfigError, match=f"{next(iter(limit))} must be a positive number"):

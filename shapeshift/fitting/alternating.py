@@ -20,6 +20,9 @@ _STEPS = 100
 _ROUND_TOLERANCE = 1e-3
 _STEP_TOLERANCE = 1e-4
 
+# A squared error that no output feels.
+_NEGLIGIBLE = 1e-10
+
 
 def fit_group(
     group: ParameterGroup[Any],
@@ -47,11 +50,17 @@ def fit_group(
     fitted = [index for index, weight in enumerate(group.weights) if weight.std > 0]
     wanted = [weights[index].detach().to(working) for index in fitted]
     names = [group.weights[index].name for index in fitted]
+    even = [relative(plain, value) for value in wanted]
     scaled = [relative((metrics or {}).get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
+    room = sum(parameter.numel() for parameter in group.parameters()) >= sum(value.numel() for value in wanted)
     group.to(working)
     if fitted:
         group.start_fit()
-        _alternate(group, LeastSquares(group, fitted, scaled, wanted), on_round)
+        # What has room for all weights meets them exactly, in few steps where all numbers count alike, in many more
+        # where some count for next to nothing.
+        for goals in [even, scaled] if room and metrics else [scaled]:
+            if _alternate(group, LeastSquares(group, fitted, goals, wanted), on_round) <= _NEGLIGIBLE:
+                break
         group.finish_fit()
     group.to(dtype)
     errors = {weight.name: 0.0 for weight in group.weights}
@@ -61,8 +70,8 @@ def fit_group(
     return errors
 
 
-def _alternate(group: ParameterGroup[Any], problem: LeastSquares, on_round: Callable[[float], None]) -> None:
-    """Solve for the parts of a group's parameters in turn, until a round makes no difference."""
+def _alternate(group: ParameterGroup[Any], problem: LeastSquares, on_round: Callable[[float], None]) -> float:
+    """Solve for the parts of a group's parameters in turn, until a round makes no difference; return the error."""
     parts, loss = group.linear_parts(), float("inf")
     for _ in range(_ROUNDS):
         before = loss
@@ -71,3 +80,4 @@ def _alternate(group: ParameterGroup[Any], problem: LeastSquares, on_round: Call
         on_round(loss**0.5)
         if len(parts) == 1 or loss <= EXACT or before - loss < _ROUND_TOLERANCE * before:
             break
+    return loss

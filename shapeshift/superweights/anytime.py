@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -39,7 +40,8 @@ def best_order(probabilities: Tensor, labels: Tensor, costs: Sequence[float]) ->
     members = range(len(costs))
     if len(costs) > MOST_ORDERED:
         raise ConfigError(
-            f"an order can be chosen for up to {MOST_ORDERED} members, not {len(costs)}; set family.order"
+            f"an order can be chosen for up to {MOST_ORDERED} members, not {len(costs)}; set one yourself, "
+            "by family.order.copy_(torch.tensor([...]))"
         )
     loss = {frozenset[int](): math.log(probabilities.shape[2])}
     # The best way to finish each subset: the negative log-likelihood summed over the cost, and the order.
@@ -54,15 +56,30 @@ def best_order(probabilities: Tensor, labels: Tensor, costs: Sequence[float]) ->
     return list(best[frozenset(members)][1])
 
 
+Run = tuple[int, tuple[tuple[int, ...], ...]]  # a member's index, and the shapes of what it runs on
+
+
 @dataclass
 class Durations:
     """How long members took when they ran last, to tell how long they will take.
 
     Attributes:
-        seconds: by the member's index, and the shapes of what it ran on.
+        seconds: of the last runs.
     """
 
-    seconds: dict[tuple[int, tuple[tuple[int, ...], ...]], float] = field(default_factory=dict)
+    seconds: dict[Run, deque[float]] = field(default_factory=dict)
+
+    def expected(self, run: Run) -> float | None:
+        """Return the least of a member's last runs: what else goes on in a machine makes some of them slow.
+
+        The first run by itself tells too little, and a member that is not run again for its sake never gets another.
+        """
+        last = self.seconds.get(run, ())
+        return min(last) if len(last) > 1 else None
+
+    def add(self, run: Run, seconds: float) -> None:
+        """Note how long a run took."""
+        self.seconds.setdefault(run, deque(maxlen=5)).append(seconds)
 
 
 @dataclass
@@ -90,14 +107,15 @@ def predict_in_turn(
 ) -> Iterator[Tensor]:
     """Run members in turn, and yield the mean probabilities of those that are finished.
 
-    A member that would not be finished in time is not started, and neither is any after it. How long it takes is what
-    it took on inputs of these shapes before, and otherwise estimated from the multiply-accumulates per second of the
-    members before it; about the first member nothing may be known, and it runs in any case.
+    A member that would not be finished in time is not started, and neither is any after it. How long it takes is the
+    least of what it took on inputs of these shapes when it ran last. Before it has run twice it is estimated from the
+    multiply-accumulates per second of the members before it; about the first member nothing may be known, and it runs
+    in any case.
 
     Args:
         members: classifiers.
         order: their indices, in the order to run in.
-        macs: the multiply-accumulates of each member for a sample.
+        macs: the multiply-accumulates of each member for a sample; on inputs of other shapes, unless they are limited.
         inputs: of shape (N, ...) each.
         limits: where to stop.
         durations: what is known of the members' durations; it is added to.
@@ -115,13 +133,15 @@ def predict_in_turn(
         chosen = _select(inputs, unsure) if finished else inputs
         shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves((chosen.args, chosen.kwargs)) if torch.is_tensor(leaf))
         samples = shapes[0][0]
-        expected = durations.seconds.get((index, shapes), rate * macs[index] * samples)
+        expected = durations.expected((index, shapes))
+        if expected is None:
+            expected = rate * macs[index] * samples
         started = perf_counter()
         if finished and started - begin + expected > limits.seconds:
             return
         found = _probabilities(members[index], chosen)
         took = perf_counter() - started
-        durations.seconds[index, shapes] = took
+        durations.add((index, shapes), took)
         rate = max(rate, took / max(1, macs[index] * samples))
         if finished and found.shape[1] != total.shape[1]:
             raise ModelError(

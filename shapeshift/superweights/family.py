@@ -6,6 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.budget import Budget
 from shapeshift.checkpoint import load
-from shapeshift.compression import compress, is_compressed, shared_parameters, write_weights
+from shapeshift.compression import compress, find_roots, materialize, shared_parameters, write_weights
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError, ModelError
 from shapeshift.modes import evaluating
@@ -56,6 +57,8 @@ class Family(nn.Module):
         self, networks: Sequence[nn.Module], budget: Budget | None = None, config: Config | None = None, **options: Any
     ) -> None:
         super().__init__()
+        if isinstance(networks, nn.Module) and not isinstance(networks, nn.ModuleList | nn.Sequential):
+            raise ModelError(f"a family is made of a list of networks, not of a {type(networks).__name__}")
         members = list(networks)
         if not members:
             raise ModelError("a family needs at least one network")
@@ -131,11 +134,14 @@ class Family(nn.Module):
         """
         for name, value in (("budget_ms", budget_ms), ("macs", macs), ("confidence", confidence)):
             most = 1 if name == "confidence" else math.inf
-            if value is not None and not (math.isfinite(value) and 0 < value <= most):
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if value is not None and not (number and math.isfinite(value) and 0 < value <= most):
                 raise ConfigError(f"{name} must be a positive number{' up to 1' if most == 1 else ''}, not {value!r}")
         inputs = read_batch(x, device_of(self))
         order = self.order.tolist()
-        costs = self._costs(inputs)
+        # To compare members with one another their costs on inputs of any shape will do.
+        costs = next(iter(self._macs.values()), None) if macs is None else None
+        costs = self._costs(inputs) if costs is None else costs
         if macs is not None and costs[order[0]] > macs:
             raise BudgetError(
                 f"macs: the first member in family.order takes {costs[order[0]]:,} multiply-accumulates, and {macs:,} "
@@ -200,6 +206,8 @@ class Family(nn.Module):
             A module of the member's own class, to be saved and deployed alone.
         """
         member = self.members[index]
+        if find_roots(member):  # compressed by itself
+            return materialize(copy.deepcopy(member))
         # The copy reads its weights once, and needs no copy of the parameters of all members for that.
-        groups = shared_parameters(self).groups() if is_compressed(self) else []
+        groups = shared_parameters(self).groups() if find_roots(self) else []
         return write_weights(copy.deepcopy(member, {id(group): group for group in groups}))
