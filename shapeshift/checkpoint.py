@@ -119,7 +119,8 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
     with pruned(model, checkpoint):
         root = find_root(model)
         if checkpoint.plan is None:
-            root = find_pruned(model) or model
+            found = find_pruned(model)
+            root = model if found is None else found
             _check_state(checkpoint, root.state_dict(keep_vars=True), model)
         elif root is None:
             root, plan = model, match_plan(checkpoint, checkpoint.plan, model)

@@ -17,7 +17,7 @@ from shapeshift.mappings import Assignment, assign
 from shapeshift.weights import Weight, find_weights
 
 # What the module whose children the groups become, shapeshift.shared_parameters.SharedParameters, has beside them.
-_TAKEN = frozenset((*dir(nn.ModuleDict()), "begin", "check_unwritten", "end", "groups", "plan", "reset_parameters"))
+_METHODS = {"begin", "check_unwritten", "end", "groups", "plan", "reset_parameters"}
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,12 @@ def group_weights(weights: Sequence[Weight], labels: Sequence[str]) -> dict[str,
     mixed = len({(weight.dtype, weight.device) for weight in weights}) > 1
     groups: dict[str, list[Weight]] = {}
     names: dict[str, str] = {}
+    taken = _METHODS.union(dir(nn.ModuleDict()))  # other libraries add to it
     for weight, label in zip(weights, labels, strict=True):
         # A store has one dtype and one device; the names of modules have no dots, and are not those of attributes.
         full = f"{label}_{weight.dtype}_{weight.device}".replace("torch.", "") if mixed else label
         name = full.replace(".", "_").replace(":", "")
-        name = f"group_{name}" if not name or name in _TAKEN else name
+        name = f"group_{name}" if not name or name in taken else name
         if names.setdefault(name, full) != full:
             raise ConfigError(f"mapping: {names[name]!r} and {full!r} would both be the group {name!r}; rename one")
         groups.setdefault(name, []).append(weight)

@@ -394,7 +394,16 @@ def test_samples_that_are_confident_are_left_to_the_members_so_far() -> None:
 
 
 @pytest.mark.parametrize(
-    "limit", [{"budget_ms": 0}, {"budget_ms": math.nan}, {"budget_ms": "5"}, {"macs": -1}, {"confidence": 0}, {"confidence": 1.5}], ids=str
+    "limit",
+    [
+        {"budget_ms": 0},
+        {"budget_ms": math.nan},
+        {"budget_ms": "5"},
+        {"macs": -1},
+        {"confidence": 0},
+        {"confidence": 1.5},
+    ],
+    ids=str,
 )
 def test_limits_that_cannot_be(limit: dict[str, float]) -> None:
     with pytest.raises(shapeshift.ConfigError, match=f"{next(iter(limit))} must be a positive number"):

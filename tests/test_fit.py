@@ -25,6 +25,7 @@ from shapeshift.fitting import calibrate, fit_group
 from shapeshift.fitting.least_squares import LeastSquares
 from shapeshift.fitting.metrics import plain
 from shapeshift.generators import GENERATORS
+from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.plan import budget_range
 from shapeshift.upsamplers import UPSAMPLERS
 from shapeshift.weights import find_weights
@@ -211,6 +212,15 @@ def test_the_default_draws_as_it_did_before_there_was_a_choice() -> None:
     drawn = torch.randn(store.shape[0], 1, generator=torch.Generator().manual_seed(3)).flatten()
     assert torch.equal(store.sign(), drawn.sign())  # scaled by the deviations of the weights that read it
     assert errors_of(first) == {}
+
+
+@pytest.mark.parametrize("mapping", ["single", "shape"])
+@pytest.mark.parametrize("budget", ["100%", "150%"])
+def test_calibration_loses_nothing_where_there_is_room_for_everything(budget: str, mapping: str) -> None:
+    torch.manual_seed(0)
+    original, x = WideResNet(10, 0.5).eval(), torch.randn(16, 3, 8, 8).cumsum(-1)
+    model = shapeshift.compress(copy.deepcopy(original), budget, mapping=mapping, init="fit", calibration=[x])
+    assert_close(model.eval()(x), original(x), "fitted")
 
 
 def test_calibration_lowers_the_error_of_outputs_on_other_inputs() -> None:

@@ -223,6 +223,7 @@ def test_layers_of_several_precisions_are_searched_together() -> None:
         ({"num_groups": 9}, shapeshift.ConfigError, "9 groups cannot be made of 5 layers"),
         ({"num_groups": 2}, shapeshift.ModelError, "left 1 distinct layers for 2 groups"),
         ({"budget": 70}, shapeshift.BudgetError, "cannot be learned with 70 parameters: the least is"),
+        ({"num_templates": 1}, shapeshift.ConfigError, "two templates at least, not from 1"),
         ({"exclude": ["tail"]}, shapeshift.ConfigError, "'tail' matches no"),
         ({"combine": "avg"}, shapeshift.ConfigError, "unknown option combine; the search takes include and exclude"),
     ],
@@ -230,6 +231,11 @@ def test_layers_of_several_precisions_are_searched_together() -> None:
 def test_searches_that_cannot_be(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         shapeshift.learn_mapping(Residual(), **{"budget": 0.6, "train": lambda model: None, **options})
+
+
+def test_a_compressed_model_is_not_searched() -> None:
+    with pytest.raises(shapeshift.ModelError, match="is compressed already"):
+        shapeshift.learn_mapping(shapeshift.compress(Residual(), 0.6), 0.6, lambda model: None, num_groups=2)
 
 
 def test_a_search_that_diverged_is_refused() -> None:

@@ -967,3 +967,48 @@ def test_a_report_reads_like_a_table() -> None:
         "kept": list(report.layers[0].kept),
     }
     assert prune.report(nn.Sequential(pruned)) == report
+
+
+class Padded(nn.Module):
+    """Convolutions that are padded by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(F.pad(x, (1, 1, 1, 1))).relu()
+        x = self.second(F.pad(x, (1, 1, 1, 1), mode="reflect")).relu()
+        return self.head(F.pad(x, (0, 1)).mean((2, 3)))
+
+
+def test_padding_of_rows_and_columns_keeps_filters_apart() -> None:
+    x = torch.randn(4, 3, 8, 8)
+    pruned = prune.hrank(Padded(), [x], 0.5, progress=False)
+    assert (pruned.first.out_channels, pruned.second.out_channels, pruned.head.in_features) == (4, 4, 4)
+    assert pruned(x).shape == (4, 4)
+
+
+def test_maps_as_high_as_there_are_channels_are_not_taken_for_rows() -> None:
+    model = timm.create_model("resnet10t", num_classes=4)
+    ranks = prune.feature_ranks(model, [torch.randn(1, 3, 256, 128)], ["layer1.0", "layer1.0.conv1"], progress=False)
+    assert {name: len(found) for name, found in ranks.items()} == {"layer1.0": 64, "layer1.0.conv1": 64}
+
+
+def test_pruning_in_inference_mode() -> None:
+    model, loader = Padded(), [torch.randn(4, 3, 8, 8)]
+    with torch.inference_mode():
+        rates = prune.rate_for(model, loader, params="60%")
+        pruned = prune.hrank(model, loader, rates, progress=False)
+    pruned(loader[0]).sum().backward()
+    assert all(parameter.grad is not None for parameter in pruned.parameters())
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrapped_models_are_refused(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    x = torch.randn(4, 3, 8, 8)
+    with pytest.raises(shapeshift.ModelError, match=r"wraps the model: prune model\.(module|_orig_mod)"):
+        prune.hrank(wrap(Padded()), [x], progress=False)
+    pruned = prune.hrank(Padded(), [x], progress=False)
+    shapeshift.save(wrap(pruned), tmp_path)
+    assert shapeshift.load(tmp_path, Padded()).first.out_channels == 4

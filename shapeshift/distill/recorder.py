@@ -97,8 +97,8 @@ class Recorder:
             raise ModelError(
                 f"{name} has brought no {missing[0] if missing else 'output'} since the distiller was last called. Run "
                 "it on the batch first, with gradients and not under reentrant checkpointing; a distiller of a model "
-                "that is compiled has to be built before the model runs for the first time, and a copy of a distiller "
-                "has no hooks"
+                "that is compiled has to be built before the model runs for the first time, and torch.compiler.reset() "
+                "called before it if another model of this class was compiled; a copy of a distiller has no hooks"
             )
         features = [feature.as_maps(kept[str(index)]) for index, feature in enumerate(self.features)]
         return Pass(features, kept["output"])

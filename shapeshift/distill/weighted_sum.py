@@ -19,13 +19,18 @@ class WeightedSum(Distiller):
         terms: pairs of a weight and a distiller.
 
     Raises:
-        ConfigError: if there is none, or two of them run one teacher under different autocast.
+        ConfigError: if there is none, one is no such pair, or two of them run one teacher under different autocast.
     """
 
     def __init__(self, terms: Sequence[tuple[float, TeacherStudent]]) -> None:
         super().__init__()
         if not terms:
             raise ConfigError("a weighted sum of no distillers: give pairs of a weight and a distiller")
+        for term in terms:
+            if not isinstance(term, Sequence) or len(term) != 2 or not isinstance(term[1], TeacherStudent):
+                raise ConfigError(
+                    f"{type(term).__name__}: give pairs of a weight and a distiller with a teacher of its own"
+                )
         self.weights = [float(weight) for weight, _ in terms]
         self._distillers = tuple(distiller for _, distiller in terms)
         self.distillers = nn.ModuleList(self._distillers)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from shapeshift.budget import Budget, count_parameters, parse_budget
-from shapeshift.compression import compress, shared_parameters
+from shapeshift.compression import check_compressible, compress, shared_parameters
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError, MissingExtraError, ModelError
 from shapeshift.generators.softmax import Softmax
@@ -88,7 +88,7 @@ def group_by_coefficients(
     budget: Budget,
     train: Callable[[nn.Module], Any],
     num_groups: int,
-    num_templates: int,
+    num_templates: int | None,
     seed: int,
     **options: Any,
 ) -> LearnedMapping:
@@ -99,7 +99,7 @@ def group_by_coefficients(
         budget: of the copy that is trained.
         train: trains it.
         num_groups: how many groups to make.
-        num_templates: how many templates the layers choose from.
+        num_templates: how many templates the layers choose from; 4 if None.
         seed: of the starting values and of K-means.
         **options: fields of :class:`shapeshift.Config`.
     """
@@ -107,6 +107,9 @@ def group_by_coefficients(
         from sklearn.cluster import KMeans
     except ImportError:
         raise MissingExtraError("learning a mapping", "mapping") from None
+    if num_templates is not None and num_templates < 2:
+        raise ConfigError(f"num_templates: layers choose from two templates at least, not from {num_templates!r}")
+    check_compressible(model)
     config = Config(combine="softmax", max_templates=num_templates, num_groups=num_groups, seed=seed, **options)
     least, most = budget_range(model, config)
     allowed = parse_budget(budget, count_parameters(model))
@@ -128,7 +131,7 @@ def group_by_coefficients(
             f"the search left {distinct} distinct layers for {num_groups} groups: let train() run longer, or ask for "
             "fewer groups"
         )
-    labels = KMeans(num_groups, n_init=10, random_state=seed).fit_predict(rows)
+    labels = KMeans(num_groups, n_init=10, random_state=seed % 2**32).fit_predict(rows)
     # Numbered in the order of the layers, so that equal clusters have equal names.
     order = {label: f"group{number}" for number, label in enumerate(dict.fromkeys(labels.tolist()))}
     found = {layer: order[label] for layer, label in zip(layers, labels.tolist(), strict=True)}

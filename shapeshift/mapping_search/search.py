@@ -9,7 +9,6 @@ from torch import nn
 
 from shapeshift.budget import Budget
 from shapeshift.errors import ConfigError
-from shapeshift.generators.softmax import NUM_TEMPLATES
 from shapeshift.mapping_search.gradients import THRESHOLD, GradientMapping, group_by_gradients
 from shapeshift.mapping_search.kmeans import LearnedMapping, group_by_coefficients
 from shapeshift.superweights.family import Family
@@ -83,9 +82,9 @@ def learn_mapping(
         train: trains the copy that it is given in place, as the user trains any model; a part of a full training is
             enough. Networks are given as a family.
         num_groups: how many groups to make by K-means, or how many coarse clusters to begin with.
-        num_templates: how many templates the layers choose from in the search; None for 4 with K-means, and up to 8
-            SuperWeights.
-        seed: of the starting values and of K-means.
+        num_templates: how many templates the layers choose from in the search, at least 2 with K-means; None for 4
+            with K-means, and up to 8 SuperWeights.
+        seed: of the starting values and of K-means, for which it is taken modulo 2**32.
         method: "kmeans" or "gradient".
         data: batches that gradients are measured on, read until there were enough samples.
         loss: returns the mean loss of the samples of a batch, given the model and the batch; by default the
@@ -118,7 +117,7 @@ def learn_mapping(
         ):
             if value is not default:
                 raise ConfigError(f'{name}: K-means measures no gradients; leave it out, or choose method="gradient"')
-        return group_by_coefficients(model, budget, train, num_groups, num_templates or NUM_TEMPLATES, seed, **options)
+        return group_by_coefficients(model, budget, train, num_groups, num_templates, seed, **options)
     if method == "gradient":
         if data is None:
             raise ConfigError("data: give batches to measure gradients on, such as the training data")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shapeshift.batches import Inputs
 from shapeshift.errors import MissingExtraError, ModelError
@@ -73,8 +73,9 @@ def channel_sets(model: nn.Module, example: Inputs) -> list[ChannelSet]:
     graph = torch_pruning.DependencyGraph()
     try:
         # It warns of what it takes for elementwise, and of depths where it gives up: both are obstacles here.
+        inputs = Inputs(*tree_map_only(Tensor, torch.clone, (example.args, example.kwargs)))
         with torch.enable_grad(), shapes, warnings.catch_warnings(action="ignore"):
-            graph.build_dependency(model, example, forward_fn=forward, verbose=False)
+            graph.build_dependency(model, inputs, forward_fn=forward, verbose=False)
     except Exception as error:
         raise ModelError(
             f"the layers of {type(model).__name__} cannot be followed from one to the next: "

@@ -93,11 +93,14 @@ def measure_ranks(model: nn.Module, batches: Iterable[Inputs], layers: Sequence[
 
 
 def check_plain(model: nn.Module) -> None:
-    """Refuse a compressed model, whose layers have no filters of their own.
+    """Refuse a compressed model, whose layers have no filters of their own, and a wrapper, whose copy is none.
 
     Raises:
-        ModelError: if the model is compressed.
+        ModelError: if the model is one of them.
     """
+    inner = "_orig_mod" if "_orig_mod" in model._modules else "module"
+    if inner == "_orig_mod" or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ModelError(f"{type(model).__name__} wraps the model: prune model.{inner}, and wrap what is left of it")
     if is_compressed(model):
         raise ModelError(
             "the model is compressed: its filters are generated from shared parameters and cannot be removed one by "

@@ -30,6 +30,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 _SHOWN = 5
 
 
+@torch.inference_mode(mode=False)  # whose tensors no graph can be made of, and could never be trained
 def hrank(
     model: ModelT,
     loader: Iterable[Any],

@@ -51,6 +51,7 @@ class _Tag:
 @dataclass
 class _State:
     grid: tuple[int, int] | None = None
+    channels: int | None = None
     pending: list[_Filters] = field(default_factory=list)
 
 
@@ -98,7 +99,8 @@ class MapTracer(TorchDispatchMode):
             if not isinstance(tensor, Tensor):
                 return
             if not isinstance(module, FILTERED):
-                maps = as_maps(tensor, channel_axis(tensor.shape) if tensor.ndim == 4 else -1, self._state.grid)
+                axis = channel_axis(tensor.shape, self._state.channels) if tensor.ndim == 4 else -1
+                maps = as_maps(tensor, axis, self._state.grid)
                 if maps is not None:
                     self._measure([path], maps)
                 return
@@ -124,7 +126,8 @@ class MapTracer(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         output = result[0] if isinstance(result, tuple | list) and result else result
         if name == "convolution" and output.ndim == 4:
-            self._state.grid = (output.shape[2], output.shape[3])
+            _, self._state.channels, *grid = output.shape
+            self._state.grid = (grid[0], grid[1])
         if carried and isinstance(output, Tensor) and name not in _READERS:
             tags = [tag for shape, tag in carried if shape in (None, output.shape)]
             if name.rstrip("_") in _ACTIVATIONS:

@@ -15,6 +15,7 @@ _KEEPING = re.compile(
     r"(Add|Addcmul|Sub|Rsub|Mul|Div|Neg|Abs|Pow|Sqrt|Rsqrt|Exp|Log|Clamp\w*|Maximum|Minimum|"
     r"Relu|LeakyRelu\w*|Gelu|Silu|Mish|Elu|Celu|Selu|Hardswish|Hardtanh|Hardsigmoid|Sigmoid|Tanh|Softplus|Threshold|"
     r"Mean|Sum|Amax|Amin|Var|Std|\w*AvgPool[123]D\w*|\w*MaxPool[123]D\w*|MkldnnMaxPool\w*|Upsample\w*|"
+    r"(Reflection|Replication)Pad[123]D|"
     r"Permute|Transpose|T|Squeeze|Unsqueeze|Clone|Alias|ToCopy|NativeDropout|Dropout|FusedDropout|"
     r"(Native|Cudnn|Miopen)BatchNorm|NativeLayerNorm|NativeGroupNorm)(Backward\d*)?"
 )
@@ -65,6 +66,8 @@ def keeps_channels(node: Any, shapes: Shapes) -> bool:
     if node.type == OPTYPE.SLICE or name.startswith("Select"):
         # Of tokens, or of rows: in the last dimension, columns and channels look alike.
         return (len(source), _dimension(node.grad_fn, source)) in ((3, 1), (4, 2))
+    if name.startswith("ConstantPadNd"):
+        return len(source) == 4 and source[:2] == result[:2]
     # Pooling to one pixel sets strides as its last step.
     if node.type in (OPTYPE.RESHAPE, OPTYPE.EXPAND) or name.startswith("AsStrided"):
         if not result:  # inside of a layer

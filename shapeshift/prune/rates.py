@@ -23,6 +23,7 @@ from shapeshift.prune.macs import count_macs
 from shapeshift.prune.record import cut
 
 
+@torch.inference_mode(mode=False)
 def rate_for(
     model: nn.Module,
     loader: Iterable[Any],
