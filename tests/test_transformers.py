@@ -406,6 +406,18 @@ class TestLoading:
         loaded = AutoCausal.from_pretrained(tmp_path, device_map=device_map)
         assert_close(logits(loaded, inputs), logits(model, inputs), "identical")
 
+    def test_with_a_configuration_of_the_users_own(self, tmp_path: Path) -> None:
+        model, inputs = trained(shapeshift.compress(gpt2(), "50%")), words()
+        model.save_pretrained(tmp_path)
+        for config in (model.config, gpt2().config):
+            loaded = type(model).from_pretrained(tmp_path, config=config)
+            assert_close(logits(loaded, inputs), logits(model, inputs), "identical")
+            assert_plain(loaded)
+            assert not hasattr(config, "quantization_config")
+        plain = shapeshift.materialize(model)
+        plain.save_pretrained(tmp_path)
+        assert not shapeshift.is_compressed(type(plain).from_pretrained(tmp_path, config=plain.config))
+
     def test_from_a_state_dict(self, tmp_path: Path) -> None:
         model, inputs = trained(shapeshift.compress(gpt2(), "50%")), words()
         shapeshift.compress(gpt2(), "50%").save_pretrained(tmp_path)

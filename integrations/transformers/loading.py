@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
+import transformers
 from torch import Tensor, nn
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -22,6 +26,27 @@ from shapeshift.shared_parameters import ATTRIBUTE
 
 # What transformers initialises while it loads is what the checkpoint lacks. Generated weights are not in one.
 WeightHandle._is_hf_initialized = True  # type: ignore[attr-defined]
+
+
+_from_pretrained = transformers.PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+
+
+@functools.wraps(_from_pretrained)
+def from_pretrained(cls: Any, path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+    """Load a model of transformers, by the recipe in its folder if the user's own configuration has none.
+
+    Without one, transformers would draw the weights that are generated at random.
+    """
+    if isinstance(config, transformers.PreTrainedConfig) and not hasattr(config, "quantization_config"):
+        file = Path(path or "", kwargs.get("subfolder", ""), "config.json")
+        written = json.loads(file.read_text()).get("quantization_config") if file.is_file() else None
+        if written is not None and written.get("quant_method") == METHOD:
+            config = copy.deepcopy(config)
+            config.quantization_config = written
+    return _from_pretrained(cls, path, *args, config=config, **kwargs)
+
+
+transformers.PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
 
 
 @register_quantizer(METHOD)
