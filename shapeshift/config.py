@@ -69,7 +69,8 @@ class Config:
             if not isinstance(self.mapping, Assignment):
                 object.__setattr__(self, "mapping", Assignment(self.mapping))
         elif isinstance(self.mapping, Sequence):
-            object.__setattr__(self, "mapping", tuple(self.mapping))
+            labels = (label if label is None else str(label) for label in self.mapping)
+            object.__setattr__(self, "mapping", tuple(labels))
         elif not callable(self.mapping):
             raise ConfigError(f"mapping must be a name, a dict, a list or a function, not {self.mapping!r}")
         for field, registry in (("combine", GENERATORS), ("upsample", UPSAMPLERS)):

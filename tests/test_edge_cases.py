@@ -664,3 +664,16 @@ def test_a_mapping_takes_every_name_of_a_tied_weight() -> None:
     assert {group.name: group.weights[0].name for group in plan.groups} == {"tied": "0.weight", "alone": "1.weight"}
     with pytest.raises(ConfigError, match="mapping: '2' matches no weight that is generated"):
         plan_compression(mlp(), 0.9, mapping={"2": "a", "*": "b"}, exclude=["2"])
+
+
+def test_a_generated_weight_can_be_copied_from() -> None:
+    model = shapeshift.compress(mlp(), 0.5)
+    with pytest.warns(UserWarning, match="copy construct"):
+        copied = torch.tensor(model[0].weight)
+    assert type(copied) is Tensor
+    assert_close(copied, model[0].weight.clone().detach(), "identical")
+
+
+def test_labels_of_any_type_make_a_config_that_can_be_written_down() -> None:
+    for labels in (list(np.array([1, 2, 1])), [1, 2, 1], ["1", "2", "1"]):
+        assert shapeshift.Config(mapping=labels).to_dict() == shapeshift.Config(mapping=("1", "2", "1")).to_dict()
