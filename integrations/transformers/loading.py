@@ -46,7 +46,7 @@ def from_pretrained(cls: Any, path: Any, *args: Any, config: Any = None, **kwarg
     return _from_pretrained(cls, path, *args, config=config, **kwargs)
 
 
-transformers.PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
+transformers.PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[arg-type, assignment]
 
 
 @register_quantizer(METHOD)
