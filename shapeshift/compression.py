@@ -20,13 +20,12 @@ from shapeshift.layers import (
     detach,
     generated_class,
     is_attached,
-    put_first,
     sources,
 )
 from shapeshift.masking import is_masked
 from shapeshift.plan import Plan, make_plan
 from shapeshift.sharding import is_sharded
-from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
+from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters, put_first
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import types
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
+from shapeshift.adapters import ADAPTERS
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.generators import ParameterGroup
 from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
@@ -105,7 +105,7 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
     members["__reduce_ex__"] = _reduce_ex
     members["_replicate_for_data_parallel"] = _refuse_replication
     members["_rebuild"] = (base, names, root)
-    for adapted, adapt in _ADAPTERS.items():
+    for adapted, adapt in ADAPTERS.items():
         if issubclass(base, adapted):
             members |= adapt(base, root)
     if root:
@@ -177,26 +177,6 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
     return generate_and_forward
 
 
-def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
-    """An RNN hands torch a list of its weights, kept up to date by hand: read them afresh instead."""
-
-    def flat_weights(self: Any) -> list[Tensor]:
-        return [getattr(self, name) for name in self._flat_weights_names]
-
-    return {
-        "_flat_weights": property(flat_weights, lambda self, value: None),
-        "flatten_parameters": lambda self: None,
-    }
-
-
-def put_first(root: nn.Module, shared: nn.Module) -> None:
-    """Make the shared parameters the first child of a root: who leaves out the last children means the model's own."""
-    others = dict(root._modules)
-    root._modules.clear()
-    root.add_module(ATTRIBUTE, shared)
-    root._modules.update(others)
-
-
 def _named_children(base: Any) -> Callable[..., Any]:
     """A forward pass that runs all children means the model's own."""
 
@@ -206,81 +186,6 @@ def _named_children(base: Any) -> Callable[..., Any]:
         return ((name, child) for name, child in base.named_children(self) if not running or child is not shared)
 
     return named_children
-
-
-def _own_children(self: nn.Module) -> dict[str, Any]:
-    """Return the children of a root that is a container, without the shared parameters."""
-    return {name: child for name, child in self._modules.items() if name != ATTRIBUTE}
-
-
-def _editing(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a container's own method count its children, and number them anew, while the shared parameters are away."""
-
-    @functools.wraps(method)
-    def edit(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        shared = self._modules.pop(ATTRIBUTE, None)
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            if shared is not None:  # unless one edit calls another
-                put_first(self, shared)
-
-    return edit
-
-
-def _adapt_container(base: Any, root: bool) -> dict[str, Any]:
-    """A container runs or lists its children: leave the shared parameters out of them."""
-    if not root:
-        return {}
-
-    def item(self: nn.Module, index: Any) -> Any:
-        if not isinstance(index, slice):
-            return list(_own_children(self).values())[index]
-        chosen = list(_own_children(self).items())[index]
-        return base(OrderedDict(chosen)) if issubclass(base, nn.Sequential) else base(child for _, child in chosen)
-
-    edits = ("__setitem__", "__delitem__", "__iadd__", "append", "extend", "insert", "pop")
-    return {
-        **{name: _editing(getattr(base, name)) for name in edits if hasattr(base, name)},
-        "__len__": lambda self: len(_own_children(self)),
-        "__iter__": lambda self: iter(_own_children(self).values()),
-        "__getitem__": item,
-    }
-
-
-def _adapt_parameters(base: Any, root: bool) -> dict[str, Any]:
-    """A slice of a list of parameters would make parameters of generated weights, cut off from what generates them."""
-
-    def item(self: Any, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        return base.__getitem__(self, index)
-
-    return {"__getitem__": item}
-
-
-def _adapt_dict(base: Any, root: bool) -> dict[str, Any]:
-    """The same for a container that lists its children by name, as timm's feature extractors do."""
-    if not root:
-        return {}
-    return {
-        "__len__": lambda self: len(_own_children(self)),
-        "__iter__": lambda self: iter(_own_children(self)),
-        "__contains__": lambda self, name: name in _own_children(self),
-        "keys": lambda self: _own_children(self).keys(),
-        "values": lambda self: _own_children(self).values(),
-        "items": lambda self: _own_children(self).items(),
-        "clear": _editing(base.clear),
-    }
-
-
-_ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
-    nn.RNNBase: _adapt_rnn,
-    nn.Sequential: _adapt_container,
-    nn.ModuleList: _adapt_container,
-    nn.ModuleDict: _adapt_dict,
-    nn.ParameterList: _adapt_parameters,
-}
 
 
 def _no_weight_decay(self: nn.Module) -> set[str]:

@@ -61,3 +61,11 @@ class SharedParameters(nn.ModuleDict):
         """Forget the weights of the forward pass that ends now."""
         for group in self.groups():
             group.end()
+
+
+def put_first(root: nn.Module, shared: nn.Module) -> None:
+    """Make the shared parameters the first child of a root: who leaves out the last children means the model's own."""
+    others = dict(root._modules)
+    root._modules.clear()
+    root.add_module(ATTRIBUTE, shared)
+    root._modules.update(others)

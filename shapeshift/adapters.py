@@ -1,0 +1,99 @@
+"""What some of torch's own modules need, beside a property for each weight, to read generated weights."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from shapeshift.shared_parameters import ATTRIBUTE, put_first
+
+
+def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
+    """An RNN hands torch a list of its weights, kept up to date by hand: read them afresh instead."""
+
+    def flat_weights(self: Any) -> list[Tensor]:
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    return {
+        "_flat_weights": property(flat_weights, lambda self, value: None),
+        "flatten_parameters": lambda self: None,
+    }
+
+
+def _own_children(self: nn.Module) -> dict[str, Any]:
+    """Return the children of a root that is a container, without the shared parameters."""
+    return {name: child for name, child in self._modules.items() if name != ATTRIBUTE}
+
+
+def _editing(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a container's own method count its children, and number them anew, while the shared parameters are away."""
+
+    @functools.wraps(method)
+    def edit(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        shared = self._modules.pop(ATTRIBUTE, None)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            if shared is not None:  # unless one edit calls another
+                put_first(self, shared)
+
+    return edit
+
+
+def _adapt_container(base: Any, root: bool) -> dict[str, Any]:
+    """A container runs or lists its children: leave the shared parameters out of them."""
+    if not root:
+        return {}
+
+    def item(self: nn.Module, index: Any) -> Any:
+        if not isinstance(index, slice):
+            return list(_own_children(self).values())[index]
+        chosen = list(_own_children(self).items())[index]
+        return base(OrderedDict(chosen)) if issubclass(base, nn.Sequential) else base(child for _, child in chosen)
+
+    edits = ("__setitem__", "__delitem__", "__iadd__", "append", "extend", "insert", "pop")
+    return {
+        **{name: _editing(getattr(base, name)) for name in edits if hasattr(base, name)},
+        "__len__": lambda self: len(_own_children(self)),
+        "__iter__": lambda self: iter(_own_children(self).values()),
+        "__getitem__": item,
+    }
+
+
+def _adapt_dict(base: Any, root: bool) -> dict[str, Any]:
+    """The same for a container that lists its children by name, as timm's feature extractors do."""
+    if not root:
+        return {}
+    return {
+        "__len__": lambda self: len(_own_children(self)),
+        "__iter__": lambda self: iter(_own_children(self)),
+        "__contains__": lambda self, name: name in _own_children(self),
+        "keys": lambda self: _own_children(self).keys(),
+        "values": lambda self: _own_children(self).values(),
+        "items": lambda self: _own_children(self).items(),
+        "clear": _editing(base.clear),
+    }
+
+
+def _adapt_parameters(base: Any, root: bool) -> dict[str, Any]:
+    """A slice of a list of parameters would make parameters of generated weights, cut off from what generates them."""
+
+    def item(self: Any, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return base.__getitem__(self, index)
+
+    return {"__getitem__": item}
+
+
+ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
+    nn.RNNBase: _adapt_rnn,
+    nn.Sequential: _adapt_container,
+    nn.ModuleList: _adapt_container,
+    nn.ModuleDict: _adapt_dict,
+    nn.ParameterList: _adapt_parameters,
+}
