@@ -112,6 +112,29 @@ def test_a_write_to_a_weight_during_the_forward_pass_is_refused() -> None:
         model(x)
 
 
+class Broken(nn.Module):
+    """Leaves the compiler's graph between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        torch._dynamo.graph_break()
+        return self.second(x)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # which the compiler looks at
+def test_a_graph_that_breaks_in_the_middle_of_a_pass() -> None:
+    model, x = shapeshift.compress(Broken(), "60%"), (torch.randn(4, 8),)
+    expected = gradients(model, x)
+    compiled = torch.compile(model, backend="eager")
+    assert_close(compiled(*x), model(*x), "reordered")
+    found = gradients(compiled, x)
+    assert_close({name.removeprefix("_orig_mod."): grad for name, grad in found.items()}, expected, "reordered")
+
+
 def test_embeddings_that_scale_their_rows_do_so_to_a_copy() -> None:
     model = nn.Sequential(nn.Embedding(20, 8, max_norm=0.5), nn.Linear(8, 8))
     nn.init.normal_(model[0].weight)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from shapeshift.eager import is_eager
 from shapeshift.errors import GeneratedWeightError
 from shapeshift.generators.description import GroupDescription
 from shapeshift.generators.forward_pass import ForwardPass
@@ -213,7 +212,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         Raises:
             GeneratedWeightError: if so.
         """
-        written = self._current.written() if self._current is not None and is_eager() else []
+        written = self._current.written() if self._current is not None else []
         if written:
             weight = self.weights[written[0]]
             raise GeneratedWeightError(

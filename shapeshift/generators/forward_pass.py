@@ -18,18 +18,19 @@ class ForwardPass(NamedTuple):
         weights: all of a group's, in their order.
         parameters: what they were generated from.
         differentiable: whether they have a graph to the parameters.
-        versions: how often the weights, and then the parameters, had been written to.
+        versions: how often the weights, and then the parameters, had been written to; None where a compiler or a
+            transform was looking on.
     """
 
     weights: Sequence[Tensor]
     parameters: Sequence[Tensor]
     differentiable: bool
-    versions: Sequence[int]
+    versions: Sequence[int] | None
 
     @classmethod
     def of(cls, weights: Sequence[Tensor], parameters: Sequence[Tensor]) -> Self:
         """Describe a pass that begins now."""
-        versions = _versions([*weights, *parameters]) if is_eager() else []
+        versions = _versions([*weights, *parameters]) if is_eager() else None
         return cls(weights, parameters, torch.is_grad_enabled(), versions)
 
     def serves(self) -> bool:
@@ -39,10 +40,14 @@ class ForwardPass(NamedTuple):
         """
         if torch.is_grad_enabled() and not self.differentiable:
             return False
-        return not is_eager() or _versions(self.parameters) == self.versions[len(self.weights) :]
+        if self.versions is None or not is_eager():
+            return True
+        return _versions(self.parameters) == self.versions[len(self.weights) :]
 
     def written(self) -> list[int]:
         """Return the indices of the weights that were written to."""
+        if self.versions is None or not is_eager():
+            return []
         counts = zip(_versions(self.weights), self.versions[: len(self.weights)], strict=True)
         return [index for index, (now, before) in enumerate(counts) if now != before]
 
