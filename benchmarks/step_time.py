@@ -134,8 +134,8 @@ def render(content: dict[str, Any]) -> str:
         '"papers\' / ours" the time of the papers\' generator over ours; "inference" the materialized model\'s '
         "forward over the dense model's.\n\n"
         f"{markdown_table(['model', 'build', 'compress', 'materialize'], setup)}\n\n"
-        "Every generator and mapping beside the defaults, the lowest step / dense of the runs; where a generator cannot "
-        "use the budget, it has the most that it can, or the least that it needs.\n\n"
+        "Every generator and mapping beside the defaults, the lowest step / dense of the runs; where a generator "
+        "cannot use the budget, it has the most that it can, or the least that it needs.\n\n"
         f"{markdown_table(['method', *METHOD_ROWS], _method_lines(results))}\n"
     )
 
