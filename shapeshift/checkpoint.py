@@ -51,11 +51,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
             f"{type(model).__name__} has masked filters, which a checkpoint does not tell from others: prune without "
             "mask=True, or keep its state_dict()"
         )
-    root = find_root(model)
-    if root is None:
-        root = find_pruned(model)
-    if root is None:
-        root = require_root(model)
+    root = find_described(model)
+    root = require_root(model) if root is None else root
     _check_wrapper(model, root)
     tensors, _ = stored_tensors(root)
     for name, tensor in tensors.items():
@@ -68,6 +65,16 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         write(Path(directory), description, whole)
     if sharded:
         dist.barrier()  # nobody reads what is not complete
+
+
+def find_described(model: nn.Module) -> nn.Module | None:
+    """Return what a checkpoint of a model describes: the compressed or pruned module in it; None without one.
+
+    Raises:
+        ModelError: if several compressed models are in it.
+    """
+    root = find_root(model)
+    return find_pruned(model) if root is None else root  # a module may count as false: it can have a length
 
 
 def describe(root: nn.Module) -> dict[str, Any]:

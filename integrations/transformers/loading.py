@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
-from shapeshift.checkpoint import build_shared, match_plan, pruned
+from shapeshift.checkpoint import build_shared, find_described, match_plan, pruned
 from shapeshift.checkpoint_files import parse
-from shapeshift.compression import find_root, install
+from shapeshift.compression import install
 from shapeshift.errors import CheckpointError, ConfigError
 from shapeshift.generators.handle import WeightHandle
 from shapeshift.integrations.transformers.recipe import METHOD, ShapeshiftConfig
 from shapeshift.layers import is_generated
 from shapeshift.plan import Plan
-from shapeshift.prune.record import find_pruned
 from shapeshift.shared_parameters import ATTRIBUTE
 
 # What transformers initialises while it loads is what the checkpoint lacks. Generated weights are not in one.
@@ -120,7 +119,8 @@ class ShapeshiftQuantizer(HfQuantizer):
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
         del model.is_quantized
         model.all_tied_weights_keys = self.ties
-        root = find_root(model) or find_pruned(model) or model
+        found = find_described(model)
+        root = model if found is None else found
         state = root.state_dict(keep_vars=True)
         missing = [
             name

@@ -9,13 +9,11 @@ from typing import Any
 
 import transformers
 
-from shapeshift.checkpoint import describe
+from shapeshift.checkpoint import describe, find_described
 from shapeshift.checkpoint_files import stamped
-from shapeshift.compression import find_root
 from shapeshift.errors import ModelError
 from shapeshift.integrations.transformers.recipe import GUARD, METHOD, ShapeshiftConfig
 from shapeshift.layers import is_attached, is_generated
-from shapeshift.prune.record import find_pruned
 
 _FIELDS = ("quantization_config", "transformers_weights")
 
@@ -30,7 +28,7 @@ def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
         ModelError: if the model is a part of a compressed one, is tied to weights outside of what was compressed, or
             is quantized as well.
     """
-    root = find_root(self) or find_pruned(self)
+    root = find_described(self)
     quantized = getattr(self.config, "quantization_config", None)
     method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
     if root is not None:

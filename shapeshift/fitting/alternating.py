@@ -51,7 +51,9 @@ def fit_group(
     wanted = [weights[index].detach().to(working) for index in fitted]
     names = [group.weights[index].name for index in fitted]
     even = [relative(plain, value) for value in wanted]
-    scaled = [relative((metrics or {}).get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
+    scaled = even
+    if metrics:
+        scaled = [relative(metrics.get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
     room = sum(parameter.numel() for parameter in group.parameters()) >= sum(value.numel() for value in wanted)
     group.to(working)
     if fitted:

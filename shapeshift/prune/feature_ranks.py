@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.batches import Batches, Inputs, device_of, read_batch
-from shapeshift.compression import is_compressed
+from shapeshift.compression import compiled_from, is_compressed
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.modes import evaluating
 from shapeshift.names import did_you_mean
@@ -98,8 +98,9 @@ def check_plain(model: nn.Module) -> None:
     Raises:
         ModelError: if the model is one of them.
     """
-    inner = "_orig_mod" if "_orig_mod" in model._modules else "module"
-    if inner == "_orig_mod" or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    compiled = compiled_from(model) is not model
+    if compiled or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = "_orig_mod" if compiled else "module"
         raise ModelError(f"{type(model).__name__} wraps the model: prune model.{inner}, and wrap what is left of it")
     if is_compressed(model):
         raise ModelError(

@@ -56,8 +56,8 @@ def own_tensors(block: nn.Module, step: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in theirs.items() if ours.get(name) is not tensor}
 
 
-class Missing:
-    """Stands for an attribute that is not there; a class, so that copies of it are the same."""
+# Stands for an attribute that is not there.
+_MISSING = object()
 
 
 def own_settings(block: nn.Module, step: nn.Module) -> dict[str, dict[str, Any]]:
@@ -68,9 +68,9 @@ def own_settings(block: nn.Module, step: nn.Module) -> dict[str, dict[str, Any]]
         # The mode is one that all runs of a block have in common.
         names = (here.keys() | there.keys()) - {*_STATE, "training"}
         different = {
-            name: there.get(name, Missing)
+            name: there.get(name, _MISSING)
             for name in sorted(names)
-            if not _same(here.get(name, Missing), there.get(name, Missing))
+            if not _same(here.get(name, _MISSING), there.get(name, _MISSING))
         }
         if different:
             found[path] = different
