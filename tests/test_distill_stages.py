@@ -10,11 +10,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 
 import shapeshift
 from shapeshift import ConfigError, ModelError
 from shapeshift.distill import KD, OFD, SRRL
+from shapeshift.distill.features import locate
 from shapeshift.distill.pairs import pair_stages
 from shapeshift.distill.recorder import Recorder
 from shapeshift.distill.stages import before_activation, find_stages
@@ -53,6 +55,42 @@ FAMILIES: dict[str, tuple[dict[str, Any], int, int]] = {
     "nf_resnet26": ({}, 64, 1),
 }
 
+# Models of transformers whose stages hold the step to the next one as their last part, or whose convolutions pad what
+# they read, the side of their images, and where their stages end.
+_DEPTHS = [2, 2, 2]
+ENDS: dict[str, tuple[dict[str, Any], int, list[str]]] = {
+    "Swin": (
+        {"image_size": 64, "embed_dim": 12, "depths": _DEPTHS, "num_heads": _DEPTHS, "window_size": 2},
+        64,
+        ["swin.encoder.layers.0.blocks.1", "swin.encoder.layers.1.blocks.1", "swin"],
+    ),
+    "FocalNet": (
+        {"image_size": 64, "embed_dim": 12, "depths": _DEPTHS, "focal_levels": _DEPTHS, "focal_windows": [3, 3, 3]},
+        64,
+        [
+            "the input of focalnet.encoder.stages.0.downsample",
+            "the input of focalnet.encoder.stages.1.downsample",
+            "focalnet",
+        ],
+    ),
+    "Levit": (
+        {"image_size": 128, "hidden_sizes": [16, 24, 32], "num_attention_heads": _DEPTHS, "depths": _DEPTHS},
+        128,
+        ["levit.encoder.stages.0.layers.3", "levit.encoder.stages.1.layers.3", "levit"],
+    ),
+    "MobileNetV2": (
+        {"depth_multiplier": 0.125, "min_depth": 4},
+        64,
+        [
+            "mobilenet_v2.conv_stem",
+            "mobilenet_v2.layer.1",
+            "mobilenet_v2.layer.4",
+            "mobilenet_v2.layer.11",
+            "mobilenet_v2",
+        ],
+    ),
+}
+
 
 class TestStages:
     @pytest.mark.parametrize("name", FAMILIES)
@@ -66,6 +104,14 @@ class TestStages:
         channels_last = [maps.shape != other.shape for maps, other in zip(found, expected, strict=True)]
         found = [maps.movedim(-1, 1) if last else maps for maps, last in zip(found, channels_last, strict=True)]
         assert_close(found, expected, "reordered")
+
+    @pytest.mark.parametrize("name", ENDS)
+    def test_end_before_the_step_to_the_next_one(self, name: str) -> None:
+        options, side, expected = ENDS[name]
+        config = getattr(transformers, f"{name}Config")(**options)
+        made = trace(getattr(transformers, f"{name}ForImageClassification")(config).eval(), images(side))
+        places = [str(locate(made, end)) for end in find_stages(made)]
+        assert [place.partition(" (")[0] for place in places] == expected
 
     def test_of_plain_convolutions_are_what_is_pooled(self) -> None:
         widths = [8, "M", 16, 16, "M", 24, "M", 24, "M", 24, "M"]
@@ -235,6 +281,16 @@ class TestErrors:
         teacher, student = nn.Sequential(nn.Linear(8, 4), nn.PReLU(4)), nn.Linear(8, 4)
         with pytest.raises(ModelError, match=r"layers=, or another classifier=|is no linear classifier"):
             SRRL(teacher, student, classifier="1")
+
+    @pytest.mark.parametrize("build", [lambda: timm_resnet(8, 8, 8, 16), lambda: timm_vit(2, 16)])
+    def test_srrl_of_a_model_without_a_head(self, build: Callable[[], Any]) -> None:
+        teacher, student = build(), build()
+        teacher.reset_classifier(0)
+        with pytest.raises(ModelError, match=r"no layer of the teacher, \w+, makes logits: .* classifier="):
+            SRRL(teacher, student)
+        with pytest.raises(ModelError, match=r"no layer of the student, \w+, makes logits: .* layers="):
+            SRRL(student, teacher)
+        assert not hooks(teacher, student)
 
     def test_srrl_takes_one_layer_of_the_classifiers_channels(self) -> None:
         teacher, student = WideResNet(10, 0.5), WideResNet(10, 0.25)

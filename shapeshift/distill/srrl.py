@@ -157,7 +157,8 @@ def _find_classifier(made: Trace, whose: str, name: str | None = None) -> Call:
     call = find_classifier(made) if name is None else named_call(made, name, "classifier", whose)
     model = type(made.model).__name__
     if call is None:
-        raise ModelError(f"no layer of the {whose}, {model}, makes logits: name its last feature as layers=")
+        named = "its classifier as classifier=" if whose == "teacher" else "its last feature as layers="
+        raise ModelError(f"no layer of the {whose}, {model}, makes logits: give it a head, or name {named}")
     weight, bias = getattr(call.module, "weight", None), getattr(call.module, "bias", None)
     if isinstance(weight, Tensor) and weight.dim() > 1 and call.output is not None:
         weight, read = weight.detach().flatten(1), _read(call)

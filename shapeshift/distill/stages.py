@@ -69,18 +69,12 @@ def _resolutions(steps: list[_Step], weighted: set[str], entered: Value | None) 
     sizes = {step.call: {step.before, step.after} for step in steps if step.call.path in weighted}
     ends: dict[int, Value] = {}
     begun: set[int] = set()  # resolutions at which a block goes on that led there
+    keeping = [step for step in steps if 1 < step.before == step.after and step.call.path in weighted]
+    aside = {inner for step in keeping for inner in step.call.inner}  # where a reduction or a padding is undone again
     reducing: dict[Call, int] = {}  # each call inside a module that leaves a resolution, and that resolution
     lowest = max((step.before for step in steps), default=1)
     for step in steps:
-        # The module that goes from one resolution to the next, and not beyond; of a sequence, the part that does so. A
-        # squeeze to one position inside it, as in squeeze-and-excitation, is no resolution of the network.
-        inside = set().union(*(sizes.get(call, set()) for call in step.call.inner)) - {1}
-        if (
-            1 < step.after < step.before
-            and step.call not in reducing
-            and inside <= {step.before, step.after}
-            and type(step.call.module) is not nn.Sequential
-        ):
+        if step.call not in reducing and step.call not in aside and _leads_on(step, sizes, weighted):
             reducing.update(dict.fromkeys(step.call.inner, step.before))
             lowest = min(lowest, step.after)
             assert step.call.input is not None
@@ -95,9 +89,33 @@ def _resolutions(steps: list[_Step], weighted: set[str], entered: Value | None) 
         final = max(blocks or finals, key=lambda call: call.end).output
         assert final is not None
         ends[lowest] = final
-    keeping = [s for s in steps if 1 < s.before == s.after != reducing.get(s.call) and s.call.path in weighted]
+    keeping = [step for step in keeping if step.after != reducing.get(step.call)]
     kept = begun | ({step.after for step in keeping if step.call.inner} or {step.after for step in keeping})
     return [value for resolution, value in ends.items() if resolution in kept]
+
+
+def _leads_on(step: _Step, sizes: dict[Call, set[int]], weighted: set[str]) -> bool:
+    """Tell whether a module goes from one resolution to the next alone; of a sequence or a stage, a part of it does so.
+
+    Args:
+        step: a call of the module.
+        sizes: the resolutions before and after each call of a module with weights.
+        weighted: the modules with weights.
+    """
+    if not 1 < step.after < step.before or type(step.call.module) is nn.Sequential:
+        return False
+    # A squeeze to one position, as in squeeze-and-excitation, is no resolution of the network, nor is what a padding
+    # makes of the one that the module leaves.
+    inside = [size for call in step.call.inner for size in sizes.get(call, ())]
+    if any(size not in (1, step.after) and size < step.before for size in inside):
+        return False
+    # Several blocks at the resolution before it are a stage. A convolution with its normalisation is no block.
+    blocks = [
+        (call.parent, type(call.module))
+        for call in step.call.inner
+        if sizes.get(call) == {step.before} and sum(not part.inner and part.path in weighted for part in call.inner) > 1
+    ]
+    return len(blocks) == len(set(blocks))
 
 
 def _repeated_layers(steps: list[_Step], weighted: set[str]) -> list[Value]:
@@ -159,9 +177,17 @@ def _shape(call: Call) -> Sequence[int] | None:
 
 
 def find_classifier(trace: Trace) -> Call | None:
-    """Find the layer that makes the logits: the one that returns them, or else the last one with a weight."""
-    weighted = _weighted_modules(trace.model)
-    layers = [call for call in trace.calls if not call.inner and call.path in weighted and call.output is not None]
+    """Find the layer that makes the logits: the one that returns them, or else the last one with parameters.
+
+    Returns:
+        Its call; None where that layer is a normalisation, as in a model without a head.
+    """
+    layers = [call for call in trace.calls if not call.inner and call.output is not None and _has_parameters(call)]
     logits = first_tensor(trace.output)
     exact = [call for call in layers if call.output is not None and call.output.tensor is logits]
-    return max(exact or layers, key=lambda call: call.end, default=None)
+    last = max(exact or layers, key=lambda call: call.end, default=None)
+    return None if last is None or is_norm(last.module) else last
+
+
+def _has_parameters(call: Call) -> bool:
+    return is_attached(call.module) or next(call.module.parameters(), None) is not None
