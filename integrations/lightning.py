@@ -18,8 +18,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from shapeshift.budget import Budget
-from shapeshift.checkpoint import build_shared, describe, match_plan
-from shapeshift.checkpoint_files import Checkpoint, parse, stamped
+from shapeshift.checkpoint.files import Checkpoint, parse, stamped
+from shapeshift.checkpoint.matching import build_shared, match_plan
+from shapeshift.checkpoint.saving import describe
 from shapeshift.compression import (
     compress,
     install,

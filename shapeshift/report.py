@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from shapeshift.budget import count_parameters
-from shapeshift.checkpoint import stored_tensors
+from shapeshift.checkpoint.saving import stored_tensors
 from shapeshift.compression import require_root, shared_parameters
 from shapeshift.generators.description import WeightDescription
 from shapeshift.plan import GroupPlan, Plan

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import shapeshift
-from shapeshift import checkpoint_files
-from shapeshift.checkpoint_files import PLAN_FILE, TENSORS_FILE
+from shapeshift.checkpoint import files
+from shapeshift.checkpoint.files import PLAN_FILE, TENSORS_FILE
 from shapeshift.compression import shared_parameters
 from shapeshift.errors import CheckpointError, ModelError
 from shapeshift.plan import Plan
@@ -269,7 +269,7 @@ def test_saving_over_a_checkpoint_replaces_it_whole_or_not_at_all(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_files, "save_file", fail)
+        patch.setattr(files, "save_file", fail)
         with pytest.raises(OSError, match="no space"):
             shapeshift.save(other, tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([TENSORS_FILE, PLAN_FILE])
@@ -351,7 +351,7 @@ def edit(change: Callable[[dict[str, Any]], Any], sealed: bool = True) -> Callab
         change(content)
         if sealed:
             content.pop("sha256")
-            content["sha256"] = checkpoint_files._seal(content, folder / TENSORS_FILE)
+            content["sha256"] = files._seal(content, folder / TENSORS_FILE)
         (folder / PLAN_FILE).write_text(json.dumps(content))
 
     return damage

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import shapeshift
-from shapeshift.checkpoint_files import TENSORS_FILE
+from shapeshift.checkpoint.files import TENSORS_FILE
 from shapeshift.compression import shared_parameters
 from shapeshift.errors import MissingExtraError, ModelError
 from shapeshift.mappings import MAPPINGS

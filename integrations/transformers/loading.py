@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
-from shapeshift.checkpoint import build_shared, find_described, match_plan, pruned
-from shapeshift.checkpoint_files import parse
+from shapeshift.checkpoint.files import parse
+from shapeshift.checkpoint.loading import pruned
+from shapeshift.checkpoint.matching import build_shared, match_plan
+from shapeshift.checkpoint.saving import find_described
 from shapeshift.compression import install
 from shapeshift.errors import CheckpointError, ConfigError
 from shapeshift.generators.handle import WeightHandle

@@ -9,8 +9,8 @@ from typing import Any
 
 import transformers
 
-from shapeshift.checkpoint import describe, find_described
-from shapeshift.checkpoint_files import stamped
+from shapeshift.checkpoint.files import stamped
+from shapeshift.checkpoint.saving import describe, find_described
 from shapeshift.errors import ModelError
 from shapeshift.integrations.transformers.recipe import GUARD, METHOD, ShapeshiftConfig
 from shapeshift.layers import is_attached, is_generated

@@ -1,0 +1,119 @@
+"""Restoring a compressed or pruned model from a directory."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from shapeshift.checkpoint.files import Checkpoint, read
+from shapeshift.checkpoint.matching import (
+    build_shared,
+    check_same_plan,
+    check_state,
+    match_plan,
+    raise_if_different,
+    state_after,
+)
+from shapeshift.checkpoint.saving import check_wrapper, plan_of
+from shapeshift.compression import find_root, install
+from shapeshift.errors import CheckpointError
+from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
+from shapeshift.shared_parameters import ATTRIBUTE
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
+    """Restore a model from :func:`save`, whatever its mapping was.
+
+    Args:
+        directory: what :func:`save` wrote.
+        model: a plain model of the same architecture, or one that is compressed and pruned in the same way; it is
+            changed in place and keeps its devices and dtypes. What it has on the meta device moves to the CPU, and
+            what was frozen when it was saved is frozen again.
+
+    Returns:
+        The same model, compressed, pruned, or both, as it was saved.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged or foreign, was written by a newer version, or belongs to
+            another architecture. The model is then unchanged.
+        ModelError: if the model cannot be compressed, such as a scripted one. It is then unchanged.
+    """
+    checkpoint = read(Path(directory))
+    with pruned(model, checkpoint):
+        root = find_root(model)
+        if checkpoint.plan is None:
+            found = find_pruned(model)
+            root = model if found is None else found
+            check_state(checkpoint, root.state_dict(keep_vars=True), model)
+        elif root is None:
+            root, plan = model, match_plan(checkpoint, checkpoint.plan, model)
+            check_state(checkpoint, state_after(checkpoint, model, plan), model)
+            install(model, build_shared(checkpoint, plan))
+        else:
+            check_wrapper(model, root)
+            check_same_plan(checkpoint, checkpoint.plan, plan_of(root))
+            check_state(checkpoint, root.state_dict(keep_vars=True), root)
+    _fill(root, checkpoint)
+    return model
+
+
+def pruned(model: nn.Module, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+    """Prune a model that is freshly built, if the checkpoint's was pruned; undone if what follows fails.
+
+    Raises:
+        CheckpointError: if the model has another architecture, or was compressed or pruned in another way.
+    """
+    record = checkpoint.pruning
+    if checkpoint.plan is None and find_root(model) is not None:
+        raise CheckpointError(
+            f"the model is compressed, and the one in {checkpoint.folder} is not; "
+            "load into a freshly built model, or call shapeshift.materialize(model) first"
+        )
+    if record is None or record == record_of(model):
+        return nullcontext()
+    if find_pruned(model) is not None or find_root(model) is not None:
+        raise CheckpointError(
+            f"the model in {checkpoint.folder} is pruned, and the one to load it into was already compressed or pruned "
+            "in another way; load into a freshly built model"
+        )
+    raise_if_different(checkpoint, cut_differences(model, record.cuts), model)
+    return pruned_as(model, record)
+
+
+def _fill(root: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give a compressed model the values of a checkpoint that was found to fit."""
+    allocated = _allocate(root)
+    if any(name.startswith(f"{ATTRIBUTE}.") for name in allocated):
+        getattr(root, ATTRIBUTE).reset_parameters()
+    persistent = {name: t for name, t in checkpoint.tensors.items() if name not in checkpoint.non_persistent}
+    root.load_state_dict(persistent)
+    buffers = dict(root.named_buffers(remove_duplicate=False))
+    for name in checkpoint.non_persistent & allocated & set(buffers):
+        buffers[name].copy_(checkpoint.tensors[name])
+    for name, parameter in root.named_parameters(remove_duplicate=False):
+        parameter.requires_grad_(name not in checkpoint.frozen)
+
+
+def _allocate(root: nn.Module) -> set[str]:
+    """Replace what is on the meta device by uninitialised memory, shared where it was shared; return its names."""
+    memory: dict[Tensor, Tensor] = {}
+    names = set()
+    for path, module in root.named_modules(remove_duplicate=False):
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is None or not tensor.is_meta:
+                continue
+            if tensor not in memory:
+                empty = torch.empty_like(tensor, device="cpu")
+                is_parameter = isinstance(tensor, nn.Parameter)
+                memory[tensor] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+            # setattr, for modules that keep track of their parameters, as RNNs do.
+            setattr(module, name, memory[tensor])
+            names.add(f"{path}.{name}" if path else name)
+    return names
