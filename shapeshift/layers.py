@@ -174,6 +174,8 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             shared.end()
 
+    # Compilers keep what they made of a function, and that they gave up on one, with its code: one for each class.
+    generate_and_forward.__code__ = generate_and_forward.__code__.replace()
     return generate_and_forward
 
 
