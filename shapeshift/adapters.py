@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+from shapeshift.errors import ModelError
 from shapeshift.shared_parameters import ATTRIBUTE, put_first
 
 
@@ -90,10 +92,23 @@ def _adapt_parameters(base: Any, root: bool) -> dict[str, Any]:
     return {"__getitem__": item}
 
 
+def _adapt_graph(base: Any, root: bool) -> dict[str, Any]:
+    """A traced module is copied by generating a class from its graph, which knows nothing of generated weights."""
+
+    def refuse(self: Any, *_: Any) -> Any:
+        raise ModelError(
+            "a torch.fx.GraphModule cannot be copied or pickled while it is compressed: trace a copy of the model, "
+            "shapeshift.save and load it, or call shapeshift.materialize(model) first"
+        )
+
+    return dict.fromkeys(("__copy__", "__deepcopy__", "__reduce_ex__", "__reduce__"), refuse)
+
+
 ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
     nn.RNNBase: _adapt_rnn,
     nn.Sequential: _adapt_container,
     nn.ModuleList: _adapt_container,
     nn.ModuleDict: _adapt_dict,
     nn.ParameterList: _adapt_parameters,
+    GraphModule: _adapt_graph,
 }

@@ -175,7 +175,7 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
             shared.end()
 
     # Compilers keep what they made of a function, and that they gave up on one, with its code: one for each class.
-    generate_and_forward.__code__ = generate_and_forward.__code__.replace()
+    generate_and_forward.__code__ = generate_and_forward.__code__.replace()  # type: ignore[attr-defined]
     return generate_and_forward
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -541,6 +543,16 @@ def test_a_layer_that_derives_from_a_generated_class_can_be_copied() -> None:
     model[0].__class__ = type("Derived", (type(model[0]),), {})  # as FSDP2 does
     model.load_state_dict(model.state_dict(), assign=True)
     assert_close(copy.deepcopy(model)(x), expected, "identical")
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_of_a_traced_model_are_refused(duplicate: Callable[[nn.Module], Any]) -> None:
+    model, x = torch.fx.symbolic_trace(mlp(depth=2)), torch.randn(2, 16)
+    outputs = shapeshift.compress(model, "60%")(x)
+    with pytest.raises(ModelError, match=r"GraphModule cannot be copied .* shapeshift\.save"):
+        duplicate(model)
+    assert_close(model(x), outputs, "identical")
+    assert_close(copy.deepcopy(shapeshift.materialize(model))(x), outputs, "reordered")
 
 
 def test_data_parallel_copies_are_refused() -> None:
