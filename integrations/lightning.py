@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -75,8 +74,8 @@ class ShapeshiftCallback(Callback):
         self.budget = budget
         self.module = module
         self.export = None if export is None else Path(export)
-        fitted = {epoch: dataclasses.replace(found, init="fit") for epoch, found in sorted((schedule or {}).items())}
-        self._configs = {0: config or Config(), **fitted}
+        fitted = {epoch: Config.chosen(found, {"init": "fit"}) for epoch, found in sorted((schedule or {}).items())}
+        self._configs = {0: Config.chosen(config, {}), **fitted}
         self._since = 0
 
     @property

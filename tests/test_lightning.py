@@ -292,6 +292,8 @@ def test_what_is_wrong_is_said_before_anything_is_changed(tmp_path: Path) -> Non
             ShapeshiftCallback("60%", schedule={epoch: SHAPES})  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="cannot be fitted"):
         ShapeshiftCallback("60%", schedule={1: shapeshift.Config(combine="softmax")})
+    with pytest.raises(ConfigError, match=r"must be a shapeshift\.Config, not 'shape'"):
+        ShapeshiftCallback("60%", schedule={1: "shape"})  # type: ignore[dict-item]
     for options, error, text in (
         ({"module": "modle"}, ModelError, r"no module 'modle' to compress.*in __init__; did you mean 'model' or"),
         ({"budget": 10}, shapeshift.BudgetError, "the least for this model"),

@@ -797,6 +797,11 @@ REFUSED: dict[str, tuple[Callable[[nn.Module, Any], Any], type[Exception], str]]
         shapeshift.ModelError,
         "stem hold values that are not finite",
     ),
+    "ranks in a list": (
+        lambda m, x: prune.hrank(m, x, ranks=[torch.ones(16)]),
+        shapeshift.ConfigError,
+        "ranks: give the dict",
+    ),
     "ranks of another": (
         lambda m, x: prune.hrank(m, x, ranks={"stem": torch.ones(3)}),
         shapeshift.ConfigError,

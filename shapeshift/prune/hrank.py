@@ -118,6 +118,8 @@ def removable_filters(model: nn.Module, example: Inputs, ranks: Mapping[str, Ten
         ModelError: if it has no such filters.
         MissingExtraError: if torch-pruning is not installed.
     """
+    if not isinstance(ranks, Mapping | None):
+        raise ConfigError(f"ranks: give the dict that feature_ranks returned, not a {type(ranks).__name__}")
     sets = channel_sets(model, example)
     if ranks is None:
         ranks = measure_ranks(model, [example], None)
