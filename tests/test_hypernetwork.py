@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -43,13 +44,13 @@ def spelled_out(embeddings: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b
     return torch.stack(kernels)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_formula_is_the_papers(bias: bool) -> None:
-    shapes = [(5, 3), (4, 2, 3), (4, 2), (7, 2), *([(7,)] if bias else [])]
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_formula_is_the_papers(with_bias: bool) -> None:
+    shapes = [(5, 3), (4, 2, 3), (4, 2), (7, 2), *([(7,)] if with_bias else [])]
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    arguments = tensors if bias else [*tensors, None]
-    blocks, expected = hypernetwork(*arguments), spelled_out(*arguments)
-    assert blocks.shape == (5, 4, 7)
+    arguments = tensors if with_bias else [*tensors, None]
+    weight, bias = hypernetwork(*arguments[1:])
+    blocks, expected = F.linear(arguments[0], weight, bias).view(5, 4, 7), spelled_out(*arguments)
     assert_close(blocks, expected, "double")
     direction = torch.randn_like(blocks)
     found = torch.autograd.grad((blocks * direction).sum(), tensors)
