@@ -65,8 +65,6 @@ def train(
     """
     device = next(model.parameters()).device
     inputs, labels = data.inputs.to(device), data.labels.to(device)
-    if inputs.is_cpu and inputs.dim() == 4:  # with channels last, a CPU convolves images faster, by a fifth
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
     places = torch.Generator().manual_seed(seed)
 
     def loss(batch: Tensor) -> Tensor:
