@@ -79,10 +79,10 @@ def main() -> None:
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in arguments.again)
     }
     several = ("steps:", "method:")
-    wanted = [key for key in _measurements(arguments) for _ in range(arguments.runs if key.startswith(several) else 1)]
-    for key in set(wanted):
-        for _ in results.get(key, []):
-            wanted.remove(key)
+    wanted = []
+    for key in _measurements(arguments):
+        runs = arguments.runs if key.startswith(several) else 1
+        wanted += [key] * (runs - len(results.get(key, [])))  # none where more were kept
     for measurement in tqdm(wanted, desc="step time"):
         results.setdefault(measurement, []).append(_in_own_process(measurement, arguments))
         write_json(path, {**settings, "results": results})
