@@ -19,8 +19,8 @@ from shapeshift.checkpoint.matching import (
     raise_if_different,
     state_after,
 )
-from shapeshift.checkpoint.saving import check_wrapper, plan_of
-from shapeshift.compression import find_root, install
+from shapeshift.checkpoint.saving import check_wrapper
+from shapeshift.compression import find_root, install, shared_parameters
 from shapeshift.errors import CheckpointError
 from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
 from shapeshift.shared_parameters import ATTRIBUTE
@@ -58,7 +58,7 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
             install(model, build_shared(checkpoint, plan))
         else:
             check_wrapper(model, root)
-            check_same_plan(checkpoint, checkpoint.plan, plan_of(root))
+            check_same_plan(checkpoint, checkpoint.plan, shared_parameters(root).plan)
             check_state(checkpoint, root.state_dict(keep_vars=True), root)
     _fill(root, checkpoint)
     return model
