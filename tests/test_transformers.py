@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import peft
 import pytest
 import torch
 import torch.distributed as dist
@@ -621,6 +622,11 @@ def train(folder: Path, model: Any, resume: str | None = None, **options: Any) -
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+def lora(**options: Any) -> Any:
+    defaults = {"task_type": "CAUSAL_LM", "target_modules": ["c_attn"], "fan_in_fan_out": True}
+    return peft.LoraConfig(**(defaults | options))
+
+
 def seeded(build: Callable[[], Any] = gpt2, budget: str = "50%") -> Any:
     torch.manual_seed(1)
     return shapeshift.compress(build(), budget)
@@ -661,7 +667,6 @@ class TestTrainer:
         assert best.name != "checkpoint-3"
         assert_close(dict(AutoCausal.from_pretrained(best).state_dict()), dict(model.state_dict()), "identical")
 
-    @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
     def test_gradient_checkpointing_changes_no_loss(self, tmp_path: Path) -> None:
         still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         seen: list[bool] = []
@@ -698,6 +703,42 @@ class TestTrainer:
             for found in (model, plain)
         ]
         assert_close(losses[0], losses[1], "identical")
+
+
+class TestLoRA:
+    def test_an_adapter_is_trained_saved_and_merged(self, tmp_path: Path) -> None:
+        model = seeded()
+        model.save_pretrained(tmp_path / "base")
+        kept = {name: tensor.clone() for name, tensor in shared_parameters(model).named_parameters()}
+        tokens = words()
+        before = logits(model.eval(), tokens)
+        adapted = peft.get_peft_model(model, lora())
+        assert_close(logits(adapted.eval(), tokens), before, "identical")
+        losses = train(tmp_path, adapted.train(), learning_rate=0.1, lr_scheduler_type="constant")
+        assert min(losses[1:]) < losses[0]
+        assert_close(dict(shared_parameters(model).named_parameters()), kept, "identical")
+
+        adapted.eval().save_pretrained(tmp_path / "adapter")
+        base = AutoCausal.from_pretrained(tmp_path / "base")
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        expected = logits(adapted, tokens)
+        assert (expected[0] - before[0]).abs().max() > 1e-2
+        assert_close(logits(loaded, tokens), expected, "reordered")
+        with pytest.raises(GeneratedWeightError, match=r"c_attn\.weight .*materialize"):
+            loaded.merge_and_unload()
+        merged = shapeshift.materialize(loaded).merge_and_unload()
+        assert not shapeshift.is_compressed(merged)
+        assert_close(logits(merged, tokens), expected, "reordered")
+
+    def test_a_head_that_is_kept_out_is_trained_whole(self) -> None:
+        model = shapeshift.compress(bert("SequenceClassification"), "50%", exclude=["classifier"])
+        adapted = peft.get_peft_model(model, lora(task_type="SEQ_CLS", target_modules=["query"], fan_in_fan_out=False))
+        trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+        beside = {name.rpartition(".")[-1] for name in trainable if "lora" not in name}
+        assert beside == {"weight", "bias"}
+        loss = adapted(*words(), labels=torch.tensor([0, 1])).loss
+        loss.backward()
+        assert all(adapted.get_parameter(name).grad is not None for name in trainable)
 
 
 PROGRAM = """
