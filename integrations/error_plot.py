@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shapeshift.figure import new_figure
+
 
 def spread(values: Sequence[float]) -> float:
     """Return the standard deviation over seeds, 0 for a single one."""
@@ -23,12 +25,8 @@ def plot_errors(
         path: the image to write.
         label: what was measured, with its unit.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure(7, 4.5)
+    axes = figure.add_subplot()
     for method, points in lines.items():
         sizes, values = zip(*sorted(points), strict=True)
         means, spreads = [statistics.mean(found) for found in values], [spread(found) for found in values]
@@ -39,4 +37,3 @@ def plot_errors(
     axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)

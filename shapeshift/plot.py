@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from shapeshift.errors import MissingExtraError
+from shapeshift.figure import new_figure
 from shapeshift.plan import Plan
 from shapeshift.report import GroupReport, Report, report
 
@@ -51,15 +52,8 @@ def plot_mapping(model: nn.Module | Plan | Report, path: str | os.PathLike[str])
         ModelError: if the model is not compressed.
     """
     found = model if isinstance(model, Report) else report(model)
-    try:
-        from matplotlib.collections import PolyCollection
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("a picture of the mapping", "plot") from None
-
     rows = sum(len(group.weights) + 2 for group in found.groups)
-    # Outside of pyplot: it needs no display, and leaves the user's own figures alone.
-    figure = Figure(figsize=(_WIDTH, 1.1 + _ROW * min(rows, _TALLEST)), layout="constrained")
+    figure = new_figure(_WIDTH, 1.1 + _ROW * min(rows, _TALLEST))
     axes = figure.add_subplot()
     names: dict[int, str] = {}
     top = 0
@@ -67,10 +61,7 @@ def plot_mapping(model: nn.Module | Plan | Report, path: str | os.PathLike[str])
         _write_header(axes, top, group, found)
         names |= {place: weight.name for place, weight in enumerate(group.weights, start=top + 1)}
         top += len(group.weights) + 2
-    # All bars in one collection: one for each would take minutes for a deep model.
-    shapes = bars(found)
-    corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h, _ in shapes]
-    axes.add_collection(PolyCollection(corners, facecolors=[bar.color for bar in shapes], linewidths=0))
+    _draw(axes, bars(found))
     _finish(axes, names, rows, found)
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.2)
 
@@ -107,6 +98,14 @@ def bars(found: Report) -> list[Bar]:
                 result.append(Bar(left, top + k * height, width, thick, COLORS[weight.source.sampling]))
         place += len(group.weights) + 2
     return result
+
+
+def _draw(axes: Axes, shapes: Sequence[Bar]) -> None:
+    from matplotlib.collections import PolyCollection
+
+    # All bars in one collection: one for each would take minutes for a deep model.
+    corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h, _ in shapes]
+    axes.add_collection(PolyCollection(corners, facecolors=[bar.color for bar in shapes], linewidths=0))
 
 
 def _write_header(axes: Axes, top: float, group: GroupReport, found: Report) -> None:

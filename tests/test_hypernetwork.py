@@ -158,19 +158,6 @@ def test_weights_start_at_their_deviation_and_those_at_zero_still_learn() -> Non
     assert not twin.embeddings.equal(group.embeddings)
 
 
-def test_on_the_meta_device_nothing_is_drawn() -> None:
-    with torch.device("meta"):
-        model = mlp()
-    shapeshift.compress(model, 0.5, CONFIG, seed=5)
-    group = shared_parameters(model)["all"]
-    group.reset_parameters()
-    assert all(tensor.is_meta for tensor in group.state_dict().values())
-    model.to_empty(device="cpu")
-    shared_parameters(model).reset_parameters()
-    for weight, generated in zip(group.weights, group.generate(range(4)), strict=True):
-        assert_close(generated.std(correction=0).item(), weight.std, "starting deviation")
-
-
 def test_one_weight_needs_its_own_embeddings_only() -> None:
     group = group_of(weights_of([(9, 9)] * 3), 150)
     first, count, _ = group.layout.blocks

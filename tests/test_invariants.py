@@ -82,6 +82,22 @@ def test_weights_start_as_the_layers_own_initialisation(name: str, options: dict
 
 @every_budget
 @every_method
+def test_on_the_meta_device_nothing_is_drawn(options: dict[str, str], budget: float) -> None:
+    with torch.device("meta"):
+        model = MODELS["mlp"].build()
+    compressed(model, budget, seed=5, **options)
+    shared = shared_parameters(model)
+    shared.reset_parameters()
+    assert all(tensor.is_meta for tensor in shared.state_dict().values())
+
+    model.to_empty(device="cpu")
+    shared.reset_parameters()
+    for weight, generated in weights_of(model):
+        assert_close(generated.std(correction=0).item(), weight.std, "starting deviation")
+
+
+@every_budget
+@every_method
 @every_model
 def test_copies_and_state_dicts(name: str, options: dict[str, str], budget: float) -> None:
     model, inputs = build(name)

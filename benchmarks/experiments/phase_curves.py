@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from shapeshift.figure import new_figure
+
 # For each seed the values after each epoch, phase by phase.
 Curves = Sequence[Sequence[Sequence[float]]]
 
@@ -19,14 +21,8 @@ def plot_phases(panels: Mapping[str, Mapping[str, Curves]], phases: Sequence[str
         phases: what the phases are called.
         path: the image to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, rows = plt.subplots(
-        len(panels), sharex=True, squeeze=False, figsize=(8, 3 * len(panels)), layout="constrained"
-    )
+    figure = new_figure(8, 3 * len(panels))
+    rows = figure.subplots(len(panels), sharex=True, squeeze=False)
     for axes, (title, methods) in zip(rows[:, 0], panels.items(), strict=True):
         for method, curves in methods.items():
             values = np.array(curves)  # seeds x phases x epochs
@@ -44,4 +40,3 @@ def plot_phases(panels: Mapping[str, Mapping[str, Curves]], phases: Sequence[str
     rows[0, 0].legend(fontsize="small", loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)

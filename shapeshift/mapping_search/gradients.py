@@ -15,7 +15,8 @@ from torch import nn
 from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.compression import compress
 from shapeshift.config import Config
-from shapeshift.errors import BudgetError, ConfigError, MissingExtraError
+from shapeshift.errors import BudgetError, ConfigError
+from shapeshift.figure import new_figure
 from shapeshift.mapping_search.clusters import agreeing_clusters, by_member, coarse_clusters
 from shapeshift.mappings import Assignment
 from shapeshift.plan import budget_range
@@ -115,15 +116,11 @@ class GradientMapping(Assignment):
         Raises:
             MissingExtraError: if matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingExtraError("a picture of a learned mapping", "plot") from None
         layers = list(self)
         rank = layers_first(layers, self)
         order = sorted(range(len(layers)), key=lambda index: (rank(self[layers[index]]), index))
         side = 2.5 + 0.16 * len(layers)
-        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        figure = new_figure(side + 1, side)
         axes = figure.add_subplot()
         image = axes.imshow(self.similarity[np.ix_(order, order)], vmin=-1, vmax=1, cmap="RdBu")
         axes.set_facecolor("0.85")

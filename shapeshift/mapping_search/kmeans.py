@@ -15,6 +15,7 @@ from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.compression import check_compressible, compress, shared_parameters
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError, MissingExtraError, ModelError
+from shapeshift.figure import new_figure
 from shapeshift.generators.softmax import Softmax
 from shapeshift.mappings import Assignment
 from shapeshift.plan import budget_range
@@ -64,13 +65,9 @@ class LearnedMapping(Assignment):
         Raises:
             MissingExtraError: if matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingExtraError("a picture of a learned mapping", "plot") from None
         layers = sorted(self, key=self.__getitem__)
         shares = np.array([self.coefficients[layer] for layer in layers])
-        figure = Figure(figsize=(3.5 + 0.5 * shares.shape[1], 1.2 + 0.18 * len(layers)), layout="constrained")
+        figure = new_figure(3.5 + 0.5 * shares.shape[1], 1.2 + 0.18 * len(layers))
         axes = figure.add_subplot()
         image = axes.imshow(shares, aspect="auto", cmap="viridis")
         axes.set_yticks(range(len(layers)), [f"{layer} ({self[layer]})" for layer in layers], fontsize=7)

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shapeshift.errors import MissingExtraError, ModelError
+from shapeshift.errors import ModelError
+from shapeshift.figure import new_figure
 from shapeshift.recurrence.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -32,12 +33,8 @@ def plot_schedules(schedules: Sequence[Schedule], path: str | os.PathLike[str]) 
     """
     if not schedules:
         raise ModelError("there is no row of blocks that are built alike, so there is nothing to draw")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("a picture of a recurrent network", "plot") from None
     widest = max(len(set(schedule.blocks)) for schedule in schedules)
-    figure = Figure(figsize=(1.4 * widest, 2.4 * len(schedules)), layout="constrained")
+    figure = new_figure(1.4 * widest, 2.4 * len(schedules))
     for axes, schedule in zip(figure.subplots(len(schedules), squeeze=False)[:, 0], schedules, strict=True):
         _draw(axes, schedule)
         axes.set(xlim=(-0.8, widest - 0.2), ylim=(-0.75, 0.85), aspect="equal", anchor="W")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from shapeshift.compression import shared_parameters
-from shapeshift.errors import MissingExtraError
+from shapeshift.figure import new_figure
 from shapeshift.recurrence.similarity import similarity
 
 if TYPE_CHECKING:
@@ -122,11 +122,7 @@ def _common(parts: Sequence[Sequence[str]]) -> int:
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("a picture of similarity matrices", "plot") from None
-    figure = Figure(figsize=(columns * width + 1, rows * height), layout="constrained")
+    figure = new_figure(columns * width + 1, rows * height)
     figure.subplots(rows, columns, squeeze=False)
     return figure
 

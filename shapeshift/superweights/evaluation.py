@@ -11,7 +11,8 @@ from torch import Tensor
 
 from shapeshift.batches import Batches
 from shapeshift.budget import count_parameters
-from shapeshift.errors import ConfigError, MissingExtraError
+from shapeshift.errors import ConfigError
+from shapeshift.figure import new_figure
 from shapeshift.superweights.family import Family
 from shapeshift.superweights.labelled import predict_all
 from shapeshift.superweights.metrics import accuracy, disagreement, ece, nll
@@ -99,11 +100,7 @@ class Evaluation:
         """
         if metric not in _METRICS:
             raise ConfigError(f"metric must be one of {', '.join(_METRICS)}, not {metric!r}")
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingExtraError("a picture of cost and accuracy", "plot") from None
-        figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+        figure = new_figure(5.5, 3.8)
         axes = figure.add_subplot()
         million = [scores.macs / 1e6 for scores in self.curve]
         axes.plot(million, [getattr(scores, metric) for scores in self.curve], "o-", label="averaged, in turn")
