@@ -667,6 +667,7 @@ class TestTrainer:
         assert best.name != "checkpoint-3"
         assert_close(dict(AutoCausal.from_pretrained(best).state_dict()), dict(model.state_dict()), "identical")
 
+    @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
     def test_gradient_checkpointing_changes_no_loss(self, tmp_path: Path) -> None:
         still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         seen: list[bool] = []

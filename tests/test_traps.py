@@ -72,6 +72,7 @@ class TestGradientCheckpointing:
         model.set_grad_checkpointing()
         assert_close(gradients(model, (images,)), expected, "identical")
 
+    @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
     @pytest.mark.parametrize("use_reentrant", [False, True])
     @pytest.mark.parametrize("mapping", ["shape", "single"])
     def test_transformers(self, use_reentrant: bool, mapping: str) -> None:
