@@ -18,6 +18,9 @@ RATES: dict[Network, float | list[float]] = {
     FamilyNetwork("ResNet-56-0.25", "resnet", {"depth": 56, "width": 0.25, "projection": True}): (
         [0.1] + [0.6] * 35 + [0.0] * 2 + [0.6] * 6 + [0.4] * 3 + [0.1, 0.4] * 4
     ),
+    FamilyNetwork("ResNet-110-0.25", "resnet", {"depth": 110, "width": 0.25, "projection": True}): (
+        [0.1] + [0.4] * 108
+    ),
     FamilyNetwork("DenseNet-40-6", "densenet", {"depth": 40, "growth": 6, "compression": 1.0}): (
         [0.0] + ([0.1] * 6 + [0.7] * 6 + [0.0]) * 2 + [0.1] * 6 + [0.7] * 5 + [0.0]
     ),
