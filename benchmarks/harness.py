@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from fnmatch import fnmatchcase
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 import shapeshift
 from benchmarks.comparison import Comparison
 from benchmarks.experiments.base import Experiment
+from benchmarks.experiments.pretraining import share_in
 from benchmarks.machine import describe
 from benchmarks.results import Results
 from benchmarks.row import Row
@@ -73,8 +75,9 @@ def run(
     chosen = [row for row in comparison.rows if any(fnmatchcase(row.key, pattern) for pattern in rows)]
     jobs = {f"{row.key}/{seed}": (row, task, seed) for seed in range(seeds) for row in chosen}
     missing = {key: job for key, job in jobs.items() if key not in results.runs}
+    folder = TemporaryDirectory()
     # CUDA does not work in a forked process.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), share_in, (Path(folder.name),))
     try:
         futures = {pool.submit(measure, comparison.experiment, *job): key for key, job in missing.items()}
         done = len(jobs) - len(missing)
@@ -88,5 +91,6 @@ def run(
             results.write(path)
     finally:
         pool.shutdown(cancel_futures=True)
+        folder.cleanup()
     results.write(path)  # also where every run was taken over
     return results

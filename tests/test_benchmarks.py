@@ -74,7 +74,7 @@ def made_up(errors: dict[str, list[float]], rows: tuple[Row, ...] = ROWS) -> Res
 @pytest.fixture
 def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process, where a replaced function is seen and nothing has to be imported again."""
-    monkeypatch.setattr(harness, "ProcessPoolExecutor", lambda processes, context: ThreadPoolExecutor(processes))
+    monkeypatch.setattr(harness, "ProcessPoolExecutor", lambda processes, *_: ThreadPoolExecutor(processes))
 
 
 def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:

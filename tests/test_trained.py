@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 import shapeshift
 from benchmarks.baselines.low_rank import factorise
 from benchmarks.baselines.magnitude_pruning import prune_by_magnitude
+from benchmarks.experiments import pretraining
 from benchmarks.experiments.classification import BEFORE, ERROR, ImageClassification
 from benchmarks.experiments.networks import Training, WideNetwork
-from benchmarks.experiments.pretraining import pretrained
+from benchmarks.experiments.pretraining import pretrained, share_in
 from benchmarks.experiments.texts import Bert, TextClassification
 from benchmarks.experiments.trained import fitted
 from benchmarks.row import Row
@@ -102,3 +104,20 @@ def test_what_was_trained_is_measured_before_it_is_trained_on() -> None:
     assert found["before"] == pytest.approx(100 * wrong)
     assert wrong < 0.5, "the network has not learned anything that could be kept"
     assert found["error"] <= 50
+
+
+@pytest.mark.parametrize("budget", ["", "2x"])
+def test_processes_find_what_others_pretrained(budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Images(torch.randn(16, 1, 8, 8), torch.arange(16) % 10, num_classes=10)
+    arguments = WideNetwork(10, 0.25), budget, Training(images, Recipe(epochs=1, batch_size=8), 0, "cpu")
+    try:
+        share_in(tmp_path)
+        first, drawn = pretrained(*arguments), torch.rand(1)
+        share_in(tmp_path)  # as another process, which remembers nothing
+        monkeypatch.setattr(pretraining, "train", None)  # would fail if it were trained again
+        again = pretrained(*arguments)
+    finally:
+        share_in(None)
+    assert again is not first
+    assert_close(dict(again.state_dict()), dict(first.state_dict()), "identical")
+    assert torch.rand(1) == drawn, "what follows depends on who trained"

@@ -40,8 +40,8 @@ ROWS = tuple(
     for network, rates in RATES.items()
     for row in (
         Row(network, "whole", "", dense),
-        *(Row(network, way, "", pruned, {**options, "rates": rates}) for way, options in WAYS.items()),
         Row(network, "whole, shared", PRETRAINING, compressed),
+        *(Row(network, way, "", pruned, {**options, "rates": rates}) for way, options in WAYS.items()),
     )
 )
 

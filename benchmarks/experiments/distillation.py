@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from benchmarks.experiments.networks import Network, Training
@@ -36,5 +35,4 @@ class Distillation:
             training: what both are trained for.
         """
         teacher = pretrained(self.teacher, "", training)
-        torch.manual_seed(training.seed)  # training the teacher, or not, draws another number of random values
         return DISTILLERS[self.method](teacher, student, **self.options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,16 +13,47 @@ import shapeshift
 from benchmarks.experiments.networks import Network, Training
 from shapeshift.integrations.training import train
 
+_folder: Path | None = None
 
-@lru_cache(maxsize=2)
+
+def share_in(folder: Path | None) -> None:
+    """Let this process and others that train for one task find each other's networks in a folder; None for nowhere."""
+    global _folder
+    _folder = folder
+    _pretrained.cache_clear()
+
+
 def pretrained(network: Network, budget: str, training: Training) -> nn.Module:
-    """Train a network, or return the one that was just trained; what it returns is not to be changed.
+    """Train a network, or return one that is trained already; what it returns is not to be changed.
+
+    Torch's random numbers start from the training's seed afterwards, whether there was something to train or not.
 
     Args:
         network: what is built.
         budget: of shared parameters while it is trained, which are materialized; empty to train plain ones.
         training: what it is built for, and how it is trained.
     """
+    model = _pretrained(network, budget, training)
+    torch.manual_seed(training.seed)
+    return model
+
+
+@lru_cache(maxsize=2)
+def _pretrained(network: Network, budget: str, training: Training) -> nn.Module:
+    if _folder is None:
+        return _train(network, budget, training)
+    path = _folder / f"{network}_{budget or 'plain'}_{training.seed}.pt"
+    if path.exists():
+        model: nn.Module = torch.load(path, weights_only=False)
+        return model
+    model = _train(network, budget, training)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    torch.save(model, unfinished)
+    unfinished.replace(path)  # at once: another process sees all of it or nothing
+    return model
+
+
+def _train(network: Network, budget: str, training: Training) -> nn.Module:
     torch.manual_seed(training.seed)
     model = network.build(training.data)
     if budget:
