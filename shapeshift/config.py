@@ -34,9 +34,9 @@ class Config:
         include: names or shell patterns of parameters or modules; when given, nothing else is generated.
         exclude: names or shell patterns of parameters or modules that keep their own weights.
         seed: seeds the stores' starting values. None draws from torch's global generator, as layers do.
-        coefficients: how the coefficients of ``combine="wavg"`` start: ``"signs"`` have equal magnitudes and random
-            signs; ``"orthogonal"`` form a matrix of layers by templates with orthonormal columns, in which layers
-            learn faster how much they share.
+        coefficients: how the coefficients of ``combine="wavg"`` start: ``"geometric"`` halve from template to
+            template, in random order and with random signs; ``"orthogonal"`` form a matrix of layers by templates with
+            orthonormal columns, in which layers learn faster how much they share.
         init: what the shared parameters start as: ``"random"`` draws them, so that each weight has the deviation it
             had; ``"fit"`` fits them to the values that the model's weights have, which is meant for trained models.
 
@@ -53,7 +53,7 @@ class Config:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     seed: int | None = None
-    coefficients: str = "signs"
+    coefficients: str = "geometric"
     init: str = "random"
 
     def __post_init__(self) -> None:
@@ -75,8 +75,8 @@ class Config:
             raise ConfigError(f"mapping must be a name, a dict, a list or a function, not {self.mapping!r}")
         for field, registry in (("combine", GENERATORS), ("upsample", UPSAMPLERS)):
             registry[getattr(self, field)]
-        if self.coefficients not in ("signs", "orthogonal"):
-            raise ConfigError(f'coefficients must be "signs" or "orthogonal", not {self.coefficients!r}')
+        if self.coefficients not in ("geometric", "orthogonal"):
+            raise ConfigError(f'coefficients must be "geometric" or "orthogonal", not {self.coefficients!r}')
         if self.init not in ("random", "fit"):
             raise ConfigError(f'init must be "random" or "fit", not {self.init!r}')
         if self.init == "fit" and not GENERATORS[self.combine].fits:

@@ -119,6 +119,16 @@ class TestStartingDeviations:
         shapeshift.compress(model, 0.6, max_templates=1, seed=0)
         assert_close(shared_parameters(model)["all"].store[0].std().item(), 0.2, "drawn deviation")
 
+    @pytest.mark.parametrize("budget", [1.0, 4.0, 8.0])
+    def test_adam_moves_weights_little_further_than_plain_ones(self, budget: float) -> None:
+        model = shapeshift.compress(mlp(32, 6), budget, seed=0)
+        group = shared_parameters(model)["all"]
+        for index in range(len(group.weights)):
+            # How far the first number moves when each number of the store moves by one.
+            (slope,) = torch.autograd.grad(group.generate([index])[0].flatten()[0], list(group.store))
+            # Where few numbers are drawn, or templates overlap, gains make up for a deviation that differs a little.
+            assert 1 <= slope.abs().sum() <= 1.2 * math.sqrt(3)
+
 
 class TestMetaDevice:
     @pytest.mark.parametrize(

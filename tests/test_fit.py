@@ -350,6 +350,21 @@ def test_a_step_on_the_store_moves_no_weight_further_than_one_on_itself(combine:
     assert max(steps) == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize("budget", [0.4, 0.8, 2.0])
+def test_a_step_on_coefficients_moves_no_weight_further_than_one_on_itself(budget: float) -> None:
+    model = shapeshift.compress(Residual(width=12), budget, max_templates=5, init="fit")
+    (group,) = shared_parameters(model).groups()
+    trained = [index for index, weight in enumerate(group.weights) if weight.std > 0]
+    mixed = [(index, group.layout.draws[index]) for index in trained if group.layout.draws[index].count > 1]
+    assert len(mixed) > 1
+    for index, draw in mixed:
+        columns = []
+        for position in range(draw.start, draw.start + draw.count):
+            group.coefficients.data = F.one_hot(torch.tensor(position), group.coefficients.numel()).float()
+            columns.append(group.generate([index])[0].detach().flatten())
+        assert 1 / math.sqrt(draw.count) <= torch.linalg.matrix_norm(torch.stack(columns), 2) <= 1.001
+
+
 @pytest.mark.parametrize("mapping", ["single", "shape"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_number_of_a_store_is_read(name: str, mapping: str) -> None:

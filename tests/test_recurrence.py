@@ -749,7 +749,7 @@ def test_settings_that_only_some_runs_have() -> None:
 
 
 def test_coefficients_of_any_config_can_start_orthogonally() -> None:
-    with pytest.raises(ConfigError, match='coefficients must be "signs" or "orthogonal", not \'random\''):
+    with pytest.raises(ConfigError, match='coefficients must be "geometric" or "orthogonal", not \'random\''):
         shapeshift.Config(coefficients="random")
     config = shapeshift.Config(coefficients="orthogonal", max_templates=2, seed=0, include=("0", "2", "4"))
     assert shapeshift.Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -15,8 +15,8 @@ from benchmarks.ordering import Ordering
 from benchmarks.row import Row
 from shapeshift.generators.wavg import WeightedAverage
 
-DEFAULT = "signs, length 5"
-STARTS, LENGTHS = ("signs", "equal", "one-hot", "random"), (1.0, 10.0)
+DEFAULT = "geometric, length 5"
+STARTS, LENGTHS = ("geometric", "normal", "signs", "equal", "one-hot"), (1.0, 10.0)
 RECIPES = ({"learning_rate": 0.03, "weight_decay": 0.0005}, {"learning_rate": 0.1, "weight_decay": 0.0})
 
 
@@ -29,7 +29,8 @@ def with_coefficients(
         network: what is built.
         budget: the budget.
         training: what it is built for.
-        start: "signs" of equal magnitude, "equal", "one-hot", or "random" normal.
+        start: "geometric", each half as large as another and with random signs; "normal" draws, which give each row a
+            random direction; "signs" of equal magnitude; "equal"; or "one-hot".
         length: of each weight's row of coefficients.
         **options: fields of :class:`shapeshift.Config`.
     """
@@ -42,10 +43,11 @@ def _reset_coefficients(group: WeightedAverage, start: str, length: float) -> No
     rows = []
     for index, count in enumerate(group.layout.counts):
         row = {
+            "geometric": 0.5 ** torch.randperm(count) * (torch.randint(0, 2, (count,)) * 2.0 - 1.0),
+            "normal": torch.randn(count),
             "signs": torch.randint(0, 2, (count,)) * 2.0 - 1.0,
             "equal": torch.ones(count),
             "one-hot": torch.eye(count)[index % count],
-            "random": torch.randn(count),
         }[start]
         rows.append(row / row.norm() * length)
     if group.coefficients is not None:
@@ -53,7 +55,7 @@ def _reset_coefficients(group: WeightedAverage, start: str, length: float) -> No
 
 
 def _row(budget: str, method: str, recipe: dict[str, float] | None = None, **options: Any) -> Row:
-    options = {"start": "signs", "length": 5.0, **options}
+    options = {"start": "geometric", "length": 5.0, **options}
     return Row(WRN_16_QUARTER, method, budget, with_coefficients, options, recipe or {})
 
 
@@ -64,10 +66,10 @@ ROWS = (
         for budget in ("200%", "400%")
         for row in (
             *(_row(budget, f"{start}, length 5", start=start) for start in STARTS),
-            *(_row(budget, f"signs, length {length:g}", length=length) for length in LENGTHS),
-            _row(budget, "signs, 16 templates", max_templates=16),
+            *(_row(budget, f"geometric, length {length:g}", length=length) for length in LENGTHS),
+            _row(budget, "geometric, 16 templates", max_templates=16),
             *(
-                _row(budget, f"signs, lr {recipe['learning_rate']:g}, decay {recipe['weight_decay']:g}", recipe)
+                _row(budget, f"geometric, lr {recipe['learning_rate']:g}, decay {recipe['weight_decay']:g}", recipe)
                 for recipe in RECIPES
             ),
         )
@@ -79,9 +81,9 @@ COMPARISON = Comparison(
     title="Starting values, above the network's own size",
     source="How the defaults were chosen",
     expectation=(
-        "The thin WRN-16-0.25 with other starting coefficients than the default's, which are signs and length 5, with "
-        "other numbers of templates, and with another learning rate or weight decay. The default is expected to be on "
-        "par with all of them or ahead."
+        "The thin WRN-16-0.25 with other starting coefficients than the default's, which are geometric and of "
+        "length 5, with other numbers of templates, and with another learning rate or weight decay. The default is "
+        "expected to be on par with all of them or ahead."
     ),
     rows=ROWS,
     orderings=(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shapeshift.generators.base import GENERATORS, Options
@@ -28,7 +29,8 @@ class WeightedAverage(TemplateGroup):
 
     def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
         self.coefficients = nn.Parameter(torch.empty(sum(counts))) if counts else None
-        self._orthogonal = options.coefficients == "orthogonal"
+        # A fit meets its weights the sooner, and the more surely, the less its templates begin alike.
+        self._orthogonal = options.coefficients == "orthogonal" or options.init == "fit"
 
     def all_coefficients(self) -> Tensor:
         return self.gains.new_empty(0) if self.coefficients is None else self.coefficients
@@ -41,11 +43,35 @@ class WeightedAverage(TemplateGroup):
             rows = Counter(counts)
             start = torch.cat([_orthogonal(rows[count], count, generator).flatten() for count in sorted(rows)])
         else:
-            # Equal magnitudes with random signs, which keep weights of the same templates apart.
-            signs = torch.randint(0, 2, self.coefficients.shape, generator=generator) * 2.0 - 1.0
-            lengths = [COEFFICIENT_NORM / math.sqrt(count) for count in counts for _ in range(count)]
-            start = signs * torch.tensor(lengths)
+            start = torch.cat([COEFFICIENT_NORM * _geometric(count, generator) for count in counts])
         self.coefficients.copy_(start)
+
+    @torch.no_grad()
+    def finish_fit(self) -> None:
+        super().finish_fit()
+        if self.coefficients is None:
+            return
+        # As on the store: a gradient step on coefficients moves no weight further than one on the weight itself would.
+        store = torch.cat(list(self.store)).flatten()
+        for weight, draw in zip(self.weights, self.layout.draws, strict=True):
+            if draw.count > 1:
+                row, repeats = slice(draw.start, draw.start + draw.count), weight.numel / draw.size
+                length = math.sqrt(repeats) * torch.cat([store[window] for window in draw.windows]).norm()
+                if length > 0:
+                    self.coefficients[row] *= self.gains[row] * length
+                    self.gains[row] = 1 / length
+
+
+def _geometric(count: int, generator: torch.Generator | None) -> Tensor:
+    """Draw a row of length one: 1, 1/2, 1/4 and so on in random order, with random signs, and scaled.
+
+    Adam moves each number of a store equally far, and so a weight as far as its coefficients' magnitudes add up to:
+    here at most the square root of three times as far as a plain weight, however many templates it mixes. Equal
+    magnitudes would add up to the square root of their number.
+    """
+    magnitudes = 0.5 ** torch.randperm(count, generator=generator)
+    signs = torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1.0
+    return F.normalize(signs * magnitudes, dim=0)
 
 
 def _orthogonal(rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
