@@ -111,7 +111,7 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
         raise ModelError(
             f"{type(model).__name__} has no weight that could be generated: "
             f"of its {len(sites)} parameters none is trainable, floating-point, of two or more dimensions, "
-            "and left by include and exclude"
+            "left by include and exclude, and other than a gain (whose entries all start at one non-zero value)"
         )
     return weights
 

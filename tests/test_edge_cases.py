@@ -177,6 +177,9 @@ class TestKindsOfTensors:
         assert_unchanged_by(nn.LayerNorm(8), ModelError, "LayerNorm has no weight that could be generated", 0.5)
         assert_unchanged_by(nn.Sequential(), ModelError, "no weight that could be generated", 0.5)
         assert_unchanged_by(nn.Sequential(nn.ReLU()), ModelError, "no weight that could be generated", 1000)
+        gain = nn.Linear(8, 8)
+        nn.init.ones_(gain.weight)
+        assert_unchanged_by(gain, ModelError, "of its 2 parameters none is .* other than a gain", 0.5)
 
     def test_complex_and_integer_parameters_stay(self) -> None:
         model = nn.Module()

@@ -363,7 +363,7 @@ def test_coefficients_in_conflict_are_separated_and_the_optimizer_goes_on() -> N
     agree(model, data[0]).backward()
     optimizer.step()
     for first, third in zip(group.draws[0].values(), group.draws[2].values(), strict=True):
-        rows = [slice(draw.start, draw.start + draw.count) for draw in (first, third)]
+        rows = [draw.row for draw in (first, third)]
         assert all((coefficients.grad[row] != 0).all() for row in rows)
         assert (coefficients[rows[0]] != coefficients[rows[1]]).all()
 

@@ -47,6 +47,11 @@ class Draw:
         begins = [self.offset + k * slack // steps for k in range(self.count)]
         return [slice(begin, begin + self.size) for begin in begins]
 
+    @property
+    def row(self) -> slice:
+        """The weight's coefficients, as a slice of its group's."""
+        return slice(self.start, self.start + self.count)
+
 
 def mix(
     store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw], memory: WeightMemory | None = None

@@ -142,7 +142,7 @@ class SuperWeights(ParameterGroup[Layout]):
         return [parameter for parameter in (self.coefficients, self.zero_factors) if parameter is not None]
 
     def gains_of(self, index: int) -> list[slice]:
-        return [slice(draw.start, draw.start + draw.count) for draw in self.draws[index].values()]
+        return [draw.row for draw in self.draws[index].values()]
 
     def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
         return self._make(indices, self._scales(), memory)
@@ -208,7 +208,7 @@ class SuperWeights(ParameterGroup[Layout]):
         for index in range(len(self.weights)):
             for level, draw in self.draws[index].items():
                 length = COEFFICIENT_NORM if draw.start < self.layout.num_coefficients else 1.0
-                self.gains[draw.start : draw.start + draw.count] = 1 / (length * deviations[level])
+                self.gains[draw.row] = 1 / (length * deviations[level])
 
 
 def _levels(weights: Sequence[Weight]) -> list[Level]:

@@ -271,11 +271,10 @@ class TemplateGroup(ParameterGroup[Layout]):
         coefficients = self.all_coefficients()
         for draw in self.layout.draws:
             if draw.count > 1:
-                row = slice(draw.start, draw.start + draw.count)
                 shares = self.gains.new_full((draw.count,), 0.5 / (draw.count - 1))
                 shares[0] = 1
-                length = (self.gains[row] * coefficients[row]).norm()
-                self.gains[row] = shares * (length / shares.norm()) / coefficients[row].abs()
+                length = (self.gains[draw.row] * coefficients[draw.row]).norm()
+                self.gains[draw.row] = shares * (length / shares.norm()) / coefficients[draw.row].abs()
 
     @torch.no_grad()
     def finish_fit(self) -> None:
@@ -286,14 +285,14 @@ class TemplateGroup(ParameterGroup[Layout]):
         """
         scales = self.scales()
         fitted = [draw for weight, draw in zip(self.weights, self.layout.draws, strict=True) if weight.std > 0]
-        longest = max(scales[draw.start : draw.start + draw.count].norm() for draw in fitted)
+        longest = max(scales[draw.row].norm() for draw in fitted)
         for piece in self.store:
             piece *= longest
         self.gains /= longest
 
     def gains_of(self, index: int) -> list[slice]:
         draw = self.layout.draws[index]
-        return [slice(draw.start, draw.start + draw.count)]
+        return [draw.row]
 
     def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
         mixtures = mix(list(self.store), self.scales(), [self.layout.draws[index] for index in indices], memory)

@@ -55,11 +55,11 @@ class WeightedAverage(TemplateGroup):
         store = torch.cat(list(self.store)).flatten()
         for weight, draw in zip(self.weights, self.layout.draws, strict=True):
             if draw.count > 1:
-                row, repeats = slice(draw.start, draw.start + draw.count), weight.numel / draw.size
+                repeats = weight.numel / draw.size
                 length = math.sqrt(repeats) * torch.cat([store[window] for window in draw.windows]).norm()
                 if length > 0:
-                    self.coefficients[row] *= self.gains[row] * length
-                    self.gains[row] = 1 / length
+                    self.coefficients[draw.row] *= self.gains[draw.row] * length
+                    self.gains[draw.row] = 1 / length
 
 
 def _geometric(count: int, generator: torch.Generator | None) -> Tensor:

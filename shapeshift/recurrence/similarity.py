@@ -78,7 +78,7 @@ def coefficient_rows(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(group, TemplateGroup) and _is_comparable(group):
             # In float32 at least: angles between rows of 8 bits would be as coarse as they.
             scales = group.scales().to(torch.promote_types(group.gains.dtype, torch.float32))
-            found[name] = torch.stack([scales[draw.start : draw.start + draw.count] for draw in group.layout.draws])
+            found[name] = torch.stack([scales[draw.row] for draw in group.layout.draws])
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no group of layers that mix the same templates, so there is nothing to "

@@ -122,7 +122,7 @@ def _build(
         tied.coefficients.copy_(directions.flatten())
         tied.coefficients.requires_grad_(group.coefficients.requires_grad)
     for draw, gain in zip(layout.draws, gains, strict=True):
-        tied.gains[draw.start : draw.start + draw.count] = gain
+        tied.gains[draw.row] = gain
     return tied
 
 

@@ -93,9 +93,7 @@ def unshare_coefficients(
             for draw in rows.values():
                 tied[int(group.sources[draw.start])].append(draw)
             for source, draws in tied.items():
-                _separate(
-                    group, source, draws, [each[draw.start : draw.start + draw.count] for draw in draws], threshold
-                )
+                _separate(group, source, draws, [each[draw.row] for draw in draws], threshold)
     return _count(groups)
 
 
@@ -115,14 +113,14 @@ def _separate(
     values = group.coefficients.detach()
     for found in sets.values():
         if all(draw.start != source for draw in found):
-            start, count = found[0].start, found[0].count
-            values[start : start + count] = values[source : source + count]
+            first = found[0]
+            values[first.row] = values[source : source + first.count]
             for draw in found:
-                _tie(group, draw, start)
+                _tie(group, draw, first.start)
 
 
 def _tie(group: SuperWeights, draw: Draw, source: int) -> None:
-    group.sources[draw.start : draw.start + draw.count] = torch.arange(source, source + draw.count)
+    group.sources[draw.row] = torch.arange(source, source + draw.count)
 
 
 def _rows(group: SuperWeights) -> Iterator[dict[int, Draw]]:
