@@ -14,7 +14,7 @@ from benchmarks.baselines.low_rank import factorise
 from benchmarks.baselines.magnitude_pruning import prune_by_magnitude
 from benchmarks.experiments import pretraining
 from benchmarks.experiments.classification import BEFORE, ERROR, ImageClassification
-from benchmarks.experiments.networks import Training, WideNetwork
+from benchmarks.experiments.networks import Network, Training, WideNetwork
 from benchmarks.experiments.pretraining import pretrained, share_in
 from benchmarks.experiments.texts import Bert, TextClassification
 from benchmarks.experiments.trained import fitted
@@ -87,23 +87,41 @@ def test_the_channels_of_least_magnitude_go() -> None:
     assert smaller[0].weight[:, 0].tolist() == [5.0, 6.0, 4.0]
 
 
+class Noise(ImageClassification):
+    """Tells images of noise apart, which it is tested on, too."""
+
+    images = Images(torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 10, 10)
+
+    def load(self, task: Task) -> tuple[Images, Images]:
+        return self.images, self.images
+
+
+NOISE = Task("noise", Recipe(epochs=30, batch_size=8))
+
+
 def test_what_was_trained_is_measured_before_it_is_trained_on() -> None:
-    images = Images(torch.randn(40, 1, 8, 8), torch.arange(40) % 10, num_classes=10)
-
-    class Noise(ImageClassification):
-        def load(self, task: Task) -> tuple[Images, Images]:
-            return images, images
-
-    recipe, network = Recipe(epochs=30, batch_size=8), WideNetwork(10, 0.5)
-    task = Task("noise", recipe)
+    network = WideNetwork(10, 0.5)
     row = Row(network, "fit", "100%", fitted, recipe={"epochs": 1, "learning_rate": 1e-3})
-    found = Noise((ERROR, BEFORE)).run(row, task, seed=0)
-    original = pretrained(network, "", Training(images, recipe, 0, "cpu"))
+    found = Noise((ERROR, BEFORE)).run(row, NOISE, seed=0)
+    original = pretrained(network, "", Training(Noise.images, NOISE.recipe, 0, "cpu"))
     with torch.no_grad():
-        wrong = (original.eval()(images.images).argmax(1) != images.labels).float().mean().item()
+        wrong = (original.eval()(Noise.images.images).argmax(1) != Noise.images.labels).float().mean().item()
     assert found["before"] == pytest.approx(100 * wrong)
     assert wrong < 0.5, "the network has not learned anything that could be kept"
     assert found["error"] <= 50
+
+
+def test_what_was_trained_is_measured_with_averages_of_its_present_weights() -> None:
+    def stale(network: Network, budget: str, training: Training) -> nn.Module:
+        model = copy.deepcopy(pretrained(network, budget, training))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.fill_(100)  # type: ignore[union-attr]
+        return model
+
+    row = Row(WideNetwork(10, 0.5), "stale", "", stale, recipe={"epochs": 1, "learning_rate": 0.0})
+    trained, plain = Noise((ERROR, BEFORE)).run(row, NOISE, seed=0), Noise().run(row, NOISE, seed=0)
+    assert trained["before"] == trained["error"] < 50 < plain["error"]
 
 
 @pytest.mark.parametrize("budget", ["", "2x"])
