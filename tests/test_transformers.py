@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import accelerate
 import peft
 import pytest
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 import shapeshift
 from shapeshift.compression import shared_parameters
 from shapeshift.errors import CheckpointError, ConfigError, GeneratedWeightError, ModelError
+from shapeshift.generators import GENERATORS
 from shapeshift.integrations.transformers import ShapeshiftConfig
 from shapeshift.upsamplers import UPSAMPLERS
 from shapeshift.upsamplers.base import Upsampler
@@ -593,6 +595,23 @@ def test_generated_text_is_the_same_in_every_form(name: str, tmp_path: Path) -> 
     for other in (auto.from_pretrained(tmp_path), shapeshift.materialize(model)):
         assert other.generate(tokens, **options).equal(expected)
         assert other.generate(tokens, num_beams=3, **options).equal(beams)
+
+
+@pytest.mark.parametrize("combine", list(GENERATORS))
+def test_shared_parameters_are_not_offloaded(combine: str) -> None:
+    model = shapeshift.compress(gpt2(), "50%", combine=combine).eval()
+    accelerate.cpu_offload(model, torch.device("cpu"))
+    with pytest.raises(ModelError, match=r"generated from parameters that hold no values.*materialize"):
+        model(*words())
+    with pytest.raises(ModelError, match="generated from parameters that hold no values"):
+        shapeshift.materialize(model)
+
+
+def test_what_is_materialized_is_offloaded_as_any_model() -> None:
+    model, inputs = trained(shapeshift.compress(gpt2(), "50%")), words()
+    expected = logits(model, inputs)
+    offloaded = accelerate.cpu_offload(shapeshift.materialize(model), torch.device("cpu"))
+    assert_close(logits(offloaded, inputs), expected, "identical")
 
 
 def settings(folder: Path, **options: Any) -> transformers.TrainingArguments:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from shapeshift.errors import GeneratedWeightError
+from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.generators.description import GroupDescription
 from shapeshift.generators.forward_pass import ForwardPass
 from shapeshift.generators.handle import WeightHandle
@@ -171,7 +171,18 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         Args:
             indices: which of the group's weights.
             memory: where to write them if the generator can; fresh memory if None.
+
+        Raises:
+            ModelError: if the parameters were put elsewhere until a module's own forward pass, as offloading does.
         """
+        if not self.gains.is_meta and any(parameter.is_meta for parameter in self.parameters()):
+            # Torch would calculate with them all the same, and return memory that nobody wrote to.
+            raise ModelError(
+                f"{self.weights[indices[0]].name} is generated from parameters that hold no values: they are on the "
+                "meta device, where offloading (accelerate's cpu_offload, disk_offload or dispatch_model) keeps them "
+                "until the layer runs that owns them, while all layers share them. Keep the compressed model on one "
+                "device, or call shapeshift.materialize(model) before it is offloaded"
+            )
         # In the parameters' own precision: autocast is for what the weights are used in, and not for the meta device.
         kind = self.gains.device.type
         with contextlib.nullcontext() if self.gains.is_meta else torch.autocast(kind, enabled=False):
