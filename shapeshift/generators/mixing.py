@@ -94,8 +94,7 @@ def mix_plain(store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Dra
             templates = flat[first.offset : first.offset + first.span].view(first.count, first.size)
         else:
             templates = torch.stack([flat[window] for window in first.windows])
-        starts = [draws[index].start for index in indices]
-        rows = torch.stack([coefficients[start : start + first.count] for start in starts])
+        rows = torch.stack([coefficients[draws[index].row] for index in indices])
         for index, mixture in zip(indices, (rows @ templates).unbind(), strict=True):
             mixtures[index] = mixture
     return mixtures
