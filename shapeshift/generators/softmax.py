@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shapeshift.generators.base import GENERATORS, Options, starting_at_zero
+from shapeshift.generators.layout import Layout
 from shapeshift.generators.mixing import Draw
-from shapeshift.generators.templates import Layout, TemplateGroup
+from shapeshift.generators.templates import TemplateGroup
 from shapeshift.upsamplers import Upsampler
 from shapeshift.weights import Weight
 

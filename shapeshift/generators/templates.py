@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from shapeshift.generators.base import Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
+from shapeshift.generators.layout import Layout, needed, place
 from shapeshift.generators.memory import WeightMemory
 from shapeshift.generators.mixing import Draw, mix
 from shapeshift.generators.store import empty_store
@@ -25,47 +24,6 @@ TEMPLATE_LIMIT = 16
 
 # More templates come closer to given weights, but every training step pays for them.
 FITTED_TEMPLATES = 4
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where in a store each weight's templates lie.
-
-    Attributes:
-        store_size: numbers in the store.
-        draws: one per weight. The coefficients of those that mix several templates come first, fewest templates
-            first; those of the others are fixed at 1.
-        num_parameters: trainable numbers, the store's and all others.
-        ties: for each weight the index of the one whose coefficients it mixes with, its own for some weight of each
-            set; empty where every weight has coefficients of its own.
-    """
-
-    store_size: int
-    draws: tuple[Draw, ...]
-    num_parameters: int
-    ties: tuple[int, ...] = ()
-
-    @property
-    def counts(self) -> list[int]:
-        """The number of templates of each weight that has coefficients of its own, in their order."""
-        return [draw.count for index, draw in self._mixed if self.owner(index) == index]
-
-    @property
-    def rows(self) -> list[slice]:
-        """Where the coefficients of each weight that mixes several templates lie, in the order of their gains."""
-        owners = [(index, draw.count) for index, draw in self._mixed if self.owner(index) == index]
-        ends = itertools.accumulate(count for _, count in owners)
-        own = {index: slice(end - count, end) for (index, count), end in zip(owners, ends, strict=True)}
-        return [own[self.owner(index)] for index, _ in self._mixed]
-
-    @property
-    def _mixed(self) -> list[tuple[int, Draw]]:
-        several = [(index, draw) for index, draw in enumerate(self.draws) if draw.count > 1]
-        return sorted(several, key=lambda found: found[1].start)
-
-    def owner(self, index: int) -> int:
-        """Return the index of the weight whose coefficients a weight mixes with."""
-        return self.ties[index] if self.ties else index
 
 
 class TemplateGroup(ParameterGroup[Layout]):
@@ -174,7 +132,7 @@ class TemplateGroup(ParameterGroup[Layout]):
     def _fill(cls, weights: Sequence[Weight], available: int, options: Options, limit: int) -> Layout:
         """Look for the largest store that fits; what the weights need beside it depends on its size."""
         low = cls.smallest_store(weights, options)
-        own = _needed(weights)
+        own = needed(weights)
         # Coefficients are what a fit can do without: first of all, each weight gets numbers of its own.
         if options.init == "fit" and cls.size(cls.lay_out(weights, own, options, limit)) <= available:
             low = own
@@ -189,40 +147,22 @@ class TemplateGroup(ParameterGroup[Layout]):
 
     @classmethod
     def lay_out(cls, weights: Sequence[Weight], store_size: int, options: Options, limit: int | None = None) -> Layout:
-        """Place each weight's templates, at most ``limit``, in a store of at most ``store_size`` numbers, all used.
-
-        Each weight gets a span of consecutive windows; the spans follow one another and start over at the end of the
-        store. A weight larger than the store is stretched from it. For a fit, spans that have room beside each other
-        do not overlap, so that any weights can be met exactly.
-        """
-        upsampler = UPSAMPLERS[options.upsample]
-        allowed = cls.template_limit(weights, store_size, options)
+        """Lay out up to ``limit`` templates for each weight in up to ``store_size`` numbers, all of which are read."""
+        upsampler, allowed = UPSAMPLERS[options.upsample], cls.template_limit(weights, store_size, options)
         most = allowed if limit is None else min(limit, allowed)
-        rooms = [store_size] * len(weights)
-        if options.init == "fit" and store_size >= _needed(weights):
-            rooms = _split(weights, store_size)
-        counts, sizes, spans, offsets, cursor = [], [], [], [], 0
-        for weight, room in zip(weights, rooms, strict=True):
-            stretched = weight.numel > store_size
-            size = upsampler.source_size(weight.shape, store_size) if stretched else weight.numel
-            counts.append(max(1, min(most, -(-room // weight.numel))))
-            sizes.append(size)
-            spans.append(min(counts[-1] * size, max(room, size)))
-            offsets.append(min(cursor, store_size - spans[-1]))
-            cursor = (offsets[-1] + spans[-1]) % store_size if room else cursor
-        used = max(offset + span for offset, span in zip(offsets, spans, strict=True))
+        draws = place(weights, store_size, upsampler, most, apart=options.init == "fit")
+        used = max(draw.offset + draw.span for draw in draws)
         if used < store_size:  # leave out the numbers that nobody reads
             return cls.lay_out(weights, used, options, limit)
         own = [
-            upsampler.num_parameters(size, weight.shape)
-            for weight, size in zip(weights, sizes, strict=True)
-            if size < weight.numel
+            upsampler.num_parameters(draw.size, weight.shape)
+            for weight, draw in zip(weights, draws, strict=True)
+            if draw.size < weight.numel
         ]
         zeros = len(starting_at_zero(weights))
-        mixed = [count for count in counts if count > 1]
+        mixed = [draw.count for draw in draws if draw.count > 1]
         num_parameters = store_size + cls.count_coefficients(mixed, options) + sum(own) + zeros
-        starts = _starts(counts)
-        return Layout(store_size, tuple(map(Draw, offsets, counts, sizes, spans, starts)), num_parameters)
+        return Layout(store_size, draws, num_parameters)
 
     @staticmethod
     def size(layout: Layout) -> int:
@@ -266,7 +206,7 @@ class TemplateGroup(ParameterGroup[Layout]):
 
         Templates that overlap and count alike cancel in many ways, and meeting a weight exactly then takes many steps.
         """
-        if self.layout.store_size < _needed(self.weights):
+        if self.layout.store_size < needed(self.weights):
             return
         coefficients = self.all_coefficients()
         for draw in self.layout.draws:
@@ -332,26 +272,3 @@ class TemplateGroup(ParameterGroup[Layout]):
                 readers[read] += weight.numel / draw.span
                 squares[read] += weight.numel / draw.span * weight.std**2
         return torch.where(readers > 0, squares / readers, self.typical_std**2).sqrt()
-
-
-def _needed(weights: Sequence[Weight]) -> int:
-    """Return how many numbers it takes to meet any weights exactly; those that start at zero read any numbers."""
-    return max(1, sum(weight.numel for weight in weights if weight.std > 0))
-
-
-def _split(weights: Sequence[Weight], store_size: int) -> list[int]:
-    """Split a store over weights in proportion to their sizes; those that start at zero get none of it."""
-    ends = itertools.accumulate((weight.numel if weight.std > 0 else 0 for weight in weights), initial=0)
-    return [
-        store_size * end // _needed(weights) - store_size * begin // _needed(weights)
-        for begin, end in itertools.pairwise(ends)
-    ]
-
-
-def _starts(counts: Sequence[int]) -> list[int]:
-    """Return where each weight's coefficients begin: those that are mixed first, fewest first, then the fixed ones."""
-    starts, position = [0] * len(counts), 0
-    for index in sorted(range(len(counts)), key=lambda index: (counts[index] == 1, counts[index])):
-        starts[index] = position
-        position += counts[index]
-    return starts

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shapeshift.config import Config
+from shapeshift.generators.layout import Layout
 from shapeshift.generators.mixing import Draw, mix
-from shapeshift.generators.templates import Layout
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.recurrence.similarity import layer_similarity
 
