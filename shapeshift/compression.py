@@ -203,8 +203,8 @@ def materialize(model: ModelT) -> ModelT:
         model: a compressed model, or a module that holds one or several; it is changed in place.
 
     Returns:
-        The same model, with equal outputs. The weights are contiguous: for another memory format, set it again by
-        ``model.to(memory_format=...)``.
+        The same model, with equal outputs. Weights that were generated are contiguous: set another memory format again,
+        by ``model.to(memory_format=...)``.
 
     Raises:
         ModelError: if nothing in the model is compressed, its shared parameters are sharded over processes, or a layer

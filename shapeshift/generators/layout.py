@@ -72,6 +72,9 @@ def place(
         most: the most templates that one weight mixes.
         apart: let no spans overlap if there is room for all of them beside each other, so that any weights can be met
             exactly.
+
+    Returns:
+        One draw per weight.
     """
     rooms = [store_size] * len(weights)
     if apart and store_size >= needed(weights):

@@ -48,6 +48,16 @@ class Draw:
         return [slice(begin, begin + self.size) for begin in begins]
 
     @property
+    def templates(self) -> tuple[int, int, int, int]:
+        """What is equal for draws of the same templates, whatever their coefficients."""
+        return self.offset, self.count, self.size, self.span
+
+    @property
+    def extent(self) -> slice:
+        """All of the templates together, as one slice of the store."""
+        return slice(self.offset, self.offset + self.span)
+
+    @property
     def row(self) -> slice:
         """The weight's coefficients, as a slice of its group's."""
         return slice(self.start, self.start + self.count)
@@ -86,12 +96,12 @@ def mix_plain(store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Dra
     flat = torch.cat([piece.view(-1) for piece in store]) if len(store) > 1 else store[0].view(-1)
     products: dict[tuple[int, int, int, int], list[int]] = {}
     for index, draw in enumerate(draws):
-        products.setdefault((draw.offset, draw.count, draw.size, draw.span), []).append(index)
+        products.setdefault(draw.templates, []).append(index)
     mixtures: list[Tensor] = [flat] * len(draws)
     for indices in products.values():
         first = draws[indices[0]]
         if first.span == first.count * first.size:
-            templates = flat[first.offset : first.offset + first.span].view(first.count, first.size)
+            templates = flat[first.extent].view(first.count, first.size)
         else:
             templates = torch.stack([flat[window] for window in first.windows])
         rows = torch.stack([coefficients[draws[index].row] for index in indices])

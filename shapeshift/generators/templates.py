@@ -39,7 +39,7 @@ class TemplateGroup(ParameterGroup[Layout]):
 
     def __init__(self, weights: Sequence[Weight], layout: Layout, options: Options) -> None:
         super().__init__(weights, layout)
-        used = max(draw.offset + draw.span for draw in layout.draws)
+        used = max(draw.extent.stop for draw in layout.draws)
         # A layout may come from a damaged file: it is looked at before memory is asked for.
         if not used <= layout.store_size <= 2 * used:
             raise ValueError(f"a store of {layout.store_size} numbers of which the weights read {used}")
@@ -151,7 +151,7 @@ class TemplateGroup(ParameterGroup[Layout]):
         upsampler, allowed = UPSAMPLERS[options.upsample], cls.template_limit(weights, store_size, options)
         most = allowed if limit is None else min(limit, allowed)
         draws = place(weights, store_size, upsampler, most, apart=options.init == "fit")
-        used = max(draw.offset + draw.span for draw in draws)
+        used = max(draw.extent.stop for draw in draws)
         if used < store_size:  # leave out the numbers that nobody reads
             return cls.lay_out(weights, used, options, limit)
         own = [
@@ -268,7 +268,6 @@ class TemplateGroup(ParameterGroup[Layout]):
         readers, squares = torch.zeros(2, self.layout.store_size)
         for weight, draw in zip(self.weights, self.layout.draws, strict=True):
             if weight.std > 0:
-                read = slice(draw.offset, draw.offset + draw.span)
-                readers[read] += weight.numel / draw.span
-                squares[read] += weight.numel / draw.span * weight.std**2
+                readers[draw.extent] += weight.numel / draw.span
+                squares[draw.extent] += weight.numel / draw.span * weight.std**2
         return torch.where(readers > 0, squares / readers, self.typical_std**2).sqrt()

@@ -112,7 +112,7 @@ def _origin(group: ParameterGroup[Any], index: int) -> Any:
         return id(group), index
     draw = group.layout.draws[index]
     coefficients = group.layout.owner(index) if draw.count > 1 else None
-    return id(group), draw.offset, draw.size, draw.span, draw.count, coefficients
+    return id(group), *draw.templates, coefficients
 
 
 def _difference(block: nn.Module, step: nn.Module) -> str | None:

@@ -89,6 +89,6 @@ def coefficient_rows(model: nn.Module) -> dict[str, Tensor]:
 
 def _is_comparable(group: TemplateGroup) -> bool:
     """Tell whether the weights of a group differ in their coefficients only."""
-    templates = {(draw.offset, draw.count, draw.size, draw.span) for draw in group.layout.draws}
+    templates = {draw.templates for draw in group.layout.draws}
     plain = not group.zeros and not group.upsamplers
     return plain and len(templates) == 1 and len(group.weights) > 1
