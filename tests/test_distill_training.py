@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import copy
-import gc
 import io
-import os
 import pickle
-import socket
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -26,6 +20,7 @@ import shapeshift
 from shapeshift import ConfigError, ModelError
 from shapeshift.distill import DISTILLERS, KD, OFD, SRRL, TeacherStudent, WeightedSum
 from shapeshift.networks.wide_resnet import WideResNet
+from tests.processes import WORLD, needs_gloo, spawn
 from tests.tolerances import assert_close
 
 CLASSES = 5
@@ -442,39 +437,23 @@ class TestCompiled:
         assert_close(step(student, distiller, x, y)[0], loss, "compiled")
 
 
-WORLD = 2
+def train_in_processes(rank: int, folder: Path) -> None:
+    x, y = (tensor.chunk(WORLD)[rank] for tensor in batch())
+    found = {}
+    for method in DISTILLERS:
+        for training in (False, True):
+            teacher, student = models()
+            replica = DistributedDataParallel(student.train(training))
+            distiller: nn.Module = build(method, teacher, replica).train(training)
+            if any(True for _ in distiller.parameters()):
+                distiller = DistributedDataParallel(distiller)
+            found[method, training] = step(replica, distiller, x, y)
+    torch.save(found, folder / f"{rank}.pt")
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
-    try:
-        x, y = (tensor.chunk(WORLD)[rank] for tensor in batch())
-        found = {}
-        for method in DISTILLERS:
-            for training in (False, True):
-                teacher, student = models()
-                replica = DistributedDataParallel(student.train(training))
-                distiller: nn.Module = build(method, teacher, replica).train(training)
-                if any(True for _ in distiller.parameters()):
-                    distiller = DistributedDataParallel(distiller)
-                found[method, training] = step(replica, distiller, x, y)
-        torch.save(found, Path(folder) / f"{rank}.pt")
-        # A process that leaves while the other still talks to it, or with a group still referred to, may abort.
-        del replica, distiller
-        gc.collect()
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+@needs_gloo
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path)), nprocs=WORLD)
+    spawn(train_in_processes, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
     assert set(first) == {(method, training) for method in DISTILLERS for training in (False, True)}
     x, y = batch()

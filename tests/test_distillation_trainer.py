@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from transformers import (
 import shapeshift
 from shapeshift.distill import DISTILLERS, KD, WeightedSum
 from shapeshift.integrations.distillation.trainer import DistillationTrainer
+from tests.processes import WORLD, launch, needs_gloo
 from tests.tolerances import assert_close
 
 BATCH = 4
@@ -301,47 +299,25 @@ def test_a_checkpoint_of_another_distiller_is_refused(tmp_path: Path) -> None:
     assert_close(parameters(model, distiller), before, "identical")
 
 
-PROGRAM = """
-import os, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from tests.test_distillation_trainer import BATCH, build, parameters, trainer
-folder = Path(sys.argv[1])
-for method in ("kd", "srrl"):
-    model, distiller = build(method, "50%")
-    if method == "srrl":  # a start of its own in each process
-        torch.manual_seed(int(os.environ["RANK"]))
-        torch.nn.init.normal_(distiller.connector.conv.weight)
-    training = trainer(folder, model, distiller, per_device_train_batch_size=BATCH // 2)
-    training.train()
-    torch.save((parameters(model), parameters(distiller)), folder / f"{method}{training.args.process_index}.pt")
-training.accelerator.end_training()
-"""
+def train_in_processes(folder: Path) -> None:
+    for method in ("kd", "srrl"):
+        model, distiller = build(method, "50%")
+        if method == "srrl":  # a start of its own in each process
+            torch.manual_seed(dist.get_rank())
+            nn.init.normal_(distiller.connector.conv.weight)
+        training = trainer(folder, model, distiller, per_device_train_batch_size=BATCH // WORLD)
+        training.train()
+        torch.save((parameters(model), parameters(distiller)), folder / f"{method}{training.args.process_index}.pt")
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+@needs_gloo
 def test_two_processes_train_as_one_with_the_joint_batch(tmp_path: Path) -> None:
     model, distiller = build("kd", "50%")
     trainer(tmp_path, model, distiller).train()
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    # --cpu would want MPI to start more than one process.
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--dynamo_backend", "no"]
-    launch += ["--mixed_precision", "no"]
-    launch += ["--num_processes", "2", "--main_process_port", "0", str(program), str(tmp_path)]
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "ACCELERATE_USE_CPU": "true",
-    }
-    finished = subprocess.run(
-        [sys.executable, *launch], env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
-    assert finished.returncode == 0, finished.stderr
-    joint, *_ = (torch.load(tmp_path / f"kd{rank}.pt") for rank in range(2))
+    launch(train_in_processes, tmp_path)
+    joint, *_ = (torch.load(tmp_path / f"kd{rank}.pt") for rank in range(WORLD))
     assert_close(joint[0], parameters(model), "reordered")
-    first, second = (torch.load(tmp_path / f"srrl{rank}.pt") for rank in range(2))
+    first, second = (torch.load(tmp_path / f"srrl{rank}.pt") for rank in range(WORLD))
     assert_close(first, second, "identical")
     assert len(first[1]) == len(parameters(build("srrl")[1]))
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import socket
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -22,11 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import shapeshift
+from tests.processes import WORLD, needs_gloo, spawn
 from tests.tolerances import assert_close
 
-WORLD = 2
-
-pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+pytestmark = needs_gloo
 
 
 class Blocks(nn.Module):
@@ -85,38 +79,28 @@ def wrap_fsdp(model: Blocks, per_block: bool) -> nn.Module:
     return fully_shard(model)
 
 
-def work(rank: int, port: int, folder: str, model: Callable[[], Blocks], wrap: Callable[[Blocks], nn.Module]) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
-    try:
-        x, y = map(share, data())
-        wrapped = wrap(model())
-        losses, found = train(wrapped, x, y)
-        for loss in losses:
-            dist.all_reduce(loss)
-        result = {"losses": [loss / WORLD for loss in losses], "gradients": found}
-        if isinstance(wrapped, FSDPModule):
-            result["no_weight_decay"] = sorted(wrapped.no_weight_decay())
-            with pytest.raises(shapeshift.ModelError, match=r"are sharded.*shapeshift\.save.*shapeshift\.load"):
-                shapeshift.materialize(wrapped)
-            assert shapeshift.is_compressed(wrapped)
-        torch.save(result, Path(folder) / f"{rank}.pt")
-        if rank == 0 or isinstance(wrapped, FSDPModule):
-            shapeshift.save(wrapped, Path(folder) / "saved")
-        # A process that leaves while the other still talks to it, or with a group still referred to, may abort.
-        gc.collect()
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+def train_in_processes(
+    rank: int, folder: Path, model: Callable[[], Blocks], wrap: Callable[[Blocks], nn.Module]
+) -> None:
+    x, y = map(share, data())
+    wrapped = wrap(model())
+    losses, found = train(wrapped, x, y)
+    for loss in losses:
+        dist.all_reduce(loss)
+    result = {"losses": [loss / WORLD for loss in losses], "gradients": found}
+    if isinstance(wrapped, FSDPModule):
+        result["no_weight_decay"] = sorted(wrapped.no_weight_decay())
+        with pytest.raises(shapeshift.ModelError, match=r"are sharded.*shapeshift\.save.*shapeshift\.load"):
+            shapeshift.materialize(wrapped)
+        assert shapeshift.is_compressed(wrapped)
+    torch.save(result, folder / f"{rank}.pt")
+    if rank == 0 or isinstance(wrapped, FSDPModule):
+        shapeshift.save(wrapped, folder / "saved")
 
 
 def run(folder: Path, model: Callable[[], Blocks], wrap: Callable[[Blocks], nn.Module]) -> list[dict[str, Any]]:
     """Train in processes of their own, and return what each of them found."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    mp.spawn(work, (port, str(folder), model, wrap), nprocs=WORLD)
+    spawn(train_in_processes, folder, model, wrap)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

@@ -6,7 +6,6 @@ import copy
 import itertools
 import os
 import pickle
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import shapeshift
 from shapeshift.errors import CheckpointError, ConfigError, ModelError
 from shapeshift.integrations.lightning import ShapeshiftCallback
+from tests.processes import WORLD, free_port, needs_gloo
 from tests.tolerances import assert_close
 
 # Lightning reminds those who load a checkpoint without the callback that wrote it.
@@ -365,20 +365,12 @@ def work(rank: int, port: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        address: tuple[str, int] = found.getsockname()
-    return address[1]
-
-
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+@needs_gloo
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # of Python 3.12 and newer
-def test_two_processes_train_as_one_does_through_a_schedule(tmp_path: Path, port: int) -> None:
+def test_two_processes_train_as_one_does_through_a_schedule(tmp_path: Path) -> None:
     # Forked: importing Lightning again takes longer than the test.
-    mp.start_processes(work, (port, tmp_path), nprocs=2, start_method="fork")
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    mp.start_processes(work, (free_port(), tmp_path), nprocs=WORLD, start_method="fork")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
     assert_close(first, second, "identical")
     assert any("24x24" in name for name in first)
 

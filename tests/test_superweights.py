@@ -25,6 +25,7 @@ from shapeshift.superweights import Family, share_coefficients, unshare_coeffici
 from shapeshift.weights import Weight
 from tests import test_distributed
 from tests.models import Residual, gradients, loss_of, mlp
+from tests.processes import needs_gloo
 from tests.tolerances import assert_close
 
 CONFIG = shapeshift.Config(combine="superweights")
@@ -452,7 +453,7 @@ class Averaged(nn.Module):
         return torch.stack(self.family(x)).mean(0)
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+@needs_gloo
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(tmp_path: Path) -> None:
     losses, gradients = test_distributed.train(Averaged(), *test_distributed.data())
     for result in test_distributed.run(tmp_path, Averaged, DistributedDataParallel):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,6 @@ import accelerate
 import peft
 import pytest
 import torch
-import torch.distributed as dist
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -30,6 +27,7 @@ from shapeshift.upsamplers import UPSAMPLERS
 from shapeshift.upsamplers.base import Upsampler
 from tests.methods import compressed, every_method
 from tests.models import Case, tensors
+from tests.processes import WORLD, launch, needs_gloo, run_python
 from tests.tolerances import assert_close
 
 AutoCausal = transformers.AutoModelForCausalLM
@@ -564,23 +562,9 @@ assert torch.equal(loaded(tokens).logits, model(tokens).logits)
 """
 
 
-def run(arguments: list[str], **environment: str) -> None:
-    """Run a Python program, and show what it said if it fails."""
-    root = str(Path(__file__).parent.parent)
-    finished = subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert finished.returncode == 0, finished.stderr
-
-
 def test_the_import_may_come_late_but_not_never(tmp_path: Path) -> None:
     shapeshift.compress(gpt2(), "50%").save_pretrained(tmp_path)
-    run(["-c", IMPORTS, str(tmp_path)])
+    run_python(["-c", IMPORTS, str(tmp_path)])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
@@ -761,34 +745,19 @@ class TestLoRA:
         assert all(adapted.get_parameter(name).grad is not None for name in trainable)
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import transformers
-import shapeshift.integrations.transformers
-from tests.test_transformers import gpt2, rows, seeded, settings
-folder = Path(sys.argv[1])
-model = seeded(lambda: gpt2(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
-arguments = settings(folder, per_device_train_batch_size=2, save_strategy="steps", save_steps=2, optim="sgd")
-trainer = transformers.Trainer(model, arguments, train_dataset=rows())
-assert trainer.args.world_size == 2
-trainer.train()
-torch.save(model.state_dict(), folder / f"{trainer.args.process_index}.pt")
-trainer.accelerator.end_training()
-"""
+def train_in_processes(folder: Path) -> None:
+    model = seeded(lambda: gpt2(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+    arguments = settings(folder, per_device_train_batch_size=2, save_strategy="steps", save_steps=2, optim="sgd")
+    trainer = transformers.Trainer(model, arguments, train_dataset=rows())
+    assert trainer.args.world_size == WORLD
+    trainer.train()
+    torch.save(model.state_dict(), folder / f"{trainer.args.process_index}.pt")
 
 
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+@needs_gloo
 def test_accelerate_launches_two_processes(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    # --cpu would want MPI to start more than one process.
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--dynamo_backend", "no"]
-    launch += ["--mixed_precision", "no", "--num_processes", "2", "--main_process_port", "0"]
-    run([*launch, str(program), str(tmp_path)], GLOO_SOCKET_IFNAME="lo", ACCELERATE_USE_CPU="true")
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    launch(train_in_processes, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD))
     assert_close(first, second, "identical")
     assert_close(dict(AutoCausal.from_pretrained(tmp_path / "checkpoint-4").state_dict()), dict(first), "identical")
     still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
