@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from shapeshift.adapters import ADAPTERS
 from shapeshift.errors import GeneratedWeightError, ModelError
@@ -90,7 +91,7 @@ def check_attachable(module: nn.Module, path: str) -> None:
     if is_attached(module):
         raise ModelError(f"{where} is compressed already; call shapeshift.materialize on the whole model first")
     if type(module).__module__.startswith("torch.jit"):
-        raise ModelError(f"{where} is a scripted module, whose code is fixed; compress the model before scripting it")
+        raise ModelError(f"{where} is a scripted module, whose code is fixed; compress what it was scripted from")
 
 
 @functools.cache
@@ -104,6 +105,7 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
     members["register_parameter"] = _register_parameter
     members["__reduce_ex__"] = _reduce_ex
     members["_replicate_for_data_parallel"] = _refuse_replication
+    members["__prepare_scriptable__"] = _refuse_scripting
     members["_rebuild"] = (base, names, root)
     for adapted, adapt in ADAPTERS.items():
         if issubclass(base, adapted):
@@ -162,10 +164,26 @@ def _refuse_replication(self: nn.Module) -> nn.Module:
     )
 
 
+def _refuse_scripting(self: nn.Module) -> nn.Module:
+    raise ModelError(
+        f"torch.jit.script compiles the code of {type(self).__name__}, and not what generates its weights: script a "
+        "copy after shapeshift.materialize, or take torch.export.export or torch.jit.trace"
+    )
+
+
+def _refuse_symbols(self: nn.Module, *inputs: Any) -> None:
+    if any(isinstance(value, Proxy) for value in inputs):
+        raise ModelError(
+            f"torch.fx traces {type(self).__name__} into a graph that would lack what generates its weights: trace "
+            "the plain model first, also for a feature extractor, and shapeshift.compress the traced one"
+        )
+
+
 def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def generate_and_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         shared: SharedParameters = getattr(self, ATTRIBUTE)
+        _refuse_symbols(self, *args, *kwargs.values())
         try:
             shared.begin()
             outputs = forward(self, *args, **kwargs)

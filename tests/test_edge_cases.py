@@ -568,6 +568,27 @@ def test_copies_of_a_traced_model_are_refused(duplicate: Callable[[nn.Module], A
     assert_close(copy.deepcopy(shapeshift.materialize(model))(x), outputs, "reordered")
 
 
+def test_a_compressed_model_is_not_traced_into_a_graph() -> None:
+    model = shapeshift.compress(mlp(depth=2), "60%")
+    for wrapped in (model, nn.Sequential(model, nn.ReLU())):
+        with pytest.raises(ModelError, match=r"torch\.fx traces Sequential.*compress the traced one"):
+            torch.fx.symbolic_trace(wrapped)
+    graph = shapeshift.compress(torch.fx.symbolic_trace(mlp(depth=2)), "60%")
+    graph(torch.randn(2, 16)).sum().backward()
+    assert all(parameter.grad is not None for parameter in graph.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
+def test_a_compressed_model_is_not_scripted() -> None:
+    model = shapeshift.compress(mlp(), 0.5)
+    for part in (model, model[0], nn.Sequential(model)):
+        with pytest.raises(ModelError, match=r"torch\.jit\.script compiles .* after shapeshift\.materialize"):
+            torch.jit.script(part)
+    x = torch.randn(2, 16)
+    expected = model(x)
+    assert_close(torch.jit.script(shapeshift.materialize(model))(x), expected, "reordered")
+
+
 def test_data_parallel_copies_are_refused() -> None:
     model = shapeshift.compress(mlp(), 0.5)
     with pytest.raises(ModelError, match=r"use torch\.nn\.parallel\.DistributedDataParallel"):
