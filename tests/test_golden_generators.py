@@ -12,7 +12,7 @@ from torch import Tensor
 import shapeshift
 from shapeshift.generators.emb import Embedding
 from shapeshift.generators.layout import Layout
-from shapeshift.generators.mixing import Draw
+from shapeshift.generators.mixture import Draw
 from shapeshift.generators.softmax import Softmax, template_shape
 from shapeshift.generators.templates import TemplateGroup
 from shapeshift.generators.wavg import WeightedAverage

@@ -23,7 +23,7 @@ from benchmarks import folding as folding_benchmark
 from shapeshift.compression import shared_parameters
 from shapeshift.errors import CheckpointError, ConfigError, MissingExtraError, ModelError
 from shapeshift.generators.layout import Layout
-from shapeshift.generators.mixing import Draw
+from shapeshift.generators.mixture import Draw
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.wide_resnet import WideResNet

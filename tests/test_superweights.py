@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import shapeshift
 from shapeshift.compression import shared_parameters
-from shapeshift.generators.assembly import Assembly
-from shapeshift.generators.nesting import nest
+from shapeshift.generators.mixing import mix, mix_plain
+from shapeshift.generators.mixture import Draw, Mixture
+from shapeshift.generators.nesting import Level, nest
 from shapeshift.generators.superweights import Layout, SuperWeights
 from shapeshift.plan import budget_range
 from shapeshift.superweights import Family, share_coefficients, unshare_coefficients
@@ -58,14 +60,27 @@ def telescoped(pieces: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> T
     return weight
 
 
+def put_together(
+    form: Callable[..., Any], shape: tuple[int, ...], levels: Sequence[Level], vectors: Sequence[Tensor]
+) -> Tensor:
+    """Make a weight of vectors of its levels, which lie in a store of several pieces."""
+    ends = itertools.accumulate(map(len, vectors))
+    sizes = zip(map(len, vectors), ends, strict=True)
+    draws = [Draw(end - size, 1, size, size, start) for start, (size, end) in enumerate(sizes)]
+    store = torch.cat(list(vectors)).unsqueeze(1).split(7)
+    ones = torch.ones(len(draws), dtype=torch.float64)
+    (weight,) = form(store, ones, [Mixture.nested(levels, draws, shape)])
+    return weight.view(shape)
+
+
+@pytest.mark.parametrize("form", [mix, mix_plain])
 @pytest.mark.parametrize("count", range(1, len(NESTED) + 1))
-def test_nested_shapes_are_put_together_as_in_the_paper(count: int) -> None:
+def test_nested_shapes_are_put_together_as_in_the_paper(count: int, form: Callable[..., Any]) -> None:
     levels = nest(NESTED)[:count]
     sizes = [math.prod(shape) for shape in NESTED]
     assert [level.size for level in nest(NESTED)] == [b - a for a, b in itertools.pairwise([0, *sizes])]
     numbers = [torch.randn(level.size, dtype=torch.float64, requires_grad=True) for level in levels]
-    assembly = Assembly.of(levels, NESTED[count - 1])
-    weight = assembly(*numbers)
+    weight = put_together(form, NESTED[count - 1], levels, numbers)
     expected = telescoped(numbers, NESTED[:count])
     assert_close(weight, expected, "identical")
     direction = torch.randn_like(weight)
@@ -103,20 +118,20 @@ def test_a_weight_is_put_together_alike_with_and_without_plain_operations(shapes
     for index, shape in enumerate(shapes):
         levels = [level for level in found if index in level.readers]
         vectors = [torch.randn(level.size, dtype=torch.float64, requires_grad=True) for level in levels]
-        assembly = Assembly.of(levels, shape)
-        # A function transform wants plain operations.
-        plain, derivative = torch.func.vjp(assembly, *vectors)
-        weight = assembly(*vectors)
+        weight, plain = (put_together(form, shape, levels, vectors) for form in (mix, mix_plain))
         assert_close(weight, plain, "identical")
         direction = torch.randn_like(weight)
-        assert_close(torch.autograd.grad(weight, vectors, direction), derivative(direction), "identical")
+        first, second = (torch.autograd.grad(made, vectors, direction) for made in (weight, plain))
+        assert_close(first, second, "identical")
 
 
-def test_a_weight_that_is_put_together_is_differentiable_twice() -> None:
-    levels = nest([(2, 3), (3, 2)])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_weight_that_is_put_together_is_differentiable_twice(index: int) -> None:
+    shapes = [(2, 3), (3, 2)]
+    levels = [level for level in nest(shapes) if index in level.readers]
     vectors = [torch.randn(level.size, dtype=torch.float64, requires_grad=True) for level in levels]
-    assert torch.autograd.gradgradcheck(Assembly.of(levels[:1], (2, 3)), vectors[:1])
-    assert torch.autograd.gradgradcheck(Assembly.of(levels, (3, 2)), vectors)
+    assert torch.autograd.gradcheck(lambda *v: put_together(mix, shapes[index], levels, v), vectors)
+    assert torch.autograd.gradgradcheck(lambda *v: put_together(mix, shapes[index], levels, v), vectors)
 
 
 @settings(max_examples=60, deadline=None)

@@ -24,7 +24,8 @@ import shapeshift
 from shapeshift import GeneratedWeightError
 from shapeshift.compression import shared_parameters
 from shapeshift.generators import GENERATORS, ParameterGroup
-from shapeshift.generators.mixing import Draw, mix, mix_plain
+from shapeshift.generators.mixing import mix, mix_plain
+from shapeshift.generators.mixture import Draw, Mixture
 from tests.models import MODELS, Convolutions, Language, Recurrent, Residual, gradients, loss_of, mlp, tensors
 from tests.tolerances import assert_close
 
@@ -613,6 +614,7 @@ DRAWS = [  # disjoint, overlapping evenly, single, and two of the same templates
     Draw(0, 1, 15, 15, 5),
     Draw(0, 2, 6, 12, 6),
 ]
+MIXTURES = list(map(Mixture.of, DRAWS))
 
 
 class TestMixing:
@@ -626,14 +628,14 @@ class TestMixing:
         store, coefficients = self.numbers()
         results = []
         for form in (mix, mix_plain):
-            mixtures = form(store.split(13), coefficients, DRAWS)
+            mixtures = form(store.split(13), coefficients, MIXTURES)
             loss = sum((mixture**3).sum() for mixture in mixtures)
             results.append((list(mixtures), torch.autograd.grad(loss, (store, coefficients))))
         assert_close(results[0], results[1], "double")
 
     def test_the_formula(self) -> None:
         store, coefficients = self.numbers()
-        for draw, mixture in zip(DRAWS, mix(store.split(13), coefficients, DRAWS), strict=True):
+        for draw, mixture in zip(DRAWS, mix(store.split(13), coefficients, MIXTURES), strict=True):
             begins = [draw.offset + k * (draw.span - draw.size) // max(1, draw.count - 1) for k in range(draw.count)]
             expected = sum(
                 coefficients[draw.start + k] * store[begin : begin + draw.size, 0] for k, begin in enumerate(begins)
@@ -642,20 +644,20 @@ class TestMixing:
 
     def test_double_backward(self) -> None:
         store, coefficients = self.numbers()
-        assert torch.autograd.gradcheck(lambda s, c: tuple(mix(s.split(13), c, DRAWS)), (store, coefficients))
-        assert torch.autograd.gradgradcheck(lambda s, c: tuple(mix(s.split(13), c, DRAWS)), (store, coefficients))
+        assert torch.autograd.gradcheck(lambda s, c: tuple(mix(s.split(13), c, MIXTURES)), (store, coefficients))
+        assert torch.autograd.gradgradcheck(lambda s, c: tuple(mix(s.split(13), c, MIXTURES)), (store, coefficients))
 
     @pytest.mark.parametrize("frozen", [0, 1])
     def test_one_side_frozen(self, frozen: int) -> None:
         inputs = self.numbers()
         inputs[frozen].requires_grad_(False)
-        assert torch.autograd.gradcheck(lambda s, c: tuple(mix(s.split(13), c, DRAWS)), inputs)
-        assert torch.autograd.gradgradcheck(lambda s, c: tuple(mix(s.split(13), c, DRAWS)), inputs)
+        assert torch.autograd.gradcheck(lambda s, c: tuple(mix(s.split(13), c, MIXTURES)), inputs)
+        assert torch.autograd.gradgradcheck(lambda s, c: tuple(mix(s.split(13), c, MIXTURES)), inputs)
 
     def test_some_results_unused(self) -> None:
         store, coefficients = self.numbers()
-        found = torch.autograd.grad(mix(store.split(13), coefficients, DRAWS)[1].sum(), (store, coefficients))
-        expected = torch.autograd.grad(mix_plain([store], coefficients, DRAWS)[1].sum(), (store, coefficients))
+        found = torch.autograd.grad(mix(store.split(13), coefficients, MIXTURES)[1].sum(), (store, coefficients))
+        expected = torch.autograd.grad(mix_plain([store], coefficients, MIXTURES)[1].sum(), (store, coefficients))
         assert_close(found, expected, "double")
 
     def test_gradient_penalty_of_a_model_equals_finite_differences(self) -> None:

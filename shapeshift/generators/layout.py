@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shapeshift.generators.mixing import Draw
+from shapeshift.generators.mixture import Draw
 from shapeshift.upsamplers import Upsampler
 from shapeshift.weights import Weight
 

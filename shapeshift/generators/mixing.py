@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,105 +12,63 @@ from torch import Tensor
 
 from shapeshift.eager import is_eager
 from shapeshift.generators.memory import WeightMemory
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Which numbers of a store one weight is mixed from.
-
-    Attributes:
-        offset: where the first template begins.
-        count: how many templates are mixed.
-        size: how many numbers a template has.
-        span: how many numbers lie between the begin of the first and the end of the last; where that is less than
-            ``count * size``, the templates overlap evenly.
-        start: where the weight's coefficients begin among those of its group.
-    """
-
-    offset: int
-    count: int
-    size: int
-    span: int
-    start: int
-
-    def __post_init__(self) -> None:
-        if min(self.offset, self.start) < 0 or not 1 <= self.size <= self.span <= self.count * self.size:
-            raise ValueError(f"templates that cannot be: {self}")
-        if self.count > self.span:
-            raise ValueError(f"more templates than they have numbers: {self}")
-
-    @property
-    def windows(self) -> list[slice]:
-        """The templates, as slices of the store."""
-        slack, steps = self.span - self.size, max(1, self.count - 1)
-        begins = [self.offset + k * slack // steps for k in range(self.count)]
-        return [slice(begin, begin + self.size) for begin in begins]
-
-    @property
-    def templates(self) -> tuple[int, int, int, int]:
-        """What is equal for draws of the same templates, whatever their coefficients."""
-        return self.offset, self.count, self.size, self.span
-
-    @property
-    def extent(self) -> slice:
-        """All of the templates together, as one slice of the store."""
-        return slice(self.offset, self.offset + self.span)
-
-    @property
-    def row(self) -> slice:
-        """The weight's coefficients, as a slice of its group's."""
-        return slice(self.start, self.start + self.count)
+from shapeshift.generators.mixture import Draw, Mixture, Part
 
 
 def mix(
-    store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw], memory: WeightMemory | None = None
+    store: Sequence[Tensor], coefficients: Tensor, mixtures: Sequence[Mixture], memory: WeightMemory | None = None
 ) -> Sequence[Tensor]:
-    """Mix templates into vectors: ``sum_k coefficients[k] * template_k`` for each draw.
+    """Mix templates into weights: ``sum_k coefficients[k] * template_k`` in each part of them.
 
     Args:
         store: the store's pieces in order, numbers of shape (n, 1) each.
         coefficients: numbers of shape (C,).
-        draws: where the templates and the coefficients of each vector lie.
+        mixtures: where the templates and the coefficients of each weight lie.
         memory: where to write them; fresh memory if None, or where a compiler decides.
 
     Returns:
-        One vector of shape (draw.size,) per draw.
+        One vector of shape (mixture.numel,) per weight.
     """
     if not is_eager():  # compilers fuse plain operations better than we could
-        return mix_plain(store, coefficients, draws)
+        return mix_plain(store, coefficients, mixtures)
     with torch.no_grad():
         flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
         sizes = tuple(map(len, flat))
-        vectors = (memory or WeightMemory()).empty([draw.size for draw in draws], flat[0])
+        vectors = (memory or WeightMemory()).empty([mixture.numel for mixture in mixtures], flat[0])
     node: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
     # In a list, since a function that returns a tensor it was given makes a view of it.
     return [
-        _Mix.apply(node, draw, flat, sizes, scales, [vector])  # type: ignore[no-untyped-call]
-        for draw, vector in zip(draws, vectors, strict=True)
+        _Mix.apply(node, mixture, flat, sizes, scales, [vector])  # type: ignore[no-untyped-call]
+        for mixture, vector in zip(mixtures, vectors, strict=True)
     ]
 
 
-def mix_plain(store: Sequence[Tensor], coefficients: Tensor, draws: Sequence[Draw]) -> list[Tensor]:
-    """Mix with differentiable tensor operations only, one product for all vectors of the same templates."""
+def mix_plain(store: Sequence[Tensor], coefficients: Tensor, mixtures: Sequence[Mixture]) -> list[Tensor]:
+    """Mix with differentiable tensor operations only."""
+    vectors = iter(_mix_parts(store, coefficients, [part for mixture in mixtures for part in mixture.parts]))
+    return [mixture.join([next(vectors) for _ in mixture.parts]) for mixture in mixtures]
+
+
+def _mix_parts(store: Sequence[Tensor], coefficients: Tensor, parts: Sequence[Part]) -> list[Tensor]:
+    """Return the vector of each part, by one product for all that are mixed from the same templates."""
     flat = torch.cat([piece.view(-1) for piece in store]) if len(store) > 1 else store[0].view(-1)
-    products: dict[tuple[int, int, int, int], list[int]] = {}
-    for index, draw in enumerate(draws):
-        products.setdefault(draw.templates, []).append(index)
-    mixtures: list[Tensor] = [flat] * len(draws)
-    for indices in products.values():
-        first = draws[indices[0]]
+    products: dict[tuple[int, int, int, int], list[Draw]] = {}
+    for draw in dict.fromkeys(part.draw for part in parts):
+        products.setdefault(draw.templates, []).append(draw)
+    mixed: dict[Draw, Tensor] = {}
+    for draws in products.values():
+        first = draws[0]
         if first.span == first.count * first.size:
             templates = flat[first.extent].view(first.count, first.size)
         else:
             templates = torch.stack([flat[window] for window in first.windows])
-        rows = torch.stack([coefficients[draws[index].row] for index in indices])
-        for index, mixture in zip(indices, (rows @ templates).unbind(), strict=True):
-            mixtures[index] = mixture
-    return mixtures
+        rows = torch.stack([coefficients[draw.row] for draw in draws])
+        mixed |= zip(draws, (rows @ templates).unbind(), strict=True)
+    return [mixed[part.draw][part.begin : part.begin + part.size] for part in parts]
 
 
 class _Segment(NamedTuple):
-    """The part of a template that lies in one piece of the store."""
+    """What one piece of the store has of a part's numbers in one template."""
 
     template: int
     piece: int
@@ -120,18 +77,33 @@ class _Segment(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2**16)
-def _segments(draw: Draw, sizes: tuple[int, ...]) -> tuple[_Segment, ...]:
-    """Cut the templates of a draw where the store's pieces, of the given sizes, meet."""
+def _segments(part: Part, sizes: tuple[int, ...]) -> tuple[_Segment, ...]:
+    """Cut the templates of a part where the store's pieces, of the given sizes, meet."""
     segments = []
     ends = list(itertools.accumulate(sizes))
-    for template, window in enumerate(draw.windows):
+    for template, window in enumerate(part.draw.windows):
+        begin = window.start + part.begin
         for piece, (end, size) in enumerate(zip(ends, sizes, strict=True)):
-            low, high = max(window.start, end - size), min(window.stop, end)
+            low, high = max(begin, end - size), min(begin + part.size, end)
             if low < high:
                 source = slice(low - (end - size), high - (end - size))
-                target = slice(low - window.start, high - window.start)
-                segments.append(_Segment(template, piece, source, target))
+                segments.append(_Segment(template, piece, source, slice(low - begin, high - begin)))
     return tuple(segments)
+
+
+def _runs(
+    part: Part, place: Tensor, flat: Sequence[Tensor], sizes: tuple[int, ...]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield what is read of each template, with where in the weight it goes: in one run, or row by row."""
+    segments = _segments(part, sizes)
+    if part.is_whole and place.is_contiguous():
+        vector = place.view(-1)
+        for template, piece, source, target in segments:
+            yield template, flat[piece][source], vector[target]
+        return
+    for template, cut in itertools.groupby(segments, key=lambda segment: segment.template):
+        found = [flat[piece][source] for _, piece, source, _ in cut]
+        yield template, part.show(torch.cat(found) if len(found) > 1 else found[0]), place
 
 
 class _Store(torch.autograd.Function):
@@ -162,30 +134,32 @@ class _Store(torch.autograd.Function):
 
 
 class _Mix(torch.autograd.Function):
-    """One vector of a pass."""
+    """One weight of a pass."""
 
     @staticmethod
     def forward(
         store: Tensor,
-        draw: Draw,
+        mixture: Mixture,
         flat: Sequence[Tensor],
         sizes: tuple[int, ...],
         scales: Sequence[float | Tensor],
         out: list[Tensor],
     ) -> Tensor:
-        (mixture,) = out
-        for template, piece, source, target in _segments(draw, sizes):
-            scale = scales[draw.start + template]
-            if template == 0:
-                torch.mul(flat[piece][source], scale, out=mixture[target])
-            else:
-                _add_scaled(mixture[target], flat[piece][source], scale)
-        return mixture
+        (weight,) = out
+        grid = mixture.grid(weight)
+        for part in mixture.parts:
+            for template, numbers, place in _runs(part, part.find(grid), flat, sizes):
+                scale = scales[part.draw.start + template]
+                if template == 0:
+                    torch.mul(numbers, scale, out=place)
+                else:
+                    _add_scaled(place, numbers, scale)
+        return weight
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.set_materialize_grads(False)
-        ctx.store, ctx.draw = inputs[0].grad_fn, inputs[1]
+        ctx.store, ctx.mixture = inputs[0].grad_fn, inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[None, ...]:
@@ -194,7 +168,9 @@ class _Mix(torch.autograd.Function):
             task = torch._C._current_graph_task_id()
             if ctx.store.sums is None or ctx.store.sums.task != task:
                 ctx.store.sums = _Sums(task, ctx.store.saved_tensors, ctx.store.needs_input_grad)
-            ctx.store.sums.add(ctx.draw, grad)
+            grid = ctx.mixture.grid(grad)
+            for part in ctx.mixture.parts:
+                ctx.store.sums.add(part, part.take(grid))
         return (None,) * 6
 
 
@@ -205,33 +181,33 @@ class _Sums:
         self.task = task
         self.tensors = tensors
         self.needed = needed
-        self.later: list[tuple[Draw, Tensor]] = []
+        self.later: list[tuple[Part, Tensor]] = []
         self.positions: list[int] = []
         self.products: list[Tensor] = []
         self.flat, self.scales = [piece.view(-1) for piece in tensors[1:]], _scalars(tensors[0])
         self.sizes = tuple(map(len, self.flat))
         self.store_grads: list[Tensor | None] = [None] * len(self.flat)
 
-    def add(self, draw: Draw, grad: Tensor) -> None:
+    def add(self, part: Part, grad: Tensor) -> None:
         if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
-            self.later.append((draw, grad))
+            self.later.append((part, grad))
             return
-        for template, piece, source, target in _segments(draw, self.sizes):
-            part = grad[target]
+        for template, piece, source, target in _segments(part, self.sizes):
+            position = part.draw.start + template
             if self.needed[piece + 1]:
-                self._add_to_piece(piece, source, part, self.scales[draw.start + template])
+                self._add_to_piece(piece, source, grad[target], self.scales[position])
             if self.needed[0]:
-                self.positions.append(draw.start + template)
-                self.products.append(torch.dot(self.flat[piece][source], part))
+                self.positions.append(position)
+                self.products.append(torch.dot(self.flat[piece][source], grad[target]))
 
-    def _add_to_piece(self, piece: int, source: slice, part: Tensor, scale: float | Tensor) -> None:
+    def _add_to_piece(self, piece: int, source: slice, grad: Tensor, scale: float | Tensor) -> None:
         total = self.store_grads[piece]
-        if total is None and len(part) == self.sizes[piece]:  # the first to come fills it
-            self.store_grads[piece] = part * scale
+        if total is None and len(grad) == self.sizes[piece]:  # the first to come fills it
+            self.store_grads[piece] = grad * scale
             return
         if total is None:
             total = self.store_grads[piece] = torch.zeros_like(self.flat[piece])
-        _add_scaled(total[source], part, scale)
+        _add_scaled(total[source], grad, scale)
 
     def gradients(self) -> tuple[Tensor | None, ...]:
         if self.later:
@@ -249,10 +225,10 @@ class _Sums:
     def _differentiable(self) -> tuple[Tensor | None, ...]:
         coefficients, *store = self.tensors
         with torch.enable_grad():
-            mixtures = mix_plain(store, coefficients, [draw for draw, _ in self.later])
+            vectors = _mix_parts(store, coefficients, [part for part, _ in self.later])
             inputs = [tensor for tensor in self.tensors if tensor.requires_grad]
             outputs = [grad for _, grad in self.later]
-            grads = iter(torch.autograd.grad(mixtures, inputs, outputs, create_graph=True, allow_unused=True))
+            grads = iter(torch.autograd.grad(vectors, inputs, outputs, create_graph=True, allow_unused=True))
         return tuple(next(grads) if tensor.requires_grad else None for tensor in self.tensors)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from shapeshift.generators.base import GENERATORS, Options, starting_at_zero
 from shapeshift.generators.layout import Layout
-from shapeshift.generators.mixing import Draw
+from shapeshift.generators.mixture import Draw
 from shapeshift.generators.templates import TemplateGroup
 from shapeshift.upsamplers import Upsampler
 from shapeshift.weights import Weight

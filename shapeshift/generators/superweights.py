@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.generators.assembly import Assembly
 from shapeshift.generators.base import GENERATORS, Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.memory import WeightMemory
-from shapeshift.generators.mixing import Draw, mix
+from shapeshift.generators.mixing import mix
+from shapeshift.generators.mixture import Draw, Mixture
 from shapeshift.generators.nesting import Level, nest
 from shapeshift.generators.store import empty_store
 from shapeshift.generators.wavg import COEFFICIENT_NORM
@@ -72,8 +72,8 @@ class SuperWeights(ParameterGroup[Layout]):
             raise ValueError(f"{layout} is meant for other weights than these, which make it {expected}")
         #: For each weight, the levels that it reads with the templates that it mixes for them.
         self.draws = _draw(self.levels, layout, len(weights))
-        self.assemblies = [
-            Assembly.of([self.levels[level] for level in draws], weight.shape)
+        self.mixtures = [
+            Mixture.nested([self.levels[level] for level in draws], list(draws.values()), weight.shape)
             for weight, draws in zip(weights, self.draws, strict=True)
         ]
         mixed = sum(draw.count for draws in self.draws for draw in draws.values())
@@ -170,9 +170,8 @@ class SuperWeights(ParameterGroup[Layout]):
         return self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
 
     def _make(self, indices: Sequence[int], scales: Tensor, memory: WeightMemory | None) -> list[Tensor]:
-        draws = [draw for index in indices for draw in self.draws[index].values()]
-        mixtures = iter(mix(list(self.store), scales, draws, memory))
-        return [self.assemblies[index](*(next(mixtures) for _ in self.draws[index])) for index in indices]
+        vectors = mix(list(self.store), scales, [self.mixtures[index] for index in indices], memory)
+        return [vector.view(self.weights[index].shape) for index, vector in zip(indices, vectors, strict=True)]
 
     def draw_parameters(self, generator: torch.Generator | None) -> None:
         drawn = torch.randn(sum(self.layout.banks), 1, generator=generator)

@@ -15,7 +15,8 @@ from shapeshift.generators.base import Options, ParameterGroup, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
 from shapeshift.generators.layout import Layout, needed, place
 from shapeshift.generators.memory import WeightMemory
-from shapeshift.generators.mixing import Draw, mix
+from shapeshift.generators.mixing import mix
+from shapeshift.generators.mixture import Draw, Mixture
 from shapeshift.generators.store import empty_store
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
 from shapeshift.weights import Weight
@@ -43,6 +44,7 @@ class TemplateGroup(ParameterGroup[Layout]):
         # A layout may come from a damaged file: it is looked at before memory is asked for.
         if not used <= layout.store_size <= 2 * used:
             raise ValueError(f"a store of {layout.store_size} numbers of which the weights read {used}")
+        self.mixtures = list(map(Mixture.of, layout.draws))
         with torch.device(weights[0].device):
             self.store = empty_store(layout.store_size)
             self.make_coefficients(layout.counts, options)
@@ -235,8 +237,9 @@ class TemplateGroup(ParameterGroup[Layout]):
         return [draw.row]
 
     def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
-        mixtures = mix(list(self.store), self.scales(), [self.layout.draws[index] for index in indices], memory)
-        return [self._shape(index, mixture) for index, mixture in zip(indices, mixtures, strict=True)]
+        mixtures = [self.mixtures[index] for index in indices]
+        vectors = mix(list(self.store), self.scales(), mixtures, memory)
+        return [self._shape(index, vector) for index, vector in zip(indices, vectors, strict=True)]
 
     def scales(self) -> Tensor:
         """Return what each template is multiplied with, its coefficient times the gain, one draw's after another."""

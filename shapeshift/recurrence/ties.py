@@ -12,7 +12,8 @@ from torch import Tensor
 
 from shapeshift.config import Config
 from shapeshift.generators.layout import Layout
-from shapeshift.generators.mixing import Draw, mix
+from shapeshift.generators.mixing import mix
+from shapeshift.generators.mixture import Draw, Mixture
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.recurrence.similarity import layer_similarity
 
@@ -88,8 +89,8 @@ def tie(
         size = windows.size
         draws = tuple(Draw(place[index] * size, 1, size, size, index) for index in range(len(rows)))
         layout = Layout(len(sets) * size, draws, len(sets) * size)
-        mixtures = [dataclasses.replace(windows, start=number * templates) for number in range(len(sets))]
-        store = torch.cat(list(mix(list(group.store), directions.flatten(), mixtures)))
+        mixed = [dataclasses.replace(windows, start=number * templates) for number in range(len(sets))]
+        store = torch.cat(list(mix(list(group.store), directions.flatten(), list(map(Mixture.of, mixed)))))
     else:
         # A single template has no coefficients: gains are all there is.
         first = tuple(sets[place[index]][0] for index in range(len(rows))) if templates > 1 else ()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from shapeshift.compression import shared_parameters
 from shapeshift.errors import ConfigError
-from shapeshift.generators.mixing import Draw
+from shapeshift.generators.mixture import Draw
 from shapeshift.generators.superweights import SuperWeights
 from shapeshift.names import match_names
 from shapeshift.prune.unions import Unions
