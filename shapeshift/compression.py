@@ -203,7 +203,7 @@ def materialize(model: ModelT) -> ModelT:
         model: a compressed model, or a module that holds one or several; it is changed in place.
 
     Returns:
-        The same model, with equal outputs. Weights that were generated are contiguous: set another memory format again,
+        The same model, with equal outputs. Weights that were generated are contiguous; set another memory format again
         by ``model.to(memory_format=...)``.
 
     Raises:
