@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= runs/demo
 bin := $(VENV)/bin
-# mypy finds a package by its folder's name: show it integrations/ where its import name says it is.
+# mypy finds a package by its folder's name: show it integrations/ and experiments/ where their import names say they are.
 types := build/types
 
 .PHONY: help demo test check check-format lint types docs format clean
@@ -19,7 +19,7 @@ help:
 	@echo 'make clean   remove the virtual environment and everything that was built'
 
 demo: $(VENV)/demo.stamp
-	$(bin)/python -m shapeshift.integrations.demo --output $(OUTPUT)
+	$(bin)/python -m shapeshift.experiments.demo --output $(OUTPUT)
 
 test: $(VENV)/dev.stamp
 	$(bin)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
@@ -35,7 +35,7 @@ lint: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	rm -rf $(types)
 	mkdir -p $(types)/shapeshift
-	ln -s $(CURDIR)/shapeshift/* $(CURDIR)/integrations $(types)/shapeshift/
+	ln -s $(CURDIR)/shapeshift/* $(CURDIR)/integrations $(CURDIR)/experiments $(types)/shapeshift/
 	ln -s $(CURDIR)/benchmarks $(types)/
 	cd $(types) && $(abspath $(bin))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 

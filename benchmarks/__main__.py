@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.comparisons import COMPARISONS
 from benchmarks.harness import run
+from benchmarks.markdown import RESULTS
 from benchmarks.report import PAGE, result_file, write_page, write_report
-from benchmarks.tables import RESULTS
+from benchmarks.tables import COMPARISONS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import describe, made_by
-from benchmarks.tables import RESULTS, markdown_table, write_json
+from benchmarks.markdown import RESULTS, markdown_table, write_json
 from benchmarks.timing import alternate
-from shapeshift.batches import Inputs
 from shapeshift.networks.densenet import DenseNet
 from shapeshift.networks.googlenet import GoogLeNet
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.vgg import VGG
 from shapeshift.prune.maps import FILTERED, MapTracer
 from shapeshift.prune.ranks import matrix_ranks
+from shapeshift.running.batches import Inputs
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "VGG-16": lambda: VGG(16),

@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 import shapeshift
 from benchmarks.machine import describe
-from benchmarks.tables import RESULTS, markdown_table, write_json
-from shapeshift.integrations.data import Images
-from shapeshift.integrations.data.digits import digits
-from shapeshift.integrations.error_plot import spread
-from shapeshift.integrations.training import Recipe, error, train
+from benchmarks.markdown import RESULTS, markdown_table, write_json
+from shapeshift.experiments.data import Images
+from shapeshift.experiments.data.digits import digits
+from shapeshift.experiments.error_plot import spread
+from shapeshift.experiments.training import Recipe, error, train
 from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.recurrence import SimilarityRecorder, fold, plot_similarity, regulariser, similarity, soft_share
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.glyph_difficulty    # some ten minutes on a core that is free; writes JSON and a line
 
-The ranges in integrations/data/glyphs.py are chosen so that WRN-16-1 ends between 5% and 15% test error: far enough
+The ranges in experiments/data/glyphs.py are chosen so that WRN-16-1 ends between 5% and 15% test error: far enough
 from zero that networks can be told apart, and low enough that each of them has learned the task.
 """
 
@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 import shapeshift
 from benchmarks.machine import describe
-from benchmarks.tables import RESULTS, write_json
-from shapeshift.integrations.data.glyphs import glyphs
-from shapeshift.integrations.training import Recipe, error, train
+from benchmarks.markdown import RESULTS, write_json
+from shapeshift.experiments.data.glyphs import glyphs
+from shapeshift.experiments.training import Recipe, error, train
 from shapeshift.networks.wide_resnet import WideResNet
 
 

@@ -15,12 +15,12 @@ import torch
 from tqdm import tqdm
 
 import shapeshift
-from benchmarks.comparison import Comparison
 from benchmarks.experiments.base import Experiment
 from benchmarks.experiments.pretraining import share_in
 from benchmarks.machine import describe
 from benchmarks.results import Results
 from benchmarks.row import Row
+from benchmarks.table import Comparison
 from benchmarks.task import Task
 
 

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.comparison import Comparison
-from benchmarks.comparisons import COMPARISONS
-from benchmarks.ordering import Ordering, Verdict, judge
+from benchmarks.claims import Ordering, Verdict, judge
+from benchmarks.markdown import RESULTS, markdown_table
 from benchmarks.results import Results
 from benchmarks.row import Row
-from benchmarks.tables import RESULTS, markdown_table
-from shapeshift.integrations.error_plot import plot_errors, spread
+from benchmarks.table import Comparison
+from benchmarks.tables import COMPARISONS
+from shapeshift.experiments.error_plot import plot_errors, spread
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.experiments.base import Metric
+from benchmarks.markdown import write_json
 from benchmarks.row import Row
-from benchmarks.tables import write_json
 
 
 @dataclass

@@ -22,7 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
 from shapeshift.config import Config
-from shapeshift.registry import Registry
+from shapeshift.names import Registry
 
 _SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:")
 

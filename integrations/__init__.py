@@ -1,1 +1,1 @@
-"""What knows other libraries: timm, transformers, the command line."""
+"""Other frameworks: timm, transformers and Lightning."""

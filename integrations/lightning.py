@@ -20,18 +20,12 @@ from shapeshift.budget import Budget
 from shapeshift.checkpoint.files import Checkpoint, parse, stamped
 from shapeshift.checkpoint.matching import build_shared, match_plan
 from shapeshift.checkpoint.saving import describe
-from shapeshift.compression import (
-    compress,
-    install,
-    is_compressed,
-    materialize,
-    plan_compression,
-    require_root,
-    shared_parameters,
-)
+from shapeshift.compression import compress, materialize, plan_compression
 from shapeshift.config import Config
 from shapeshift.errors import CheckpointError, ConfigError, ModelError
 from shapeshift.names import did_you_mean
+from shapeshift.surgery.install import install
+from shapeshift.surgery.roots import is_compressed, require_root, require_shared
 
 
 class ShapeshiftCallback(Callback):
@@ -154,7 +148,7 @@ class ShapeshiftCallback(Callback):
 
 def _share_as(module: nn.Module, checkpoint: Checkpoint) -> None:
     """Share a compressed module as a checkpoint's was; the values are yet to be loaded."""
-    present, plan = shared_parameters(module), checkpoint.plan
+    present, plan = require_shared(module), checkpoint.plan
     materialize(module)
     try:
         if plan is None:

@@ -3,7 +3,7 @@
 from shapeshift import distill, prune, recurrence, superweights
 from shapeshift.budget import count_parameters
 from shapeshift.checkpoint import load, save
-from shapeshift.compression import compress, is_compressed, materialize, plan_compression
+from shapeshift.compression import compress, materialize, plan_compression
 from shapeshift.config import Config
 from shapeshift.errors import (
     BudgetError,
@@ -20,6 +20,7 @@ from shapeshift.mappings import Assignment
 from shapeshift.optimizer import parameter_groups
 from shapeshift.plot import plot_mapping
 from shapeshift.report import Report, report
+from shapeshift.surgery.roots import is_compressed
 from shapeshift.version import __version__
 
 __all__ = [

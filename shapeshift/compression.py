@@ -12,20 +12,14 @@ from shapeshift.budget import Budget
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.fitting import fit_to_model
-from shapeshift.generators import ParameterGroup
-from shapeshift.layers import (
-    attach,
-    check_attachable,
-    check_detachable,
-    detach,
-    generated_class,
-    is_attached,
-    sources,
-)
-from shapeshift.masking import is_masked
 from shapeshift.plan import Plan, make_plan
-from shapeshift.sharding import is_sharded
-from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters, put_first
+from shapeshift.prune.masks import is_masked
+from shapeshift.running.modes import is_sharded
+from shapeshift.running.wrappers import compiled_from
+from shapeshift.surgery.install import install, write_weights
+from shapeshift.surgery.layers import check_attachable
+from shapeshift.surgery.roots import find_roots, require_root
+from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -81,12 +75,6 @@ def compress(
     return model
 
 
-def compiled_from(model: nn.Module) -> nn.Module:
-    """Return the module that ``torch.compile`` made a model from, or the model itself."""
-    inner = getattr(model, "_modules", {}).get("_orig_mod")
-    return model if inner is None else inner
-
-
 def plan_compression(model: nn.Module, budget: Budget, config: Config | None = None, **options: Any) -> Plan:
     """Plan what :func:`compress` would do with the same arguments, and change nothing.
 
@@ -115,86 +103,6 @@ def check_compressible(model: nn.Module) -> None:
             )
 
 
-def install(model: nn.Module, shared: SharedParameters) -> None:
-    """Attach the layers of a model to the parameter groups of a plan made for it."""
-    if hasattr(model, ATTRIBUTE):
-        raise ModelError(f"{type(model).__name__} has an attribute {ATTRIBUTE!r} of its own; rename it first")
-    by_module: dict[str, dict[str, Any]] = {"": {}}
-    for group in shared.groups():
-        for index, weight in enumerate(group.weights):
-            for name in weight.names:
-                path, _, parameter = name.rpartition(".")
-                by_module.setdefault(path, {})[parameter] = (group, index)
-    # A module that occurs twice in the tree has two paths and is attached once.
-    modules = {id(model.get_submodule(path)): (path, found) for path, found in reversed(by_module.items())}
-    # The classes first: one that cannot be derived from fails before anything is changed.
-    for path, found in modules.values():
-        module = model.get_submodule(path)
-        try:
-            generated_class(type(module), tuple(found), root=not path)  # type: ignore[arg-type]
-        except Exception as error:
-            raise ModelError(
-                f"{path or 'the model'} ({type(module).__name__}) cannot read generated weights, since its class does "
-                f"not let others derive from it: {error}. Keep it out with exclude="
-            ) from error
-    for path, found in modules.values():
-        attach(model.get_submodule(path), found, root=not path)
-    put_first(model, shared)
-    shared.train(model.training)
-
-
-def find_roots(model: nn.Module) -> list[nn.Module]:
-    """Return the roots of the compressed models in a module, which may wrap one (as DDP does) or hold several."""
-    return [module for module in model.modules() if is_attached(module) and ATTRIBUTE in module._modules]
-
-
-def find_root(model: nn.Module) -> nn.Module | None:
-    """Return the root of the one compressed model in a module; None without one.
-
-    Raises:
-        ModelError: if there are several.
-    """
-    roots = find_roots(model)
-    if len(roots) > 1:
-        paths = [path for path, module in model.named_modules() if any(module is root for root in roots)]
-        raise ModelError(
-            f"{type(model).__name__} holds {len(roots)} compressed models: {', '.join(paths)}; take them one by one"
-        )
-    return roots[0] if roots else None
-
-
-def require_root(model: nn.Module) -> nn.Module:
-    """Return the root of the one compressed model in a module.
-
-    Raises:
-        ModelError: if there is none, or several.
-    """
-    root = find_root(model)
-    if root is None and is_compressed(model):
-        raise ModelError(
-            f"{type(model).__name__} is a part of a compressed model, without the parameters that its weights are "
-            "generated from: take the whole model, or a member of a family out of it by family.extract(index)"
-        )
-    if root is None:
-        raise ModelError(f"{type(model).__name__} is not compressed; call shapeshift.compress(model, budget) first")
-    return root
-
-
-def shared_parameters(model: nn.Module) -> SharedParameters:
-    """Return the owner of a compressed model's shared parameters.
-
-    Raises:
-        ModelError: if the model is not compressed, or holds several that are.
-    """
-    shared: SharedParameters = getattr(require_root(model), ATTRIBUTE)
-    return shared
-
-
-def is_compressed(model: nn.Module) -> bool:
-    """Tell whether a model is compressed, holds one that is, or is a part of one."""
-    return any(map(is_attached, model.modules()))
-
-
 @torch.inference_mode(mode=False)
 def materialize(model: ModelT) -> ModelT:
     """Write the generated weights back into plain layers: an ordinary model, of the original classes and keys.
@@ -220,32 +128,3 @@ def materialize(model: ModelT) -> ModelT:
     for root in roots:
         del root._modules[ATTRIBUTE]
     return model
-
-
-def write_weights(module: ModelT) -> ModelT:
-    """Make plain layers of a module and those below, with the weights that they read now.
-
-    Args:
-        module: the root of a compressed model, or a copy of one of its submodules; it is changed in place.
-
-    Returns:
-        The same module.
-
-    Raises:
-        ModelError: if a layer was parametrized since it was compressed.
-    """
-    attached = []
-    for path, found in module.named_modules():
-        if is_attached(found):
-            check_detachable(found, path)
-            attached.append(found)
-    weights: dict[tuple[ParameterGroup[Any], int], nn.Parameter] = {}
-    for group, index in (source for found in attached for source in sources(found).values()):
-        if (group, index) not in weights:
-            trainable = any(parameter.requires_grad for parameter in group.parameters())
-            with torch.no_grad():
-                generated = group.generate([index])[0].detach().clone(memory_format=torch.contiguous_format)
-            weights[group, index] = nn.Parameter(generated, requires_grad=trainable)
-    for found in attached:
-        detach(found, {name: weights[source] for name, source in sources(found).items()})
-    return module

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from shapeshift.compression import find_roots, shared_parameters
 from shapeshift.errors import ModelError
+from shapeshift.surgery.roots import find_roots, require_shared
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Raises:
         ModelError: if nothing in the model is trainable.
     """
-    groups = [group for root in find_roots(model) for group in shared_parameters(root).groups()]
+    groups = [group for root in find_roots(model) for group in require_shared(root).groups()]
     spared = {id(parameter) for group in groups for parameter in group.coefficient_parameters()}
     with_decay: list[nn.Parameter] = []
     without_decay: list[nn.Parameter] = []

@@ -12,11 +12,11 @@ from torch import nn
 from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError
-from shapeshift.generators import GENERATORS, ParameterGroup
+from shapeshift.generators import GENERATORS, WeightGenerator
 from shapeshift.mappings import Assignment, assign
 from shapeshift.weights import Weight, find_weights
 
-# What the module whose children the groups become, shapeshift.shared_parameters.SharedParameters, has beside them.
+# What the module whose children the groups become, SharedParameters, has beside them.
 _METHODS = {"begin", "check_unwritten", "end", "groups", "plan", "reset_parameters"}
 
 
@@ -34,13 +34,13 @@ class GroupPlan:
     weights: tuple[Weight, ...]
     layout: Any
 
-    def to_dict(self, generator: type[ParameterGroup[Any]]) -> dict[str, Any]:
+    def to_dict(self, generator: type[WeightGenerator[Any]]) -> dict[str, Any]:
         """Return the fields as a dict that JSON can hold."""
         weights = [weight.to_dict() for weight in self.weights]
         return {"name": self.name, "weights": weights, "layout": generator.layout_to_dict(self.layout)}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], generator: type[ParameterGroup[Any]]) -> GroupPlan:
+    def from_dict(cls, fields: Mapping[str, Any], generator: type[WeightGenerator[Any]]) -> GroupPlan:
         """Rebuild a group from :meth:`to_dict`."""
         weights = tuple(Weight.from_dict(weight) for weight in fields["weights"])
         return cls(fields["name"], weights, generator.layout_from_dict(fields["layout"]))
@@ -67,7 +67,7 @@ class Plan:
     errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def generator(self) -> type[ParameterGroup[Any]]:
+    def generator(self) -> type[WeightGenerator[Any]]:
         return GENERATORS[self.config.combine]
 
     @property

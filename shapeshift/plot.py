@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from shapeshift.figure import new_figure
+from shapeshift.extras import new_figure
 from shapeshift.plan import Plan
 from shapeshift.report import GroupReport, Report, report
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from shapeshift.budget import count_parameters
 from shapeshift.checkpoint.saving import stored_tensors
-from shapeshift.compression import require_root, shared_parameters
 from shapeshift.generators.description import WeightDescription
 from shapeshift.plan import GroupPlan, Plan
+from shapeshift.surgery.roots import require_root, require_shared
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -221,7 +221,7 @@ def report(model: nn.Module | Plan) -> Report:
     root = require_root(model)
     tensors, _ = stored_tensors(root)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return _report(shared_parameters(model).plan, count_parameters(root), size)
+    return _report(require_shared(model).plan, count_parameters(root), size)
 
 
 def _report(plan: Plan, parameters: int, checkpoint_bytes: int) -> Report:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shapeshift.integrations.data.captions import CaptionedImages, Phrases, Sentences
-from shapeshift.integrations.data.vocabulary import Vocabulary
+from shapeshift.experiments.data.captions import CaptionedImages, Phrases, Sentences
+from shapeshift.experiments.data.vocabulary import Vocabulary
 
 
 def coloured(count: int = 24, side: int = 16) -> CaptionedImages:

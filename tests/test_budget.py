@@ -16,9 +16,10 @@ from torch import nn
 import shapeshift
 from shapeshift import BudgetError
 from shapeshift.budget import parse_budget
-from shapeshift.compression import plan_compression, shared_parameters
+from shapeshift.compression import plan_compression
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
+from shapeshift.surgery.roots import require_shared
 from tests.methods import CHOICES, least_used
 
 dense_sizes = st.integers(1, 10**12)
@@ -124,7 +125,7 @@ def test_any_budget_between_the_bounds_is_met(
     assert min(least_used(plan) * allowed, allowed - 8 * len(shapes)) <= used <= allowed
 
     # No number is dead, and none is missing.
-    groups = shared_parameters(model).groups()
+    groups = require_shared(model).groups()
     with torch.no_grad():
         for group in groups:
             for parameter in group.parameters():

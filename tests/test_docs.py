@@ -14,7 +14,7 @@ import shapeshift
 from shapeshift.distill import DISTILLERS
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
-from shapeshift.registry import Registry
+from shapeshift.names import Registry
 from shapeshift.upsamplers import UPSAMPLERS
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +84,7 @@ def test_make_targets_in_documents_exist() -> None:
 def test_command_lines_in_documents_run(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from shapeshift.integrations import cli
+    from shapeshift.experiments import cli
 
     monkeypatch.chdir(tmp_path)
     try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import shapeshift
-from shapeshift.compression import shared_parameters
+from shapeshift.surgery.roots import require_shared
 from tests.methods import compressed, every_method, least_used
 from tests.models import MODELS, gradients, tensors
 from tests.tolerances import assert_close
@@ -32,7 +32,7 @@ def weights_of(model: nn.Module) -> list[tuple[shapeshift.weights.Weight, Tensor
     """Return what each group of a compressed model generates."""
     return [
         (weight, group.generate([index])[0])
-        for group in shared_parameters(model).groups()
+        for group in require_shared(model).groups()
         for index, weight in enumerate(group.weights)
     ]
 
@@ -46,11 +46,11 @@ def assert_equal_outputs(actual: Any, expected: Any) -> None:
 @every_model
 def test_budget_is_met_and_nothing_in_a_store_is_dead(name: str, options: dict[str, str], budget: float) -> None:
     model, inputs = build(name)
-    plan = shared_parameters(compressed(model, budget, **options)).plan
+    plan = require_shared(compressed(model, budget, **options)).plan
 
     assert least_used(plan) * plan.budget <= shapeshift.count_parameters(model) <= plan.budget
     # In float64, where no two gradients cancel by chance.
-    shared = copy.deepcopy(shared_parameters(model)).double()
+    shared = copy.deepcopy(require_shared(model)).double()
     with torch.no_grad():
         for parameter in shared.parameters():
             assert parameter.isfinite().all()
@@ -86,7 +86,7 @@ def test_on_the_meta_device_nothing_is_drawn(options: dict[str, str], budget: fl
     with torch.device("meta"):
         model = MODELS["mlp"].build()
     compressed(model, budget, seed=5, **options)
-    shared = shared_parameters(model)
+    shared = require_shared(model)
     shared.reset_parameters()
     assert all(tensor.is_meta for tensor in shared.state_dict().values())
 
@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_stores(name: str, options: dict[str, str],
     def stores(seed: int | None) -> dict[str, Tensor]:
         model = build(name)[0]
         compressed(model, budget, **options, seed=seed)
-        return dict(shared_parameters(model).named_parameters())
+        return dict(require_shared(model).named_parameters())
 
     assert_close(stores(5), stores(5), "identical")
     assert_close(stores(None), stores(None), "identical")  # from torch's generator, which build() seeds

@@ -18,7 +18,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # From the name that a module is imported by to the folder that it is in, lowest first.
-LAYERS = {"shapeshift": "shapeshift", "shapeshift.integrations": "integrations", "benchmarks": "benchmarks"}
+LAYERS = {
+    "shapeshift": "shapeshift",
+    "shapeshift.integrations": "integrations",
+    "shapeshift.experiments": "experiments",
+    "benchmarks": "benchmarks",
+}
 OPTIONAL = [
     "timm",
     "lightning",
@@ -29,6 +34,7 @@ OPTIONAL = [
     "torchvision",
     "torch_pruning",
     "shapeshift.integrations",
+    "shapeshift.experiments",
 ]
 
 
@@ -38,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for folder in ("shapeshift", "integrations"):
+    for folder in ("shapeshift", "integrations", "experiments"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
     finished = subprocess.run(
@@ -64,7 +70,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
 def test_wheel_names_its_command_license_and_requirements(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     metadata = {name.rpartition(".dist-info/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
-    assert "shapeshift = shapeshift.integrations.cli:main" in archive.read(metadata["entry_points.txt"]).decode()
+    assert "shapeshift = shapeshift.experiments.cli:main" in archive.read(metadata["entry_points.txt"]).decode()
     assert "Apache License" in archive.read(metadata["licenses/LICENSE"]).decode()
     required = re.findall(
         r"^Requires-Dist: ([\w-]+)[^;\n]*$", archive.read(metadata["METADATA"]).decode(), re.MULTILINE
@@ -75,7 +81,7 @@ def test_wheel_names_its_command_license_and_requirements(wheel: Path) -> None:
 def test_wheel_runs_without_the_source_and_the_extras(wheel: Path, tmp_path: Path) -> None:
     program = f"""
 import sys
-for name in {[name for name in OPTIONAL if name != "shapeshift.integrations"]}:
+for name in {[name for name in OPTIONAL if not name.startswith("shapeshift.")]}:
     sys.modules[name] = None  # importing it raises
 sys.path.insert(0, {str(wheel)!r})
 import torch, shapeshift

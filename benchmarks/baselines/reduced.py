@@ -11,13 +11,13 @@ from torch import nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
+from shapeshift.names import Registry
 from shapeshift.networks.densenet import DenseNet
 from shapeshift.networks.googlenet import GoogLeNet
 from shapeshift.networks.reduced import reduce_width, scaled_width
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.vgg import VGG
 from shapeshift.networks.wide_resnet import thin_wide_resnet
-from shapeshift.registry import Registry
 
 # From the name of a family to what builds one of its networks, given a factor in (0, 1] on all of its widths and what
 # the full network is built with.

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 import shapeshift
 from shapeshift.budget import parse_budget
-from shapeshift.compression import shared_parameters
 from shapeshift.plan import budget_range
+from shapeshift.surgery.roots import require_shared
 
 BUDGET = "25%"
 UNFINISHED = "does not end"
@@ -140,7 +140,7 @@ def _backward(model: nn.Module, attempt: Attempt, dense: _Dense) -> None:
     _train(model, attempt)
     used = [
         group
-        for group in shared_parameters(model).groups()
+        for group in require_shared(model).groups()
         if any(name in dense.trained for weight in group.weights for name in weight.names)
     ]
     if not used:

@@ -18,8 +18,8 @@ from benchmarks.experiments.base import Experiment, Metric
 from benchmarks.experiments.networks import Training
 from benchmarks.row import Row
 from benchmarks.task import Task
-from shapeshift.integrations.data import DATASETS, Images
-from shapeshift.integrations.training import Recipe, error, train
+from shapeshift.experiments.data import DATASETS, Images
+from shapeshift.experiments.training import Recipe, error, train
 
 ERROR = Metric("error", "test error, %")
 BEFORE = Metric("before", "before training, %")  # of networks that are trained already when they are made smaller

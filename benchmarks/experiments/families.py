@@ -14,8 +14,8 @@ from benchmarks.experiments.networks import Network, Training, WideNetwork, lear
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget
-from shapeshift.integrations.data import Images
-from shapeshift.integrations.training import train
+from shapeshift.experiments.data import Images
+from shapeshift.experiments.training import train
 from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.superweights import Family, evaluate

@@ -11,9 +11,9 @@ from torch import nn
 from benchmarks.experiments.base import Metric
 from benchmarks.experiments.two_branch import Matching, texts_of
 from benchmarks.task import Task
-from shapeshift.integrations.data import CaptionedImages
-from shapeshift.integrations.matching.grounding import CANDIDATES, grounding_accuracy, train_grounding
-from shapeshift.integrations.training import Recipe
+from shapeshift.experiments.data import CaptionedImages
+from shapeshift.experiments.tasks.grounding import CANDIDATES, grounding_accuracy, train_grounding
+from shapeshift.experiments.training import Recipe
 
 
 class Grounding(Matching):

@@ -14,8 +14,8 @@ import shapeshift
 from benchmarks.baselines.reduced import FAMILIES
 from benchmarks.baselines.reduced import reduced as reduce_family
 from shapeshift.budget import parse_budget
-from shapeshift.integrations.data import Images
-from shapeshift.integrations.training import Recipe, train
+from shapeshift.experiments.data import Images
+from shapeshift.experiments.training import Recipe, train
 from shapeshift.networks.wide_resnet import WideResNet
 
 

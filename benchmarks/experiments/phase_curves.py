@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shapeshift.figure import new_figure
+from shapeshift.extras import new_figure
 
 # For each seed the values after each epoch, phase by phase.
 Curves = Sequence[Sequence[Sequence[float]]]

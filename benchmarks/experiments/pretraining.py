@@ -11,7 +11,7 @@ from torch import nn
 
 import shapeshift
 from benchmarks.experiments.networks import Network, Training
-from shapeshift.integrations.training import train
+from shapeshift.experiments.training import train
 
 _folder: Path | None = None
 

@@ -18,13 +18,13 @@ from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget
 from shapeshift.errors import DataError
-from shapeshift.integrations.data.questions import questions
-from shapeshift.integrations.data.squad import Question, load_squad
-from shapeshift.integrations.text.answer_scores import score
-from shapeshift.integrations.text.masked_language import pretrain
-from shapeshift.integrations.text.question_answering import QuestionAnswering, Windows, answer, fine_tune, make_windows
-from shapeshift.integrations.text.wordpiece import train_wordpiece
-from shapeshift.integrations.training import Recipe
+from shapeshift.experiments.data.questions import questions
+from shapeshift.experiments.data.squad import Question, load_squad
+from shapeshift.experiments.data.wordpiece import train_wordpiece
+from shapeshift.experiments.tasks.answer_scores import score
+from shapeshift.experiments.tasks.masked_language import pretrain
+from shapeshift.experiments.tasks.question_answering import QuestionAnswering, Windows, answer, fine_tune, make_windows
+from shapeshift.experiments.training import Recipe
 
 SMALL, FULL = "small", "full"
 

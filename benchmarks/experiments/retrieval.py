@@ -11,9 +11,9 @@ from torch import nn
 from benchmarks.experiments.base import Metric
 from benchmarks.experiments.two_branch import Matching, texts_of
 from benchmarks.task import Task
-from shapeshift.integrations.data import CaptionedImages
-from shapeshift.integrations.matching.retrieval import RANKS, retrieval_recalls, train_retrieval
-from shapeshift.integrations.training import Recipe
+from shapeshift.experiments.data import CaptionedImages
+from shapeshift.experiments.tasks.retrieval import RANKS, retrieval_recalls, train_retrieval
+from shapeshift.experiments.training import Recipe
 
 
 class Retrieval(Matching):

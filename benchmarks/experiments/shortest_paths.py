@@ -20,7 +20,7 @@ from benchmarks.experiments.networks import Network
 from benchmarks.experiments.phase_curves import plot_phases
 from benchmarks.row import Row
 from benchmarks.task import Task
-from shapeshift.integrations.data.shortest_paths import Grids, Phase, curriculum
+from shapeshift.experiments.data.shortest_paths import Grids, Phase, curriculum
 from shapeshift.networks.pixelwise import PixelwiseNetwork
 from shapeshift.recurrence import regulariser, soft_share
 

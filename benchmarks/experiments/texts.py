@@ -14,8 +14,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from benchmarks.experiments.classification import Classification
 from benchmarks.experiments.networks import Network
 from benchmarks.task import Task
-from shapeshift.integrations.data.text import MODULES, PADDING, Passages, passages
-from shapeshift.integrations.training import Recipe
+from shapeshift.experiments.data.text import MODULES, PADDING, Passages, passages
+from shapeshift.experiments.training import Recipe
 
 
 class TextClassification(Classification):

@@ -11,12 +11,12 @@ from torch import nn
 import shapeshift
 from benchmarks.baselines.low_rank import factorise
 from benchmarks.baselines.magnitude_pruning import prune_by_magnitude
-from benchmarks.comparison import pairs
+from benchmarks.claims import Ordering
 from benchmarks.experiments.distillation import Distillation
 from benchmarks.experiments.networks import Network, Training, compressed, dense
 from benchmarks.experiments.pretraining import pretrained
-from benchmarks.ordering import Ordering
 from benchmarks.row import Build, Row
+from benchmarks.table import pairs
 from shapeshift.budget import parse_budget
 
 SOURCE = "Compressing what is trained; the comparisons are SVD-LLM's and Basis Sharing's (ICLR 2025), at small sizes"

@@ -17,8 +17,8 @@ from benchmarks.experiments.networks import Network, Training, compressed, dense
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget
-from shapeshift.integrations.data import CAPTIONED, CaptionedImages
-from shapeshift.integrations.training import Recipe
+from shapeshift.experiments.data import CAPTIONED, CaptionedImages
+from shapeshift.experiments.training import Recipe
 from shapeshift.networks.embedding_network import EmbeddingNetwork
 from shapeshift.networks.reduced import reduce_width, scaled_width
 from shapeshift.networks.similarity_network import SimilarityNetwork

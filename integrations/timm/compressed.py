@@ -18,10 +18,11 @@ from timm.models import (
 from torch import nn
 
 from shapeshift.budget import Budget
-from shapeshift.compression import compress, install, plan_compression
+from shapeshift.compression import compress, plan_compression
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError
-from shapeshift.shared_parameters import SharedParameters
+from shapeshift.surgery.install import install
+from shapeshift.surgery.shared_parameters import SharedParameters
 
 PREFIX = "shapeshift_"
 

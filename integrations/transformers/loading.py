@@ -17,16 +17,16 @@ from shapeshift.checkpoint.files import parse
 from shapeshift.checkpoint.loading import pruned
 from shapeshift.checkpoint.matching import build_shared, match_plan
 from shapeshift.checkpoint.saving import find_described
-from shapeshift.compression import install
 from shapeshift.errors import CheckpointError, ConfigError
-from shapeshift.generators.handle import WeightHandle
 from shapeshift.integrations.transformers.recipe import METHOD, ShapeshiftConfig
-from shapeshift.layers import is_generated
 from shapeshift.plan import Plan
-from shapeshift.shared_parameters import ATTRIBUTE
+from shapeshift.surgery.attached import is_generated
+from shapeshift.surgery.install import install
+from shapeshift.surgery.lazy_weight import LazyWeight
+from shapeshift.surgery.shared_parameters import ATTRIBUTE
 
 # What transformers initialises while it loads is what the checkpoint lacks. Generated weights are not in one.
-WeightHandle._is_hf_initialized = True  # type: ignore[attr-defined]
+LazyWeight._is_hf_initialized = True  # type: ignore[attr-defined]
 
 
 _from_pretrained = transformers.PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from shapeshift.checkpoint.files import stamped
 from shapeshift.checkpoint.saving import describe, find_described
 from shapeshift.errors import ModelError
 from shapeshift.integrations.transformers.recipe import GUARD, METHOD, ShapeshiftConfig
-from shapeshift.layers import is_attached, is_generated
+from shapeshift.surgery.attached import is_attached, is_generated
 
 _FIELDS = ("quantization_config", "transformers_weights")
 

@@ -20,10 +20,11 @@ from shapeshift.checkpoint.matching import (
     state_after,
 )
 from shapeshift.checkpoint.saving import check_wrapper
-from shapeshift.compression import find_root, install, shared_parameters
 from shapeshift.errors import CheckpointError
 from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
-from shapeshift.shared_parameters import ATTRIBUTE
+from shapeshift.surgery.install import install
+from shapeshift.surgery.roots import find_root, require_shared
+from shapeshift.surgery.shared_parameters import ATTRIBUTE
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -58,7 +59,7 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
             install(model, build_shared(checkpoint, plan))
         else:
             check_wrapper(model, root)
-            check_same_plan(checkpoint, checkpoint.plan, shared_parameters(root).plan)
+            check_same_plan(checkpoint, checkpoint.plan, require_shared(root).plan)
             check_state(checkpoint, root.state_dict(keep_vars=True), root)
     _fill(root, checkpoint)
     return model

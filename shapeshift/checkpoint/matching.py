@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from shapeshift.checkpoint.files import Checkpoint
 from shapeshift.errors import CheckpointError
-from shapeshift.layers import check_attachable, original_class
 from shapeshift.plan import GroupPlan, Plan
-from shapeshift.shared_parameters import ATTRIBUTE, SharedParameters
+from shapeshift.surgery.attached import original_class
+from shapeshift.surgery.layers import check_attachable
+from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 _SHOWN_DIFFERENCES = 5
 ResultT = TypeVar("ResultT")

@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shapeshift.checkpoint.files import write
-from shapeshift.compression import find_root, require_root, shared_parameters
 from shapeshift.errors import ModelError
-from shapeshift.layers import is_attached, is_generated, original_class
-from shapeshift.masking import is_masked
+from shapeshift.prune.masks import is_masked
 from shapeshift.prune.record import find_pruned, record_of
-from shapeshift.sharding import is_sharded
+from shapeshift.running.modes import is_sharded
+from shapeshift.surgery.attached import is_attached, is_generated, original_class
+from shapeshift.surgery.roots import find_root, require_root, require_shared
 
 
 def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
@@ -85,7 +85,7 @@ def describe(root: nn.Module) -> dict[str, Any]:
     record = record_of(root)
     description = {
         "architecture": original_class(root).__name__,
-        "plan": shared_parameters(root).plan.to_dict() if is_attached(root) else None,
+        "plan": require_shared(root).plan.to_dict() if is_attached(root) else None,
         "aliases": aliases,
         "frozen": sorted(name for name, parameter in parameters if not parameter.requires_grad),
         "non_persistent": sorted(name for name in {**tensors, **aliases} if name not in persistent),
@@ -136,7 +136,7 @@ def check_wrapper(model: nn.Module, root: nn.Module) -> None:
 
 def _check_plan(root: nn.Module) -> None:
     """Refuse a model that lacks a weight which its plan generates: no freshly built model would fit its checkpoint."""
-    names = (name for group in shared_parameters(root).plan.groups for weight in group.weights for name in weight.names)
+    names = (name for group in require_shared(root).plan.groups for weight in group.weights for name in weight.names)
     lost = [name for name in names if not is_generated(root, name)]
     if lost:
         raise ModelError(

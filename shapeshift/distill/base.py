@@ -10,12 +10,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from shapeshift.batches import device_of
 from shapeshift.distill.features import Feature
 from shapeshift.distill.recorder import Pass, Recorder
-from shapeshift.distill.trace import call, unwrap
+from shapeshift.distill.trace import call
 from shapeshift.errors import ModelError
-from shapeshift.registry import Registry
+from shapeshift.names import Registry
+from shapeshift.running.batches import device_of
+from shapeshift.running.wrappers import unwrap
 
 
 class Distiller(nn.Module, ABC):

@@ -9,9 +9,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from shapeshift.channel_axis import channel_axis
 from shapeshift.distill.trace import Call, Trace, Value
-from shapeshift.layers import is_attached
+from shapeshift.running.channels import channel_axis
+from shapeshift.surgery.attached import is_attached
 
 
 @dataclass(frozen=True)

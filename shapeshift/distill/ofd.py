@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.batches import device_of
 from shapeshift.distill.base import DISTILLERS, TeacherStudent, at_least_float32
 from shapeshift.distill.connector import Connector
 from shapeshift.distill.features import Feature
 from shapeshift.distill.pairs import Layers, pair_stages
 from shapeshift.distill.recorder import Pass
 from shapeshift.errors import ModelError
+from shapeshift.running.batches import device_of
 
 _TAIL = 1e-3  # below this share of negative values their mean is three standard deviations below the mean
 

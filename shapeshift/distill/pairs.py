@@ -10,9 +10,10 @@ from torch import nn
 from shapeshift.distill.example import example_input
 from shapeshift.distill.features import Feature, locate
 from shapeshift.distill.stages import as_it_is, before_activation, find_stages
-from shapeshift.distill.trace import Call, Trace, Value, trace, unwrap
+from shapeshift.distill.trace import Call, Trace, Value, trace
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.names import did_you_mean
+from shapeshift.running.wrappers import unwrap
 
 # Dotted names of layers: one for both models, or a teacher's and a student's. None to find them.
 Layers = Sequence[str | tuple[str, str]] | None

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.batches import device_of
 from shapeshift.distill.base import DISTILLERS, TeacherStudent, at_least_float32
 from shapeshift.distill.connector import Connector
 from shapeshift.distill.features import Feature, locate
@@ -18,6 +17,7 @@ from shapeshift.distill.recorder import Pass
 from shapeshift.distill.stages import find_classifier
 from shapeshift.distill.trace import Call, Trace
 from shapeshift.errors import ModelError
+from shapeshift.running.batches import device_of
 
 _ROUNDING = 0.02  # relative: bfloat16 has 8 bits
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from shapeshift.distill.features import Feature, is_norm, locate, positions
 from shapeshift.distill.trace import Call, ReLU, Trace, Value, first_tensor
-from shapeshift.layers import is_attached
+from shapeshift.surgery.attached import is_attached
 
 
 @dataclass(frozen=True)

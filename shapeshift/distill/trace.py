@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shapeshift.errors import ModelError
-from shapeshift.modes import evaluating
+from shapeshift.running.modes import evaluating
 
 _RELUS: frozenset[Callable[..., Any]] = frozenset(
     {F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}  # type: ignore[attr-defined]
 )
-_WRAPPERS = {"torch._dynamo": "_orig_mod", "torch.nn.parallel": "module", "torch.distributed": "module"}
 
 
 @dataclass(frozen=True)
@@ -108,16 +107,6 @@ class Trace:
     calls: list[Call]
     relus: list[ReLU]
     output: Any
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside what ``torch.compile`` and ``DistributedDataParallel`` put around it."""
-    while True:
-        home = type(model).__module__
-        names = [name for prefix, name in _WRAPPERS.items() if home.startswith(prefix)]
-        if not names or not isinstance(getattr(model, names[0], None), nn.Module):
-            return model
-        model = getattr(model, names[0])
 
 
 def call(model: nn.Module, x: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shapeshift.fitting.least_squares import EXACT, LeastSquares
 from shapeshift.fitting.metrics import Metric, plain, relative
-from shapeshift.generators import ParameterGroup
+from shapeshift.generators import WeightGenerator
 
 # Rounds of alternating least squares; and of conjugate gradients, for each part in each of them.
 _ROUNDS = 50
@@ -25,7 +25,7 @@ _NEGLIGIBLE = 1e-10
 
 
 def fit_group(
-    group: ParameterGroup[Any],
+    group: WeightGenerator[Any],
     weights: Sequence[Tensor],
     metrics: Mapping[str, Metric] | None = None,
     on_round: Callable[[float], None] = lambda error: None,
@@ -72,7 +72,7 @@ def fit_group(
     return errors
 
 
-def _alternate(group: ParameterGroup[Any], problem: LeastSquares, on_round: Callable[[float], None]) -> float:
+def _alternate(group: WeightGenerator[Any], problem: LeastSquares, on_round: Callable[[float], None]) -> float:
     """Solve for the parts of a group's parameters in turn, until a round makes no difference; return the error."""
     parts, loss = group.linear_parts(), float("inf")
     for _ in range(_ROUNDS):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.batches import Batches, device_of, read_batch
 from shapeshift.errors import DataError, ModelError
 from shapeshift.fitting.metrics import Metric, both
 from shapeshift.fitting.moments import Moment, moment_of
-from shapeshift.modes import evaluating
+from shapeshift.running.batches import Batches, device_of, read_batch
+from shapeshift.running.modes import evaluating
 from shapeshift.weights import Weight
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.fitting.metrics import Metric
-from shapeshift.generators import ParameterGroup
-from shapeshift.generators.memory import WeightMemory
+from shapeshift.generators import WeightGenerator
+from shapeshift.generators.mixing.buffer_pool import BufferPool
 
 # A solution this close is exact: the squared residual relative to the squared target, in float32.
 EXACT = 1e-13
@@ -32,13 +32,13 @@ class LeastSquares:
     """
 
     def __init__(
-        self, group: ParameterGroup[Any], indices: Sequence[int], metrics: Sequence[Metric], weights: Sequence[Tensor]
+        self, group: WeightGenerator[Any], indices: Sequence[int], metrics: Sequence[Metric], weights: Sequence[Tensor]
     ) -> None:
         self.group = group
         self.indices = indices
         self.metrics = metrics
         self.targets = [metric(weight) for metric, weight in zip(metrics, weights, strict=True)]
-        self.memory = WeightMemory()
+        self.memory = BufferPool()
         self._scales: dict[int, list[Tensor]] = {}
         self.scale = _dot(self.targets, self.targets)
 

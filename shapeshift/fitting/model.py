@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from shapeshift.errors import ModelError
+from shapeshift.extras import progress_bar
 from shapeshift.fitting.alternating import fit_group
 from shapeshift.fitting.calibration import calibrate
-from shapeshift.progress import progress_bar
-from shapeshift.shared_parameters import SharedParameters
+from shapeshift.surgery.shared_parameters import SharedParameters
 
 
 def fit_to_model(

@@ -1,10 +1,10 @@
 """Generators: how the weights of a parameter group come out of its shared parameters.
 
-A generator is a :class:`~shapeshift.generators.base.ParameterGroup`. To add one, write a file with a class decorated
+A generator is a :class:`~shapeshift.generators.base.WeightGenerator`. To add one, write a file with a class decorated
 by ``@GENERATORS.register("name")`` and import it below.
 """
 
 from shapeshift.generators import avg, emb, hypernetwork, rr, softmax, superweights, wavg
-from shapeshift.generators.base import GENERATORS, ParameterGroup
+from shapeshift.generators.base import GENERATORS, WeightGenerator
 
-__all__ = ["GENERATORS", "ParameterGroup", "avg", "emb", "hypernetwork", "rr", "softmax", "superweights", "wavg"]
+__all__ = ["GENERATORS", "WeightGenerator", "avg", "emb", "hypernetwork", "rr", "softmax", "superweights", "wavg"]

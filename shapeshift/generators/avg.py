@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from shapeshift.generators.base import GENERATORS, Options
-from shapeshift.generators.templates import TemplateGroup
+from shapeshift.generators.template_generator import TemplateGenerator
 
 
 @GENERATORS.register("avg")
-class Average(TemplateGroup):
+class Average(TemplateGenerator):
     r"""Mix with the constant coefficients :math:`a_{lk} = 1` (Plummer et al. 2022, section 3.1, "Avg").
 
     The gain, which gives the weight its starting deviation, takes the place of the mean's factor 1/K.

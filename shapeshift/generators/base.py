@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.generators.description import GroupDescription
-from shapeshift.generators.forward_pass import ForwardPass
-from shapeshift.generators.handle import WeightHandle
-from shapeshift.generators.memory import WeightMemory
-from shapeshift.registry import Registry
+from shapeshift.generators.mixing.buffer_pool import BufferPool
+from shapeshift.names import Registry
+from shapeshift.surgery.forward_pass import ForwardPass
+from shapeshift.surgery.lazy_weight import LazyWeight
 from shapeshift.weights import Weight, mean_and_std
 
 LayoutT = TypeVar("LayoutT")
@@ -43,7 +43,7 @@ class Options(Protocol):
     def coefficients(self) -> str: ...
 
 
-class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
+class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
     """The shared parameters of the weights that are mapped to one group.
 
     During a forward pass of the model the weights are generated once, together, between :meth:`begin` and
@@ -77,7 +77,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         self.zeros = {index: place for place, index in enumerate(starting_at_zero(weights))}
         factors = torch.empty(len(self.zeros), dtype=weights[0].dtype, device=weights[0].device)
         self.register_parameter("zero_factors", nn.Parameter(factors) if self.zeros else None)
-        self._memory = WeightMemory()
+        self._memory = BufferPool()
         # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
         self._current: ForwardPass | None = None
 
@@ -118,7 +118,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
 
     @classmethod
     @abc.abstractmethod
-    def build(cls, weights: Sequence[Weight], layout: LayoutT, options: Options) -> ParameterGroup[LayoutT]:
+    def build(cls, weights: Sequence[Weight], layout: LayoutT, options: Options) -> WeightGenerator[LayoutT]:
         """Make the group of a layout, its parameters uninitialised."""
 
     @abc.abstractmethod
@@ -130,7 +130,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         """Tell where the gains of a weight lie."""
 
     @abc.abstractmethod
-    def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
+    def make(self, indices: Sequence[int], memory: BufferPool | None) -> list[Tensor]:
         """Generate weights as if none started at zero; see :meth:`generate`."""
 
     @abc.abstractmethod
@@ -165,7 +165,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
         if self.zero_factors is not None:
             self.zero_factors.zero_()
 
-    def generate(self, indices: Sequence[int], memory: WeightMemory | None = None) -> list[Tensor]:
+    def generate(self, indices: Sequence[int], memory: BufferPool | None = None) -> list[Tensor]:
         """Generate the weights of the given indices, differentiably in the shared parameters.
 
         Args:
@@ -243,7 +243,7 @@ class ParameterGroup(nn.Module, abc.ABC, Generic[LayoutT]):
             return current.weights[index]
         if torch.compiler.is_compiling():
             return self.generate([index])[0]
-        return WeightHandle.of(self, index)
+        return LazyWeight.of(self, index)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start outside of any forward pass.
@@ -255,4 +255,4 @@ def starting_at_zero(weights: Sequence[Weight]) -> list[int]:
     return [index for index, weight in enumerate(weights) if weight.std == 0]
 
 
-GENERATORS: Registry[type[ParameterGroup[Any]]] = Registry("generator")
+GENERATORS: Registry[type[WeightGenerator[Any]]] = Registry("generator")

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.generators.base import GENERATORS, Options
-from shapeshift.generators.templates import TemplateGroup
+from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.generators.wavg import COEFFICIENT_NORM
 
 
 @GENERATORS.register("emb")
-class Embedding(TemplateGroup):
+class Embedding(TemplateGenerator):
     r"""Mix with coefficients :math:`a_l = P_K \phi_l + b_K` (Plummer et al. 2022, section 3.1, "Emb").
 
     Each weight has a learned embedding :math:`\phi_l`, and all weights that mix the same number of templates K share

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options, ParameterGroup, starting_at_zero
+from shapeshift.generators.base import GENERATORS, Options, WeightGenerator, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
-from shapeshift.generators.memory import WeightMemory
+from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.weights import Weight
 
 # Rows, columns, hidden units and length of the embeddings for wide residual networks (Ha, Dai and Le 2016): their
@@ -93,7 +93,7 @@ class Layout:
 
 
 @GENERATORS.register("hypernetwork")
-class Hypernetwork(ParameterGroup[Layout]):
+class Hypernetwork(WeightGenerator[Layout]):
     r"""Generate :math:`g_l (W_{out} (W_i z_{lb} + B_i) + b_{out})` for each row i of each block b of weight l.
 
     This is the static hypernetwork of two layers of Ha, Dai and Le 2016 ("HyperNetworks", section 3.1), which the
@@ -180,7 +180,7 @@ class Hypernetwork(ParameterGroup[Layout]):
     def gains_of(self, index: int) -> list[slice]:
         return [slice(index, index + 1)]
 
-    def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
+    def make(self, indices: Sequence[int], memory: BufferPool | None) -> list[Tensor]:
         sizes = self.layout
         layer = hypernetwork(
             self.input.weight.view(sizes.rows, sizes.hidden, sizes.embedding),

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shapeshift.generators.base import GENERATORS, Options, starting_at_zero
-from shapeshift.generators.layout import Layout
-from shapeshift.generators.mixture import Draw
-from shapeshift.generators.templates import TemplateGroup
+from shapeshift.generators.mixing.combinations import Combination
+from shapeshift.generators.mixing.layout import Layout
+from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.upsamplers import Upsampler
 from shapeshift.weights import Weight
 
@@ -20,7 +20,7 @@ NUM_TEMPLATES = 4
 
 
 @GENERATORS.register("softmax")
-class Softmax(TemplateGroup):
+class Softmax(TemplateGenerator):
     r"""Generate :math:`W_l = U_l(\sum_k \mathrm{softmax}(a_l)_k T_{lk})` (Plummer et al. 2022, section 3.2).
 
     Every weight mixes the same number K of templates (``max_templates``, 4 by default), each a matrix that the whole
@@ -89,7 +89,7 @@ class Softmax(TemplateGroup):
         if used < store_size and all(math.prod(template_shape(weight.shape, used, count)) for weight in weights):
             return cls.lay_out(weights, used, options)
         sizes = [rows * columns for rows, columns in grids]
-        draws = tuple(Draw(0, count, size, count * size, count * index) for index, size in enumerate(sizes))
+        draws = tuple(Combination(0, count, size, count * size, count * index) for index, size in enumerate(sizes))
         zeros = len(starting_at_zero(weights))
         return Layout(store_size, draws, store_size + count * len(weights) + zeros)
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options, ParameterGroup, starting_at_zero
+from shapeshift.generators.base import GENERATORS, Options, WeightGenerator, starting_at_zero
 from shapeshift.generators.description import GroupDescription, WeightDescription, Window
-from shapeshift.generators.memory import WeightMemory
-from shapeshift.generators.mixing import mix
-from shapeshift.generators.mixture import Draw, Mixture
-from shapeshift.generators.nesting import Level, nest
-from shapeshift.generators.store import empty_store
+from shapeshift.generators.mixing.assembly import Assembly
+from shapeshift.generators.mixing.buffer_pool import BufferPool
+from shapeshift.generators.mixing.combinations import Combination
+from shapeshift.generators.mixing.nesting import Level, nest
+from shapeshift.generators.mixing.product import mix
+from shapeshift.generators.mixing.store import empty_store
 from shapeshift.generators.wavg import COEFFICIENT_NORM
 from shapeshift.weights import Weight
 
@@ -29,7 +30,7 @@ class Layout:
     """How large the bank of each level is.
 
     Attributes:
-        banks: numbers in each bank, in the order of :func:`~shapeshift.generators.nesting.nest`.
+        banks: numbers in each bank, in the order of :func:`~shapeshift.generators.mixing.nesting.nest`.
         limit: how many templates of a bank a SuperWeight mixes at most.
         num_coefficients: how many coefficients there are.
         zeros: how many weights start at zero, each of them with a learned factor.
@@ -42,7 +43,7 @@ class Layout:
 
 
 @GENERATORS.register("superweights")
-class SuperWeights(ParameterGroup[Layout]):
+class SuperWeights(WeightGenerator[Layout]):
     r"""Generate :math:`W_l` as nested SuperWeights :math:`s_{lj} = g_l \sum_k a_{ljk} T_{jk}`.
 
     This is the construction of Teterwak et al. 2024 ("Learning to Compose SuperWeights for Neural Parameter Allocation
@@ -73,7 +74,7 @@ class SuperWeights(ParameterGroup[Layout]):
         #: For each weight, the levels that it reads with the templates that it mixes for them.
         self.draws = _draw(self.levels, layout, len(weights))
         self.mixtures = [
-            Mixture.nested([self.levels[level] for level in draws], list(draws.values()), weight.shape)
+            Assembly.nested([self.levels[level] for level in draws], list(draws.values()), weight.shape)
             for weight, draws in zip(weights, self.draws, strict=True)
         ]
         mixed = sum(draw.count for draws in self.draws for draw in draws.values())
@@ -144,7 +145,7 @@ class SuperWeights(ParameterGroup[Layout]):
     def gains_of(self, index: int) -> list[slice]:
         return [draw.row for draw in self.draws[index].values()]
 
-    def make(self, indices: Sequence[int], memory: WeightMemory | None) -> list[Tensor]:
+    def make(self, indices: Sequence[int], memory: BufferPool | None) -> list[Tensor]:
         return self._make(indices, self._scales(), memory)
 
     def coefficient_gradients(self, gradients: Mapping[int, Tensor]) -> Tensor:
@@ -169,7 +170,7 @@ class SuperWeights(ParameterGroup[Layout]):
         mixed = self.coefficients[self.sources]
         return self.gains * torch.cat([mixed, mixed.new_ones(len(self.gains) - len(mixed))])
 
-    def _make(self, indices: Sequence[int], scales: Tensor, memory: WeightMemory | None) -> list[Tensor]:
+    def _make(self, indices: Sequence[int], scales: Tensor, memory: BufferPool | None) -> list[Tensor]:
         vectors = mix(list(self.store), scales, [self.mixtures[index] for index in indices], memory)
         return [vector.view(self.weights[index].shape) for index, vector in zip(indices, vectors, strict=True)]
 
@@ -187,7 +188,7 @@ class SuperWeights(ParameterGroup[Layout]):
             self.coefficients.copy_(signs * torch.tensor(lengths))
             self.sources.copy_(torch.arange(len(self.sources)))
 
-    def _mixed(self) -> list[Draw]:
+    def _mixed(self) -> list[Combination]:
         """Return the draws that have coefficients, in their order."""
         draws = [draw for draws in self.draws for draw in draws.values()]
         return sorted((d for d in draws if d.start < self.layout.num_coefficients), key=lambda draw: draw.start)
@@ -268,13 +269,13 @@ def _allocate(weights: Sequence[Weight], levels: Sequence[Level], available: int
     return _lay_out(weights, levels, banks, limit)
 
 
-def _draw(levels: Sequence[Level], layout: Layout, num_weights: int) -> list[dict[int, Draw]]:
+def _draw(levels: Sequence[Level], layout: Layout, num_weights: int) -> list[dict[int, Combination]]:
     """Return which templates each weight mixes, by the indices of its levels.
 
     The coefficients of the first level come first, and in each level those of the first weight. What has none, and
     counts as one, comes last.
     """
-    draws: list[dict[int, Draw]] = [{} for _ in range(num_weights)]
+    draws: list[dict[int, Combination]] = [{} for _ in range(num_weights)]
     begin, start, fixed = 0, 0, layout.num_coefficients
     for index, (level, bank) in enumerate(zip(levels, layout.banks, strict=True)):
         count = _count(level, bank, layout.limit)
@@ -283,10 +284,10 @@ def _draw(levels: Sequence[Level], layout: Layout, num_weights: int) -> list[dic
             # Those that have a part of the level only cannot be relied on to read all of their templates.
             offset = begin + place % level.whole * (bank - span) // steps
             if _coefficients(level, bank, layout.limit):
-                draws[reader][index] = Draw(offset, count, level.size, span, start)
+                draws[reader][index] = Combination(offset, count, level.size, span, start)
                 start += count
             else:
-                draws[reader][index] = Draw(offset, count, level.size, span, fixed)
+                draws[reader][index] = Combination(offset, count, level.size, span, fixed)
                 fixed += count
         begin += bank
     return draws

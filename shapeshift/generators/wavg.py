@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shapeshift.generators.base import GENERATORS, Options
-from shapeshift.generators.templates import TemplateGroup
+from shapeshift.generators.template_generator import TemplateGenerator
 
 # The length that a weight's row of coefficients starts with; the gain takes it back. A gradient step on coefficients
 # moves whole templates, so under SGD rows of length one learn far faster than the store does. Longer rows slow them
@@ -20,7 +20,7 @@ COEFFICIENT_NORM = 5.0
 
 
 @GENERATORS.register("wavg")
-class WeightedAverage(TemplateGroup):
+class WeightedAverage(TemplateGenerator):
     r"""Mix with learned coefficients :math:`a_{lk}` (Plummer et al. 2022, section 3.1, "WAvg")."""
 
     @classmethod

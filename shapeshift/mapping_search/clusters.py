@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from shapeshift.prune.unions import Unions
+from shapeshift.disjoint_sets import Unions
 from shapeshift.superweights.weight_gradients import Matrix
 from shapeshift.weights import Weight
 

@@ -16,7 +16,7 @@ from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.compression import compress
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError
-from shapeshift.figure import new_figure
+from shapeshift.extras import new_figure
 from shapeshift.mapping_search.clusters import agreeing_clusters, by_member, coarse_clusters
 from shapeshift.mappings import Assignment
 from shapeshift.plan import budget_range

@@ -12,13 +12,14 @@ import numpy as np
 from torch import nn
 
 from shapeshift.budget import Budget, count_parameters, parse_budget
-from shapeshift.compression import check_compressible, compress, shared_parameters
+from shapeshift.compression import check_compressible, compress
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError, MissingExtraError, ModelError
-from shapeshift.figure import new_figure
+from shapeshift.extras import new_figure
 from shapeshift.generators.softmax import Softmax
 from shapeshift.mappings import Assignment
 from shapeshift.plan import budget_range
+from shapeshift.surgery.roots import require_shared
 
 
 class LearnedMapping(Assignment):
@@ -114,7 +115,7 @@ def group_by_coefficients(
         raise BudgetError(f"a mapping cannot be learned with {allowed:,} parameters: the least is {least:,}")
     candidate = compress(copy.deepcopy(model), min(allowed, most), config)
     # Groups by dtype and device are no choice of the search's: their weights are clustered together.
-    groups = [cast(Softmax, group) for group in shared_parameters(candidate).groups()]
+    groups = [cast(Softmax, group) for group in require_shared(candidate).groups()]
     layers = [weight.name for group in groups for weight in group.weights]
     if len(layers) < num_groups:
         raise ConfigError(f"num_groups: {num_groups} groups cannot be made of {len(layers)} layers")

@@ -11,8 +11,8 @@ from shapeshift.budget import Budget
 from shapeshift.errors import ConfigError
 from shapeshift.mapping_search.gradients import THRESHOLD, GradientMapping, group_by_gradients
 from shapeshift.mapping_search.kmeans import LearnedMapping, group_by_coefficients
+from shapeshift.running.labels import cross_entropy
 from shapeshift.superweights.family import Family
-from shapeshift.superweights.labelled import cross_entropy
 from shapeshift.superweights.weight_gradients import SAMPLES, Loss
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from shapeshift.registry import Registry
+from shapeshift.names import Registry
 from shapeshift.weights import Weight
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from shapeshift.batches import Inputs
+from shapeshift.disjoint_sets import Unions
 from shapeshift.errors import MissingExtraError, ModelError
 from shapeshift.prune.layers import IN, OUT, channels, count_groups, drops_groups, kind_of
 from shapeshift.prune.operations import Shapes, keeps_channels, operation_name
-from shapeshift.prune.unions import Unions
+from shapeshift.running.batches import Inputs
 
 # A side of a layer by its dotted path, or a dimension of a parameter by itself.
 Place = tuple[str, str]

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.batches import Batches, Inputs, device_of, read_batch
-from shapeshift.compression import compiled_from, is_compressed
 from shapeshift.errors import ConfigError, ModelError
-from shapeshift.modes import evaluating
+from shapeshift.extras import progress_bar
 from shapeshift.names import did_you_mean
-from shapeshift.progress import progress_bar
 from shapeshift.prune.maps import FILTERED, MapTracer
 from shapeshift.prune.ranks import matrix_ranks
+from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
+from shapeshift.running.modes import evaluating
+from shapeshift.running.wrappers import compiled_from
+from shapeshift.surgery.roots import is_compressed
 
 
 def feature_ranks(

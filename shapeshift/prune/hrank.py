@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.budget import count_parameters
 from shapeshift.errors import ConfigError, ModelError
-from shapeshift.masking import mask as mask_entries
-from shapeshift.masking import unmask
-from shapeshift.modes import evaluating
 from shapeshift.prune.channels import ChannelSet, Place, channel_sets
 from shapeshift.prune.feature_ranks import check_plain, feature_ranks, known_layers, measure_ranks
 from shapeshift.prune.groups import Filters, Rate, find_filters
 from shapeshift.prune.layers import OUT, channels, kind_of
-from shapeshift.prune.macs import count_macs, describe_inputs
+from shapeshift.prune.masks import mask as mask_entries
+from shapeshift.prune.masks import unmask
 from shapeshift.prune.record import Kept, Pruning, attach_record, cut
+from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
+from shapeshift.running.macs import count_macs, describe_inputs
+from shapeshift.running.modes import evaluating
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from shapeshift.batches import Inputs
-from shapeshift.channel_axis import channel_axis
+from shapeshift.running.batches import Inputs
+from shapeshift.running.channels import channel_axis
 
 FILTERED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

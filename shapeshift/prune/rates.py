@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.budget import Budget, count_parameters, parse_budget
 from shapeshift.errors import BudgetError, ConfigError
-from shapeshift.masking import unmask
 from shapeshift.prune.feature_ranks import check_plain
 from shapeshift.prune.groups import Rate, breakpoints
 from shapeshift.prune.hrank import cuts_of, dropped_sets, removable_filters
 from shapeshift.prune.layers import OUT, channels
-from shapeshift.prune.macs import count_macs
+from shapeshift.prune.masks import unmask
 from shapeshift.prune.record import cut
+from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
+from shapeshift.running.macs import count_macs
 
 
 @torch.inference_mode(mode=False)

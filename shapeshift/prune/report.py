@@ -10,8 +10,8 @@ from torch import nn
 from shapeshift.budget import count_parameters
 from shapeshift.errors import ModelError
 from shapeshift.prune.layers import IN, OUT, channels, sides_of
-from shapeshift.prune.macs import blank_inputs, count_macs
 from shapeshift.prune.record import Kept, find_pruned, record_of
+from shapeshift.running.macs import blank_inputs, count_macs
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,18 @@ import torch
 from torch import nn
 
 from shapeshift.budget import count_parameters
-from shapeshift.compression import install, materialize, require_root, shared_parameters
+from shapeshift.compression import materialize
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.plan import GroupPlan
 from shapeshift.recurrence.repeat import with_loops
+from shapeshift.recurrence.rows import find_stages
 from shapeshift.recurrence.schedule import Schedule, find_schedule
 from shapeshift.recurrence.similarity import coefficient_rows
-from shapeshift.recurrence.stages import find_stages
 from shapeshift.recurrence.ties import Ties, nearly_equal, tie
-from shapeshift.sharding import is_sharded
+from shapeshift.running.modes import is_sharded
+from shapeshift.surgery.install import install
+from shapeshift.surgery.roots import require_root, require_shared
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
     """
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold must be above 0 and at most 1, not {threshold!r}")
-    root, shared = require_root(model), shared_parameters(model)
+    root, shared = require_root(model), require_shared(model)
     with torch.no_grad():
         rows = coefficient_rows(root)
     foldable = {name: _check(name, shared[name], found) for name, found in rows.items()}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shapeshift.errors import ModelError
-from shapeshift.figure import new_figure
+from shapeshift.extras import new_figure
 from shapeshift.recurrence.schedule import Schedule
 
 if TYPE_CHECKING:

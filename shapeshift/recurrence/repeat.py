@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shapeshift.layers import is_attached
+from shapeshift.surgery.attached import is_attached
 
 # What a step and the module in its place have in common, so that what is moved, converted or assigned in one is so in
 # the other.

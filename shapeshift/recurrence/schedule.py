@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from shapeshift.generators import ParameterGroup
-from shapeshift.generators.templates import TemplateGroup
-from shapeshift.layers import is_attached, sources
+from shapeshift.generators import WeightGenerator
+from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.recurrence.repeat import own_settings, own_tensors
-from shapeshift.recurrence.stages import Stage, is_weight
+from shapeshift.recurrence.rows import Stage, is_weight
+from shapeshift.surgery.attached import is_attached, weight_sources
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ def _weights(module: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, part in module.named_modules():
         if is_attached(part):
-            found |= {f"{path}.{name}": _origin(*source) for name, source in sources(part).items()}
+            found |= {f"{path}.{name}": _origin(*source) for name, source in weight_sources(part).items()}
         plain = {name: p for name, p in part._parameters.items() if p is not None and is_weight(p.shape)}
         found |= {f"{path}.{name}": id(p) for name, p in plain.items()}
     return dict(sorted(found.items()))
 
 
-def _origin(group: ParameterGroup[Any], index: int) -> Any:
+def _origin(group: WeightGenerator[Any], index: int) -> Any:
     """Identify a weight by what it is made of, which weights that differ by a constant factor have in common."""
-    if not isinstance(group, TemplateGroup) or index in group.zeros or str(index) in group.upsamplers:
+    if not isinstance(group, TemplateGenerator) or index in group.zeros or str(index) in group.upsamplers:
         return id(group), index
     draw = group.layout.draws[index]
     coefficients = group.layout.owner(index) if draw.count > 1 else None
@@ -130,6 +130,6 @@ def _setting_names(block: nn.Module, step: nn.Module) -> list[str]:
     """Name what a run of a block has as settings of its own, beside where its weights come from."""
     names = []
     for path, found in own_settings(block, step).items():
-        read = sources(step.get_submodule(path)) if is_attached(step.get_submodule(path)) else None
+        read = weight_sources(step.get_submodule(path)) if is_attached(step.get_submodule(path)) else None
         names += [f"{path}.{name}" if path else name for name, value in found.items() if value is not read]
     return names

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.compression import shared_parameters
 from shapeshift.errors import ModelError
-from shapeshift.generators.templates import TemplateGroup
+from shapeshift.generators.template_generator import TemplateGenerator
+from shapeshift.surgery.roots import require_shared
 
 
 def layer_similarity(coefficients: Tensor) -> Tensor:
@@ -74,8 +74,8 @@ def coefficient_rows(model: nn.Module) -> dict[str, Tensor]:
         ModelError: if the model is not compressed, or has no group whose layers mix the same templates.
     """
     found = {}
-    for name, group in shared_parameters(model).items():
-        if isinstance(group, TemplateGroup) and _is_comparable(group):
+    for name, group in require_shared(model).items():
+        if isinstance(group, TemplateGenerator) and _is_comparable(group):
             # In float32 at least: angles between rows of 8 bits would be as coarse as they.
             scales = group.scales().to(torch.promote_types(group.gains.dtype, torch.float32))
             found[name] = torch.stack([scales[draw.row] for draw in group.layout.draws])
@@ -87,7 +87,7 @@ def coefficient_rows(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _is_comparable(group: TemplateGroup) -> bool:
+def _is_comparable(group: TemplateGenerator) -> bool:
     """Tell whether the weights of a group differ in their coefficients only."""
     templates = {draw.templates for draw in group.layout.draws}
     plain = not group.zeros and not group.upsamplers

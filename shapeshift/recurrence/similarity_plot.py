@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from shapeshift.compression import shared_parameters
-from shapeshift.figure import new_figure
+from shapeshift.extras import new_figure
 from shapeshift.recurrence.similarity import similarity
+from shapeshift.surgery.roots import require_shared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def plot_similarity(model: nn.Module, path: str | os.PathLike[str]) -> None:
     matrices = similarity(model)
     columns = min(_COLUMNS, len(matrices))
     figure = _figure(-(-len(matrices) // columns), columns, _SIDE + 0.9, _SIDE + 0.9)
-    weights = {group.name: group.weights for group in shared_parameters(model).plan.groups}
+    weights = {group.name: group.weights for group in require_shared(model).plan.groups}
     for axes in figure.axes[len(matrices) :]:
         axes.set_axis_off()
     for axes, (name, matrix) in zip(figure.axes, matrices.items(), strict=False):

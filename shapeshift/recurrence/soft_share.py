@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 from torch import nn
 
 from shapeshift.budget import count_parameters
-from shapeshift.compression import check_compressible, install
+from shapeshift.compression import check_compressible
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.plan import GroupPlan, Plan, group_weights
-from shapeshift.recurrence.stages import find_stages
-from shapeshift.shared_parameters import SharedParameters
+from shapeshift.recurrence.rows import find_stages
+from shapeshift.surgery.install import install
+from shapeshift.surgery.shared_parameters import SharedParameters
 from shapeshift.weights import Weight, find_weights
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shapeshift.config import Config
-from shapeshift.generators.layout import Layout
-from shapeshift.generators.mixing import mix
-from shapeshift.generators.mixture import Draw, Mixture
+from shapeshift.generators.mixing.assembly import Assembly
+from shapeshift.generators.mixing.combinations import Combination
+from shapeshift.generators.mixing.layout import Layout
+from shapeshift.generators.mixing.product import mix
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.recurrence.similarity import layer_similarity
 
@@ -87,10 +88,10 @@ def tie(
     rolled_back = len(sets) < templates
     if rolled_back:
         size = windows.size
-        draws = tuple(Draw(place[index] * size, 1, size, size, index) for index in range(len(rows)))
+        draws = tuple(Combination(place[index] * size, 1, size, size, index) for index in range(len(rows)))
         layout = Layout(len(sets) * size, draws, len(sets) * size)
         mixed = [dataclasses.replace(windows, start=number * templates) for number in range(len(sets))]
-        store = torch.cat(list(mix(list(group.store), directions.flatten(), list(map(Mixture.of, mixed)))))
+        store = torch.cat(list(mix(list(group.store), directions.flatten(), list(map(Assembly.of, mixed)))))
     else:
         # A single template has no coefficients: gains are all there is.
         first = tuple(sets[place[index]][0] for index in range(len(rows))) if templates > 1 else ()

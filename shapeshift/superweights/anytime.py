@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from shapeshift.batches import Inputs
 from shapeshift.errors import ConfigError, ModelError
-from shapeshift.modes import evaluating
-from shapeshift.superweights.labelled import probabilities_of
+from shapeshift.running.batches import Inputs
+from shapeshift.running.labels import probabilities_of
+from shapeshift.running.modes import evaluating
 from shapeshift.superweights.metrics import nll
 
 # All subsets of the members are looked at: 4096 of them.

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.compression import shared_parameters
+from shapeshift.disjoint_sets import Unions
 from shapeshift.errors import ConfigError
-from shapeshift.generators.mixture import Draw
+from shapeshift.generators.mixing.combinations import Combination
 from shapeshift.generators.superweights import SuperWeights
 from shapeshift.names import match_names
-from shapeshift.prune.unions import Unions
-from shapeshift.superweights.labelled import cross_entropy
+from shapeshift.running.labels import cross_entropy
 from shapeshift.superweights.weight_gradients import SAMPLES, Loss, cosine, weight_gradients
+from shapeshift.surgery.roots import require_shared
 
 
 def share_coefficients(model: nn.Module, layers: Sequence[Sequence[str]] | None = None) -> int:
@@ -89,7 +89,7 @@ def unshare_coefficients(
         gradients = {index: found[weight.name] for index, weight in enumerate(group.weights)}
         each = group.coefficient_gradients({index: grad.to(group.gains) for index, grad in gradients.items()})
         for rows in _rows(group):
-            tied: dict[int, list[Draw]] = defaultdict(list)
+            tied: dict[int, list[Combination]] = defaultdict(list)
             for draw in rows.values():
                 tied[int(group.sources[draw.start])].append(draw)
             for source, draws in tied.items():
@@ -98,7 +98,7 @@ def unshare_coefficients(
 
 
 def _separate(
-    group: SuperWeights, source: int, draws: Sequence[Draw], gradients: Sequence[Tensor], threshold: float
+    group: SuperWeights, source: int, draws: Sequence[Combination], gradients: Sequence[Tensor], threshold: float
 ) -> None:
     """Split draws that have one source into sets that agree; all but the set of the source get values of their own."""
     unions = Unions()
@@ -106,7 +106,7 @@ def _separate(
         for other in range(index):
             if cosine(gradient, gradients[other]) > threshold:
                 unions.join(other, index)
-    sets: dict[int, list[Draw]] = defaultdict(list)
+    sets: dict[int, list[Combination]] = defaultdict(list)
     for index, draw in enumerate(draws):
         sets[unions.root(index)].append(draw)
     assert group.coefficients is not None
@@ -119,11 +119,11 @@ def _separate(
                 _tie(group, draw, first.start)
 
 
-def _tie(group: SuperWeights, draw: Draw, source: int) -> None:
+def _tie(group: SuperWeights, draw: Combination, source: int) -> None:
     group.sources[draw.row] = torch.arange(source, source + draw.count)
 
 
-def _rows(group: SuperWeights) -> Iterator[dict[int, Draw]]:
+def _rows(group: SuperWeights) -> Iterator[dict[int, Combination]]:
     """Yield for each level that has coefficients where each weight has its own, by the weight's index."""
     for level, found in enumerate(group.levels):
         rows = {index: group.draws[index][level] for index in sorted(found.readers)}
@@ -132,9 +132,9 @@ def _rows(group: SuperWeights) -> Iterator[dict[int, Draw]]:
 
 
 def _groups(model: nn.Module) -> list[SuperWeights]:
-    groups = shared_parameters(model).groups()
+    groups = require_shared(model).groups()
     if not all(isinstance(group, SuperWeights) for group in groups):
-        name = shared_parameters(model).plan.config.combine
+        name = require_shared(model).plan.config.combine
         raise ConfigError(
             f"combine: coefficients are tied in a model of SuperWeights, and this one was made by {name!r}"
         )

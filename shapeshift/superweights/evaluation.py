@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from shapeshift.batches import Batches
 from shapeshift.budget import count_parameters
 from shapeshift.errors import ConfigError
-from shapeshift.figure import new_figure
+from shapeshift.extras import new_figure
+from shapeshift.running.batches import Batches
+from shapeshift.running.labels import predict_all
 from shapeshift.superweights.family import Family
-from shapeshift.superweights.labelled import predict_all
 from shapeshift.superweights.metrics import accuracy, disagreement, ece, nll
 
 _METRICS = {"top1": "top-1", "nll": "negative log-likelihood (nats)", "ece": "expected calibration error"}

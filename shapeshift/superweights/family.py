@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from shapeshift.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.budget import Budget
 from shapeshift.checkpoint import load
-from shapeshift.compression import compress, find_roots, materialize, shared_parameters, write_weights
+from shapeshift.compression import compress, materialize
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError, ConfigError, ModelError
-from shapeshift.modes import evaluating
-from shapeshift.prune.macs import count_macs
+from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
+from shapeshift.running.labels import members_probabilities, predict_all
+from shapeshift.running.macs import count_macs
+from shapeshift.running.modes import evaluating
 from shapeshift.superweights.anytime import Durations, Limits, best_order, predict_in_turn
-from shapeshift.superweights.labelled import members_probabilities, predict_all
+from shapeshift.surgery.install import write_weights
+from shapeshift.surgery.roots import find_roots, require_shared
 
 
 class Family(nn.Module):
@@ -209,5 +211,5 @@ class Family(nn.Module):
         if find_roots(member):  # compressed by itself
             return materialize(copy.deepcopy(member))
         # The copy reads its weights once, and needs no copy of the parameters of all members for that.
-        groups = shared_parameters(self).groups() if find_roots(self) else []
+        groups = require_shared(self).groups() if find_roots(self) else []
         return write_weights(copy.deepcopy(member, {id(group): group for group in groups}))

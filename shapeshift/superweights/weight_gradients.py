@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from shapeshift.batches import Batches, read_batch
-from shapeshift.compression import materialize, require_root, shared_parameters
+from shapeshift.compression import materialize
 from shapeshift.errors import DataError, ModelError
-from shapeshift.modes import evaluating
-from shapeshift.superweights.labelled import cross_entropy
+from shapeshift.running.batches import Batches, read_batch
+from shapeshift.running.labels import cross_entropy
+from shapeshift.running.modes import evaluating
+from shapeshift.surgery.roots import require_root, require_shared
 
 SAMPLES = 1000
 
@@ -59,7 +60,7 @@ def weight_gradients(
         DataError: if the data holds fewer samples.
         ModelError: if a gradient is not finite, or the loss does not depend on a weight.
     """
-    names = [weight.name for group in shared_parameters(model).groups() for weight in group.weights]
+    names = [weight.name for group in require_shared(model).groups() for weight in group.weights]
     # In a plain copy, whose weights are parameters of their own.
     plain = materialize(copy.deepcopy(require_root(model)))
     parameters = dict(plain.named_parameters(remove_duplicate=False))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from shapeshift.registry import Registry
+from shapeshift.names import Registry
 
 
 class Upsampler(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shapeshift.eager import is_eager
+from shapeshift.running.modes import is_eager
 from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
 # Numbers in a copy from which on it is faster moved as a block than found number by number.

@@ -1,0 +1,56 @@
+"""The tables, in the order that they are shown in.
+
+To add one, write a file with a ``COMPARISON`` and list it below.
+"""
+
+from benchmarks.table import Comparison
+from benchmarks.tables import (
+    budget_sweep,
+    depth_and_width,
+    distillation,
+    downsampling,
+    error_against_parameters,
+    families,
+    generators,
+    grounding,
+    groups,
+    hypernetworks,
+    mapping,
+    pruning,
+    question_answering,
+    retrieval,
+    shortest_paths,
+    soft_sharing,
+    starting_values,
+    templates,
+    trained_images,
+    trained_text,
+    upsampling,
+)
+
+COMPARISONS: dict[str, Comparison] = {
+    module.COMPARISON.name: module.COMPARISON
+    for module in (
+        budget_sweep,
+        starting_values,
+        error_against_parameters,
+        generators,
+        downsampling,
+        upsampling,
+        mapping,
+        groups,
+        templates,
+        hypernetworks,
+        depth_and_width,
+        soft_sharing,
+        shortest_paths,
+        families,
+        distillation,
+        pruning,
+        trained_images,
+        trained_text,
+        retrieval,
+        grounding,
+        question_answering,
+    )
+}

@@ -1,0 +1,1 @@
+"""Tasks beside classification: retrieval, grounding, masked words and questions."""

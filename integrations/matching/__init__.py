@@ -1,1 +1,0 @@
-"""Networks that match sentences with images, and phrases with regions: their training and their measures."""

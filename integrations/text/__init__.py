@@ -1,1 +1,0 @@
-"""Text encoders: their tokenizer, pretraining on masked words, and answering questions."""

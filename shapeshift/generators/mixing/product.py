@@ -1,0 +1,248 @@
+"""Mixing templates: the product that every generated weight comes from, in a fast and a plain form."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from shapeshift.generators.mixing.assembly import Assembly, Patch
+from shapeshift.generators.mixing.buffer_pool import BufferPool
+from shapeshift.generators.mixing.combinations import Combination
+from shapeshift.running.modes import is_eager
+
+
+def mix(
+    store: Sequence[Tensor], coefficients: Tensor, mixtures: Sequence[Assembly], memory: BufferPool | None = None
+) -> Sequence[Tensor]:
+    """Mix templates into weights: ``sum_k coefficients[k] * template_k`` in each part of them.
+
+    Args:
+        store: the store's pieces in order, numbers of shape (n, 1) each.
+        coefficients: numbers of shape (C,).
+        mixtures: where the templates and the coefficients of each weight lie.
+        memory: where to write them; fresh memory if None, or where a compiler decides.
+
+    Returns:
+        One vector of shape (mixture.numel,) per weight.
+    """
+    if not is_eager():  # compilers fuse plain operations better than we could
+        return mix_plain(store, coefficients, mixtures)
+    with torch.no_grad():
+        flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
+        sizes = tuple(map(len, flat))
+        vectors = (memory or BufferPool()).empty([mixture.numel for mixture in mixtures], flat[0])
+    node: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
+    # In a list, since a function that returns a tensor it was given makes a view of it.
+    return [
+        _Mix.apply(node, mixture, flat, sizes, scales, [vector])  # type: ignore[no-untyped-call]
+        for mixture, vector in zip(mixtures, vectors, strict=True)
+    ]
+
+
+def mix_plain(store: Sequence[Tensor], coefficients: Tensor, mixtures: Sequence[Assembly]) -> list[Tensor]:
+    """Mix with differentiable tensor operations only."""
+    vectors = iter(_mix_parts(store, coefficients, [part for mixture in mixtures for part in mixture.parts]))
+    return [mixture.join([next(vectors) for _ in mixture.parts]) for mixture in mixtures]
+
+
+def _mix_parts(store: Sequence[Tensor], coefficients: Tensor, parts: Sequence[Patch]) -> list[Tensor]:
+    """Return the vector of each part, by one product for all that are mixed from the same templates."""
+    flat = torch.cat([piece.view(-1) for piece in store]) if len(store) > 1 else store[0].view(-1)
+    products: dict[tuple[int, int, int, int], list[Combination]] = {}
+    for draw in dict.fromkeys(part.draw for part in parts):
+        products.setdefault(draw.templates, []).append(draw)
+    mixed: dict[Combination, Tensor] = {}
+    for draws in products.values():
+        first = draws[0]
+        if first.span == first.count * first.size:
+            templates = flat[first.extent].view(first.count, first.size)
+        else:
+            templates = torch.stack([flat[window] for window in first.windows])
+        rows = torch.stack([coefficients[draw.row] for draw in draws])
+        mixed |= zip(draws, (rows @ templates).unbind(), strict=True)
+    return [mixed[part.draw][part.begin : part.begin + part.size] for part in parts]
+
+
+class _Chunk(NamedTuple):
+    """What one piece of the store has of a part's numbers in one template."""
+
+    template: int
+    piece: int
+    source: slice
+    target: slice
+
+
+@functools.lru_cache(maxsize=2**16)
+def _segments(part: Patch, sizes: tuple[int, ...]) -> tuple[_Chunk, ...]:
+    """Cut the templates of a part where the store's pieces, of the given sizes, meet."""
+    segments = []
+    ends = list(itertools.accumulate(sizes))
+    for template, window in enumerate(part.draw.windows):
+        begin = window.start + part.begin
+        for piece, (end, size) in enumerate(zip(ends, sizes, strict=True)):
+            low, high = max(begin, end - size), min(begin + part.size, end)
+            if low < high:
+                source = slice(low - (end - size), high - (end - size))
+                segments.append(_Chunk(template, piece, source, slice(low - begin, high - begin)))
+    return tuple(segments)
+
+
+def _runs(
+    part: Patch, place: Tensor, flat: Sequence[Tensor], sizes: tuple[int, ...]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield what is read of each template, with where in the weight it goes: in one run, or row by row."""
+    segments = _segments(part, sizes)
+    if part.is_whole and place.is_contiguous():
+        vector = place.view(-1)
+        for template, piece, source, target in segments:
+            yield template, flat[piece][source], vector[target]
+        return
+    for template, cut in itertools.groupby(segments, key=lambda segment: segment.template):
+        found = [flat[piece][source] for _, piece, source, _ in cut]
+        yield template, part.show(torch.cat(found) if len(found) > 1 else found[0]), place
+
+
+class _Store(torch.autograd.Function):
+    """Where the gradients of all vectors of one pass meet: in one gradient of the store and one of the coefficients.
+
+    Autograd's own backward of a slice writes a zero tensor as large as the store for every weight that reads it. Here
+    each weight's gradient is added in place as soon as the layer has computed it, while it is still in the cache, and
+    its memory is free for the next one. The engine runs this node once they have all arrived.
+    """
+
+    @staticmethod
+    def forward(coefficients: Tensor, *store: Tensor) -> Tensor:
+        return coefficients.new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.set_materialize_grads(False)
+        ctx.sums = None
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        sums, ctx.sums = ctx.sums, None
+        if sums is None:
+            return (None,) * len(ctx.needs_input_grad)
+        grads: tuple[Tensor | None, ...] = sums.gradients()
+        return grads
+
+
+class _Mix(torch.autograd.Function):
+    """One weight of a pass."""
+
+    @staticmethod
+    def forward(
+        store: Tensor,
+        mixture: Assembly,
+        flat: Sequence[Tensor],
+        sizes: tuple[int, ...],
+        scales: Sequence[float | Tensor],
+        out: list[Tensor],
+    ) -> Tensor:
+        (weight,) = out
+        grid = mixture.grid(weight)
+        for part in mixture.parts:
+            for template, numbers, place in _runs(part, part.find(grid), flat, sizes):
+                scale = scales[part.draw.start + template]
+                if template == 0:
+                    torch.mul(numbers, scale, out=place)
+                else:
+                    _add_scaled(place, numbers, scale)
+        return weight
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.store, ctx.mixture = inputs[0].grad_fn, inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, ...]:
+        if grad is not None:
+            # A backward pass that failed half-way may have left sums behind.
+            task = torch._C._current_graph_task_id()
+            if ctx.store.sums is None or ctx.store.sums.task != task:
+                ctx.store.sums = _Sums(task, ctx.store.saved_tensors, ctx.store.needs_input_grad)
+            grid = ctx.mixture.grid(grad)
+            for part in ctx.mixture.parts:
+                ctx.store.sums.add(part, part.take(grid))
+        return (None,) * 6
+
+
+class _Sums:
+    """The gradients of the store and the coefficients, while those of the vectors arrive."""
+
+    def __init__(self, task: int, tensors: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        self.task = task
+        self.tensors = tensors
+        self.needed = needed
+        self.later: list[tuple[Patch, Tensor]] = []
+        self.positions: list[int] = []
+        self.products: list[Tensor] = []
+        self.flat, self.scales = [piece.view(-1) for piece in tensors[1:]], _scalars(tensors[0])
+        self.sizes = tuple(map(len, self.flat))
+        self.store_grads: list[Tensor | None] = [None] * len(self.flat)
+
+    def add(self, part: Patch, grad: Tensor) -> None:
+        if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
+            self.later.append((part, grad))
+            return
+        for template, piece, source, target in _segments(part, self.sizes):
+            position = part.draw.start + template
+            if self.needed[piece + 1]:
+                self._add_to_piece(piece, source, grad[target], self.scales[position])
+            if self.needed[0]:
+                self.positions.append(position)
+                self.products.append(torch.dot(self.flat[piece][source], grad[target]))
+
+    def _add_to_piece(self, piece: int, source: slice, grad: Tensor, scale: float | Tensor) -> None:
+        total = self.store_grads[piece]
+        if total is None and len(grad) == self.sizes[piece]:  # the first to come fills it
+            self.store_grads[piece] = grad * scale
+            return
+        if total is None:
+            total = self.store_grads[piece] = torch.zeros_like(self.flat[piece])
+        _add_scaled(total[source], grad, scale)
+
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        if self.later:
+            return self._differentiable()
+        coefficient_grad = None
+        if self.products:
+            where = torch.tensor(self.positions, device=self.products[0].device)
+            coefficient_grad = torch.zeros_like(self.tensors[0]).index_add_(0, where, torch.stack(self.products))
+        store_grads = [
+            (torch.zeros_like(piece) if total is None else total.view(piece.shape)) if needs else None
+            for piece, total, needs in zip(self.tensors[1:], self.store_grads, self.needed[1:], strict=True)
+        ]
+        return coefficient_grad, *store_grads
+
+    def _differentiable(self) -> tuple[Tensor | None, ...]:
+        coefficients, *store = self.tensors
+        with torch.enable_grad():
+            vectors = _mix_parts(store, coefficients, [part for part, _ in self.later])
+            inputs = [tensor for tensor in self.tensors if tensor.requires_grad]
+            outputs = [grad for _, grad in self.later]
+            grads = iter(torch.autograd.grad(vectors, inputs, outputs, create_graph=True, allow_unused=True))
+        return tuple(next(grads) if tensor.requires_grad else None for tensor in self.tensors)
+
+
+def _scalars(coefficients: Tensor) -> Sequence[float | Tensor]:
+    """Take coefficients apart: into floats where they are at hand, into tensors where reading them would wait."""
+    if coefficients.is_cpu:
+        values: list[float] = coefficients.tolist()
+        return values
+    return coefficients.unbind()
+
+
+def _add_scaled(target: Tensor, source: Tensor, scale: float | Tensor) -> None:
+    if isinstance(scale, Tensor):
+        target.addcmul_(source, scale)
+    else:
+        target.add_(source, alpha=scale)

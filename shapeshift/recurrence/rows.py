@@ -1,0 +1,82 @@
+"""Where a network repeats itself: modules side by side that are built alike."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from shapeshift.surgery.attached import is_attached, original_class, weight_sources
+from shapeshift.surgery.shared_parameters import SharedParameters
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of modules that hold one another's place: of one class, with parameters of equal names and shapes.
+
+    Attributes:
+        steps: their dotted paths, in the model's order.
+    """
+
+    steps: tuple[str, ...]
+
+
+def find_stages(model: nn.Module) -> list[Stage]:
+    """Find the rows of two or more modules that stand side by side in a model and are built alike.
+
+    The outermost rows count: the blocks of a stage, and not the layers in them. Neighbours without weights, such as
+    activations and norms between convolutions, do not interrupt a row. The first block of a stage, which changes the
+    number of channels, is built unlike the others, so it stays outside, all of its layers with it; a row of one block
+    is searched for layers that are alike.
+
+    Args:
+        model: a plain or a compressed model; it is not changed.
+
+    Returns:
+        The rows, in the model's order.
+    """
+    stages: list[Stage] = []
+    _search(model, "", stages)
+    return stages
+
+
+def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter in a module, of generated ones too, by dotted name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path, part in module.named_modules():
+        prefix = f"{path}." if path else ""
+        found |= {prefix + name: tuple(p.shape) for name, p in part._parameters.items() if p is not None}
+        if is_attached(part):
+            found |= {
+                prefix + name: group.weights[index].shape for name, (group, index) in weight_sources(part).items()
+            }
+    return found
+
+
+def is_weight(shape: Sequence[int]) -> bool:
+    """Tell whether a parameter of a shape mixes features, other than the gain of a norm or a bias."""
+    return math.prod(shape) > max(shape, default=1)
+
+
+def _search(module: nn.Module, path: str, stages: list[Stage]) -> None:
+    children = [
+        (f"{path}.{name}" if path else name, child, _structure(child))
+        for name, child in module.named_children()
+        if not isinstance(child, SharedParameters)
+    ]
+    with_weights = [child for child in children if any(is_weight(shape) for _, shape in child[2][1])]
+    for _, row in itertools.groupby(with_weights, key=lambda child: child[2]):
+        alike = list(row)
+        if len(alike) > 1:
+            stages.append(Stage(tuple(name for name, _, _ in alike)))
+        else:
+            name, child, _ = alike[0]
+            _search(child, name, stages)
+
+
+def _structure(module: nn.Module) -> tuple[type, tuple[tuple[str, Any], ...]]:
+    return original_class(module), tuple(sorted(parameter_shapes(module).items()))

@@ -1,0 +1,1 @@
+"""Running any model, compressed or not."""

@@ -1,0 +1,69 @@
+"""Counting multiply-accumulates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from shapeshift.running.batches import Inputs, device_of
+from shapeshift.running.modes import evaluating
+
+
+def count_macs(model: nn.Module, inputs: Inputs) -> int:
+    """Count the multiply-accumulates of one forward pass: of convolutions, matrix products and attention.
+
+    Norms, activations, poolings, sums and the steps of recurrent layers are not counted. Half the operations that
+    :class:`torch.utils.flop_counter.FlopCounterMode` counts.
+
+    Args:
+        model: it runs in evaluation mode, without gradients; on the meta device nothing is computed.
+        inputs: its arguments.
+    """
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), _countable(model), counter:
+        inputs.run(model)
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _countable(model: nn.Module) -> Iterator[None]:
+    """Keep a model from what the counter does not see, or does not bear.
+
+    That are the fused kernels of torch's own transformer layers, and parameters that are handed to a submodule: the
+    counter watches the gradients of a module's arguments.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def describe_inputs(inputs: Inputs) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return shape and dtype of each tensor among the arguments, by name, or by position as digits."""
+    named = {str(position): value for position, value in enumerate(inputs.args)} | inputs.kwargs
+    return {
+        name: (tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        for name, value in named.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def blank_inputs(description: Mapping[str, tuple[tuple[int, ...], str]], model: nn.Module) -> Inputs:
+    """Make arguments of zeros from a description, on a model's device."""
+    device = device_of(model)
+    zeros = {
+        name: torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
+        for name, (shape, dtype) in description.items()
+    }
+    args = [name for name in zeros if name.isdigit()]
+    return Inputs(tuple(zeros[name] for name in args), {name: x for name, x in zeros.items() if name not in args})

@@ -1,0 +1,33 @@
+"""The mode that a model or an operation runs in: evaluation, eager, sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and afterwards each module into the mode that it was in."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def is_eager() -> bool:
+    """Tell whether no compiler, tracer or function transform is looking on: these want plain operations."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    return not torch._C._are_functorch_transforms_active()
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a ``DTensor``, whose class takes long to import."""
+    return hasattr(tensor, "full_tensor")

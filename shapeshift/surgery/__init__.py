@@ -1,0 +1,1 @@
+"""How a model comes to read generated weights, and stops."""

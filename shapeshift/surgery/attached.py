@@ -1,0 +1,40 @@
+"""Which modules read generated weights, and from where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from shapeshift.generators import WeightGenerator
+
+# The attributes of an attached module: where it reads its weights, and the order of its parameters before.
+SOURCES = "_shapeshift_sources"
+ORDER = "_shapeshift_order"
+
+
+def is_attached(module: nn.Module) -> bool:
+    """Tell whether a module reads parameters from a group, or is the root of a compressed model."""
+    return SOURCES in module.__dict__
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """Return a module's class, or the one that it had before it was attached, also if FSDP2 derived another since."""
+    base: type[nn.Module] = type(module)._rebuild[0] if is_attached(module) else type(module)  # type: ignore[attr-defined]
+    return base
+
+
+def weight_sources(module: nn.Module) -> dict[str, tuple[WeightGenerator[Any], int]]:
+    """Return from where an attached module reads its generated parameters."""
+    found: dict[str, tuple[WeightGenerator[Any], int]] = module.__dict__[SOURCES]
+    return found
+
+
+def is_generated(model: nn.Module, name: str) -> bool:
+    """Tell whether a parameter of a model, by its dotted name, is generated; False if there is none of that name."""
+    path, _, parameter = name.rpartition(".")
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        return False
+    return is_attached(module) and parameter in weight_sources(module)

@@ -1,0 +1,198 @@
+"""How a layer gets its weight: a subclass of its own class in which the weight is a property."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+from shapeshift.errors import GeneratedWeightError, ModelError
+from shapeshift.generators import WeightGenerator
+from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
+from shapeshift.surgery.attached import ORDER, SOURCES, is_attached, original_class, weight_sources
+from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
+
+
+def attach(module: nn.Module, sources: dict[str, tuple[WeightGenerator[Any], int]], root: bool) -> None:
+    """Let a module read some of its parameters from parameter groups.
+
+    Args:
+        module: the module; its class becomes a subclass of its own.
+        sources: from the parameter's name to the group and the index of the weight in it.
+        root: whether the module's forward is where all weights are generated together.
+    """
+    module.__dict__[SOURCES] = sources
+    module.__dict__[ORDER] = tuple(module._parameters)
+    for name in sources:
+        del module._parameters[name]
+    if isinstance(module, nn.RNNBase):
+        del module.__dict__["_flat_weights"]
+    module.__class__ = generated_class(type(module), tuple(sources), root)  # type: ignore[arg-type]
+
+
+def check_detachable(module: nn.Module, path: str) -> None:
+    """Raise if an attached module's class was replaced since, as a parametrization does.
+
+    Raises:
+        ModelError: if so.
+    """
+    if "_rebuild" not in vars(type(module)):
+        raise ModelError(
+            f"{path or 'the model'} became a {type(module).__name__} after it was compressed, by a parametrization or "
+            "the like, which would be lost: take it off first, or put it on before shapeshift.compress(model, ...)"
+        )
+
+
+def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+    """Undo :func:`attach`: restore a module's class, and its parameters in their original order."""
+    module.__class__ = original_class(module)
+    order = module.__dict__.pop(ORDER)
+    del module.__dict__[SOURCES]
+    parameters = {**module._parameters, **weights}
+    module._parameters.clear()
+    for name in (*order, *parameters):
+        if name in parameters:
+            module._parameters[name] = parameters[name]
+    if isinstance(module, nn.RNNBase):
+        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+        module.flatten_parameters()
+
+
+def check_attachable(module: nn.Module, path: str) -> None:
+    """Raise if a module's class cannot be subclassed in place.
+
+    Raises:
+        ModelError: for scripted modules, and for modules that are already compressed.
+    """
+    where = f"{path or 'the model'} ({type(module).__name__})"
+    if is_attached(module):
+        raise ModelError(f"{where} is compressed already; call shapeshift.materialize on the whole model first")
+    if type(module).__module__.startswith("torch.jit"):
+        raise ModelError(f"{where} is a scripted module, whose code is fixed; compress what it was scripted from")
+
+
+@functools.cache
+def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -> type[nn.Module]:
+    """Return the subclass of a module class that reads the named parameters from groups; one per set of names."""
+    members: dict[str, Any] = {name: _weight_property(name) for name in names}
+    # Others look a model up by its class's name and module, transformers among them; compilers know torch's own.
+    members["__module__"] = __name__ if base.__module__.startswith("torch.") else base.__module__
+    # `type(model)(...)` is for a new model, which is a plain one.
+    members["__new__"] = lambda cls, *args, **kwargs: base(*args, **kwargs)
+    members["register_parameter"] = _register_parameter
+    members["__reduce_ex__"] = _reduce_ex
+    members["_replicate_for_data_parallel"] = _refuse_replication
+    members["__prepare_scriptable__"] = _refuse_scripting
+    members["_rebuild"] = (base, names, root)
+    for adapted, adapt in ADAPTERS.items():
+        if issubclass(base, adapted):
+            members |= adapt(base, root)
+    if root:
+        members["forward"] = _generating(base.forward)
+        members["named_children"] = _named_children(base)
+        members["no_weight_decay"] = _no_weight_decay
+        members |= {name: adapt(base) for name, adapt in MODEL_METHODS.items() if hasattr(base, name)}
+    return types.new_class(base.__name__, (base,), exec_body=lambda namespace: namespace.update(members))
+
+
+def _weight_property(name: str) -> property:
+    def read(self: nn.Module) -> Tensor:
+        group, index = weight_sources(self)[name]
+        weight = group.read(index)
+        # Embeddings with max_norm scale the rows that they look up, in place.
+        return weight if getattr(self, "max_norm", None) is None else weight.clone()
+
+    def write(self: nn.Module, value: Any) -> None:
+        _refuse(self, name)
+
+    return property(read, write, doc=f"The generated {name}.")
+
+
+def _refuse(module: nn.Module, name: str) -> None:
+    group, index = module.__dict__[SOURCES][name]
+    weight = group.weights[index]
+    raise GeneratedWeightError(
+        f"{weight.name} {weight.shape} is generated from shared parameters and cannot be assigned. "
+        "Call shapeshift.materialize(model) first, or keep it out with exclude="
+    )
+
+
+def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    if name in self.__dict__[SOURCES]:
+        _refuse(self, name)
+    original_class(self).register_parameter(self, name, param)
+
+
+def _reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    # The class is made at run time, so pickle cannot find it by name: remake it from what it was made of.
+    reduced: Any = original_class(self).__reduce_ex__(self, max(2, protocol))
+    return _new, type(self)._rebuild, *reduced[2:]  # type: ignore[attr-defined]
+
+
+def _new(base: type[nn.Module], names: tuple[str, ...], root: bool) -> nn.Module:
+    module: nn.Module = object.__new__(generated_class(base, names, root))  # type: ignore[arg-type]
+    return module
+
+
+def _refuse_replication(self: nn.Module) -> nn.Module:
+    raise ModelError(
+        f"nn.DataParallel copies {type(self).__name__} to each device, and not the shared parameters that it reads: "
+        "use torch.nn.parallel.DistributedDataParallel"
+    )
+
+
+def _refuse_scripting(self: nn.Module) -> nn.Module:
+    raise ModelError(
+        f"torch.jit.script compiles the code of {type(self).__name__}, and not what generates its weights: script a "
+        "copy after shapeshift.materialize, or take torch.export.export or torch.jit.trace"
+    )
+
+
+def _refuse_symbols(self: nn.Module, *inputs: Any) -> None:
+    if any(isinstance(value, Proxy) for value in inputs):
+        raise ModelError(
+            f"torch.fx traces {type(self).__name__} into a graph that would lack what generates its weights: trace "
+            "the plain model first, also for a feature extractor, and shapeshift.compress the traced one"
+        )
+
+
+def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def generate_and_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        shared: SharedParameters = getattr(self, ATTRIBUTE)
+        _refuse_symbols(self, *args, *kwargs.values())
+        try:
+            shared.begin()
+            outputs = forward(self, *args, **kwargs)
+            shared.check_unwritten()
+            return outputs
+        finally:
+            shared.end()
+
+    # Compilers keep what they made of a function, and that they gave up on one, with its code: one for each class.
+    generate_and_forward.__code__ = generate_and_forward.__code__.replace()  # type: ignore[attr-defined]
+    return generate_and_forward
+
+
+def _named_children(base: Any) -> Callable[..., Any]:
+    """A forward pass that runs all children means the model's own."""
+
+    def named_children(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        shared: SharedParameters = getattr(self, ATTRIBUTE)
+        running = any(group.is_running for group in shared.groups())
+        return ((name, child) for name, child in base.named_children(self) if not running or child is not shared)
+
+    return named_children
+
+
+def _no_weight_decay(self: nn.Module) -> set[str]:
+    """Return the names of parameters that weight decay is not meant for: timm and others ask a model for them."""
+    inherited: set[str] = getattr(original_class(self), "no_weight_decay", lambda _: set())(self)
+    shared: SharedParameters = getattr(self, ATTRIBUTE)
+    coefficients = {parameter for group in shared.groups() for parameter in group.coefficient_parameters()}
+    named = shared.named_parameters(prefix=ATTRIBUTE)
+    return {*inherited, *(name for name, parameter in named if parameter in coefficients)}

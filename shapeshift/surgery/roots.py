@@ -1,0 +1,61 @@
+"""Finding the compressed model in a module that a user passes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from shapeshift.errors import ModelError
+from shapeshift.surgery.attached import is_attached
+from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
+
+
+def find_roots(model: nn.Module) -> list[nn.Module]:
+    """Return the roots of the compressed models in a module, which may wrap one (as DDP does) or hold several."""
+    return [module for module in model.modules() if is_attached(module) and ATTRIBUTE in module._modules]
+
+
+def find_root(model: nn.Module) -> nn.Module | None:
+    """Return the root of the one compressed model in a module; None without one.
+
+    Raises:
+        ModelError: if there are several.
+    """
+    roots = find_roots(model)
+    if len(roots) > 1:
+        paths = [path for path, module in model.named_modules() if any(module is root for root in roots)]
+        raise ModelError(
+            f"{type(model).__name__} holds {len(roots)} compressed models: {', '.join(paths)}; take them one by one"
+        )
+    return roots[0] if roots else None
+
+
+def require_root(model: nn.Module) -> nn.Module:
+    """Return the root of the one compressed model in a module.
+
+    Raises:
+        ModelError: if there is none, or several.
+    """
+    root = find_root(model)
+    if root is None and is_compressed(model):
+        raise ModelError(
+            f"{type(model).__name__} is a part of a compressed model, without the parameters that its weights are "
+            "generated from: take the whole model, or a member of a family out of it by family.extract(index)"
+        )
+    if root is None:
+        raise ModelError(f"{type(model).__name__} is not compressed; call shapeshift.compress(model, budget) first")
+    return root
+
+
+def require_shared(model: nn.Module) -> SharedParameters:
+    """Return the owner of a compressed model's shared parameters.
+
+    Raises:
+        ModelError: if the model is not compressed, or holds several that are.
+    """
+    shared: SharedParameters = getattr(require_root(model), ATTRIBUTE)
+    return shared
+
+
+def is_compressed(model: nn.Module) -> bool:
+    """Tell whether a model is compressed, holds one that is, or is a part of one."""
+    return any(map(is_attached, model.modules()))
