@@ -17,15 +17,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from shapeshift.budget import Budget
-from shapeshift.checkpoint.files import Checkpoint, parse, stamped
-from shapeshift.checkpoint.matching import build_shared, match_plan
-from shapeshift.checkpoint.saving import describe
+from shapeshift.checkpoint.checkpoint import Checkpoint, stamped
+from shapeshift.checkpoint.snapshot import Snapshot
 from shapeshift.compression import compress, materialize, plan_compression
 from shapeshift.config import Config
-from shapeshift.errors import CheckpointError, ConfigError, ModelError
+from shapeshift.errors import ConfigError, ModelError
 from shapeshift.names import did_you_mean
-from shapeshift.surgery.install import install
-from shapeshift.surgery.roots import is_compressed, require_root, require_shared
+from shapeshift.surgery.install import replace
+from shapeshift.surgery.roots import is_compressed, require_root
+from shapeshift.surgery.shared_parameters import SharedParameters
 
 
 class ShapeshiftCallback(Callback):
@@ -120,7 +120,7 @@ class ShapeshiftCallback(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add to a checkpoint how the module is shared, and since which epoch."""
         # As text: checkpoints are read without unpickling anything but tensors and what Python is made of.
-        description = json.dumps(stamped(describe(require_root(self._find(pl_module)))))
+        description = json.dumps(stamped(Snapshot.of(self._find(pl_module)).description))
         checkpoint[self.state_key] = {"since": self._since, "description": description}
 
     def _before_loading(
@@ -130,7 +130,7 @@ class ShapeshiftCallback(Callback):
         # Strategies that load after their own setup have taken the present parameters already: those have to fit.
         if self.state_key in checkpoint and not trainer.strategy.restore_checkpoint_after_setup:
             state = checkpoint[self.state_key]
-            description = parse(json.loads(state["description"]), Path(trainer.ckpt_path or ""))
+            description = Checkpoint.parse(json.loads(state["description"]), Path(trainer.ckpt_path or ""))
             _share_as(self._find(pl_module), description)
             self._since = state["since"]
         then(checkpoint)
@@ -147,18 +147,14 @@ class ShapeshiftCallback(Callback):
 
 
 def _share_as(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Share a compressed module as a checkpoint's was; the values are yet to be loaded."""
-    present, plan = require_shared(module), checkpoint.plan
-    materialize(module)
-    try:
-        if plan is None:
-            raise CheckpointError(f"{checkpoint.file} holds no plan of a compressed module")
-        shared = build_shared(checkpoint, match_plan(checkpoint, plan, module))
-    except CheckpointError:
-        install(module, present)
-        raise
-    shared.reset_parameters()  # for the fixed patterns, which no checkpoint holds
-    install(module, shared)
+    """Share a compressed module as a checkpoint's was; its values are loaded later."""
+
+    def build(plain: nn.Module) -> SharedParameters:
+        shared = checkpoint.build_shared(checkpoint.plan_for(plain))
+        shared.reset_parameters()  # for the fixed patterns, which no checkpoint holds
+        return shared
+
+    replace(require_root(module), build)
 
 
 def _renew_training(trainer: Trainer, pl_module: LightningModule) -> None:

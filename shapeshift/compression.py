@@ -16,7 +16,7 @@ from shapeshift.plan import Plan, make_plan
 from shapeshift.prune.masks import is_masked
 from shapeshift.running.modes import is_sharded
 from shapeshift.running.wrappers import compiled_from
-from shapeshift.surgery.install import install, write_weights
+from shapeshift.surgery.install import check_installable, install, write_weights
 from shapeshift.surgery.layers import check_attachable
 from shapeshift.surgery.roots import find_roots, require_root
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
@@ -85,11 +85,13 @@ def plan_compression(model: nn.Module, budget: Budget, config: Config | None = N
         raise ModelError(f"a model is a torch.nn.Module, not {model!r}; build it first, by timm.create_model(...), say")
     config = Config.chosen(config, options)
     check_compressible(model)
-    return make_plan(model, budget, config)
+    plan = make_plan(model, budget, config, SharedParameters.reserved_names())
+    check_installable(model, plan)
+    return plan
 
 
 def check_compressible(model: nn.Module) -> None:
-    """Raise if the layers of a model cannot read generated weights.
+    """Raise if a model cannot be compressed, whatever the plan.
 
     Raises:
         ModelError: for scripted modules, those that are compressed already, and those with masked filters.

@@ -27,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Raises:
         ModelError: if nothing in the model is trainable.
     """
-    groups = [group for root in find_roots(model) for group in require_shared(root).groups()]
+    groups = [group for root in find_roots(model) for group in require_shared(root).generators()]
     spared = {id(parameter) for group in groups for parameter in group.coefficient_parameters()}
     with_decay: list[nn.Parameter] = []
     without_decay: list[nn.Parameter] = []

@@ -7,14 +7,14 @@ import io
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from shapeshift.budget import count_parameters
-from shapeshift.checkpoint.saving import stored_tensors
+from shapeshift.checkpoint.snapshot import stored_tensors
 from shapeshift.generators.description import WeightDescription
 from shapeshift.plan import GroupPlan, Plan
 from shapeshift.surgery.roots import require_root, require_shared
@@ -215,24 +215,25 @@ def report(model: nn.Module | Plan) -> Report:
         ModelError: if the model is not compressed.
     """
     if isinstance(model, Plan):
-        trainable = sum(model.generator.size(group.layout) * group.weights[0].dtype.itemsize for group in model.groups)
-        itemsize = max(weight.dtype.itemsize for group in model.groups for weight in group.weights)
-        return _report(model, model.total, trainable + model.untouched * itemsize)
+        trainable = sum(group.layout.num_parameters * group.weights[0].dtype.itemsize for group in model.groups)
+        itemsize = max(weight.dtype.itemsize for weight in model.weights)
+        return _report(model, {}, model.total, trainable + model.untouched * itemsize)
     root = require_root(model)
     tensors, _ = stored_tensors(root)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return _report(require_shared(model).plan, count_parameters(root), size)
+    shared = require_shared(model)
+    return _report(shared.plan, shared.fit_errors, count_parameters(root), size)
 
 
-def _report(plan: Plan, parameters: int, checkpoint_bytes: int) -> Report:
-    groups = tuple(_group_report(group, plan) for group in plan.groups)
+def _report(plan: Plan, fit_errors: Mapping[str, float], parameters: int, checkpoint_bytes: int) -> Report:
+    groups = tuple(_group_report(group, fit_errors) for group in plan.groups)
     return Report(groups, plan.dense, plan.untouched, parameters, plan.budget, checkpoint_bytes)
 
 
-def _group_report(group: GroupPlan, plan: Plan) -> GroupReport:
-    described = plan.generator.describe(group.weights, group.layout)
+def _group_report(group: GroupPlan, fit_errors: Mapping[str, float]) -> GroupReport:
+    described = group.layout.describe(group.weights)
     weights = tuple(
-        WeightReport(weight.name, weight.shape, source, plan.errors.get(weight.name))
+        WeightReport(weight.name, weight.shape, source, fit_errors.get(weight.name))
         for weight, source in zip(group.weights, described.weights, strict=True)
     )
     return GroupReport(group.name, described.stores, described.coefficients, weights)

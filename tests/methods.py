@@ -30,4 +30,5 @@ def compressed(model: nn.Module, budget: float, **options: Any) -> nn.Module:
 
 def least_used(plan: Plan) -> float:
     """Return the share of a budget that a plan has to use."""
-    return min(GENERATORS[plan.config.combine].least_used, UPSAMPLERS[plan.config.upsample].least_used)
+    planner = plan.generator.planner(plan.groups[0].weights, plan.config)
+    return min(planner.least_used, UPSAMPLERS[plan.config.upsample].least_used)

@@ -125,7 +125,7 @@ def test_any_budget_between_the_bounds_is_met(
     assert min(least_used(plan) * allowed, allowed - 8 * len(shapes)) <= used <= allowed
 
     # No number is dead, and none is missing.
-    groups = require_shared(model).groups()
+    groups = require_shared(model).generators()
     with torch.no_grad():
         for group in groups:
             for parameter in group.parameters():

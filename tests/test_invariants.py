@@ -32,7 +32,7 @@ def weights_of(model: nn.Module) -> list[tuple[shapeshift.weights.Weight, Tensor
     """Return what each group of a compressed model generates."""
     return [
         (weight, group.generate([index])[0])
-        for group in require_shared(model).groups()
+        for group in require_shared(model).generators()
         for index, weight in enumerate(group.weights)
     ]
 
@@ -55,7 +55,7 @@ def test_budget_is_met_and_nothing_in_a_store_is_dead(name: str, options: dict[s
         for parameter in shared.parameters():
             assert parameter.isfinite().all()
             parameter.copy_(torch.randn_like(parameter))  # away from zero-init, where a store waits for a coefficient
-    generated = [weight for group in shared.groups() for weight in group.generate(range(len(group.weights)))]
+    generated = [weight for group in shared.generators() for weight in group.generate(range(len(group.weights)))]
     sum((weight * torch.randn_like(weight)).sum() for weight in generated).backward()
     for path, parameter in shared.named_parameters():
         assert (parameter.grad != 0).all(), f"{path} has numbers that no weight is made of"

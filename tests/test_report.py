@@ -44,7 +44,7 @@ def test_a_report_adds_up(name: str, options: dict[str, str], budget: float) -> 
     assert report.parameters == shapeshift.count_parameters(model)
     assert report.untouched + sum(group.parameters for group in report.groups) == report.parameters
     assert report.untouched + sum(group.dense for group in report.groups) == report.dense
-    for group, reported in zip(require_shared(model).groups(), report.groups, strict=True):
+    for group, reported in zip(require_shared(model).generators(), report.groups, strict=True):
         assert reported.parameters == sum(parameter.numel() for parameter in group.parameters())
         assert [(w.name, w.shape) for w in reported.weights] == [(w.name, w.shape) for w in group.weights]
         assert sum(reported.sampling.values()) == len(reported.weights)
@@ -64,7 +64,7 @@ def test_a_report_adds_up(name: str, options: dict[str, str], budget: float) -> 
 def test_a_report_names_the_parts_of_the_store_that_a_weight_depends_on(options: dict[str, str]) -> None:
     model = shapeshift.compress(Residual(), 0.7, **options)
     report = shapeshift.report(model)
-    for group, reported in zip(require_shared(model).groups(), report.groups, strict=True):
+    for group, reported in zip(require_shared(model).generators(), report.groups, strict=True):
         for index, weight in enumerate(reported.weights):
             group.zero_grad()
             with torch.no_grad():
@@ -175,7 +175,7 @@ def test_weight_decay_spares_coefficients_and_vectors(name: str, budget: float |
     coefficients: list[nn.Parameter] = []
     if budget is not None:
         shapeshift.compress(model, budget)
-        coefficients = [p for group in require_shared(model).groups() for p in group.coefficient_parameters()]
+        coefficients = [p for group in require_shared(model).generators() for p in group.coefficient_parameters()]
     decayed, spared = shapeshift.parameter_groups(Wrapper(model) if wrap else model, weight_decay=0.05)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
 

@@ -140,7 +140,7 @@ def _backward(model: nn.Module, attempt: Attempt, dense: _Dense) -> None:
     _train(model, attempt)
     used = [
         group
-        for group in require_shared(model).groups()
+        for group in require_shared(model).generators()
         if any(name in dense.trained for weight in group.weights for name in weight.names)
     ]
     if not used:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
-from shapeshift.checkpoint.files import parse
+from shapeshift.checkpoint.checkpoint import Checkpoint
 from shapeshift.checkpoint.loading import pruned
-from shapeshift.checkpoint.matching import build_shared, match_plan
-from shapeshift.checkpoint.saving import find_described
+from shapeshift.checkpoint.snapshot import find_saved_root
 from shapeshift.errors import CheckpointError, ConfigError
 from shapeshift.integrations.transformers.recipe import METHOD, ShapeshiftConfig
 from shapeshift.plan import Plan
@@ -80,7 +79,9 @@ class ShapeshiftQuantizer(HfQuantizer):
     update_tp_plan = update_attn_implementation  # the one that transformers 5.0 hands the configuration to
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        self.checkpoint = parse(self.quantization_config.recipe, Path(model.config.name_or_path or "") / "config.json")
+        self.checkpoint = Checkpoint.parse(
+            self.quantization_config.recipe, Path(model.config.name_or_path or "") / "config.json"
+        )
         self.ties: dict[str, str] = model.all_tied_weights_keys
         self.patterns: dict[str, Tensor] = {}
         plan = self.checkpoint.plan
@@ -98,7 +99,7 @@ class ShapeshiftQuantizer(HfQuantizer):
         for target, source in self.ties.items():
             _tie(model, source, target)
         try:
-            matched = match_plan(self.checkpoint, plan, root)
+            matched = self.checkpoint.plan_for(root)
         except CheckpointError as error:
             kind = self.checkpoint.architecture
             raise CheckpointError(
@@ -106,7 +107,7 @@ class ShapeshiftQuantizer(HfQuantizer):
                 "it with the head. Checkpoints of which only the base model was compressed, by "
                 "shapeshift.compress(model.base_model, ...), take any head"
             ) from None
-        shared = build_shared(self.checkpoint, matched)
+        shared = self.checkpoint.build_shared(matched)
         install(root, shared)
         persistent = shared.state_dict()
         self.patterns = {name: buffer for name, buffer in shared.named_buffers() if name not in persistent}
@@ -121,7 +122,7 @@ class ShapeshiftQuantizer(HfQuantizer):
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
         del model.is_quantized
         model.all_tied_weights_keys = self.ties
-        found = find_described(model)
+        found = find_saved_root(model)
         root = model if found is None else found
         state = root.state_dict(keep_vars=True)
         missing = [

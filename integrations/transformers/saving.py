@@ -9,8 +9,8 @@ from typing import Any
 
 import transformers
 
-from shapeshift.checkpoint.files import stamped
-from shapeshift.checkpoint.saving import describe, find_described
+from shapeshift.checkpoint.checkpoint import stamped
+from shapeshift.checkpoint.snapshot import Snapshot, find_saved_root
 from shapeshift.errors import ModelError
 from shapeshift.integrations.transformers.recipe import GUARD, METHOD, ShapeshiftConfig
 from shapeshift.surgery.attached import is_attached, is_generated
@@ -28,13 +28,13 @@ def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
         ModelError: if the model is a part of a compressed one, is tied to weights outside of what was compressed, or
             is quantized as well.
     """
-    root = find_described(self)
+    root = find_saved_root(self)
     quantized = getattr(self.config, "quantization_config", None)
     method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
     if root is not None:
         _check(self, method)
         path = next(path for path, module in self.named_modules() if module is root)
-        values: tuple[Any, ...] = (ShapeshiftConfig(stamped(describe(root)), path), GUARD)
+        values: tuple[Any, ...] = (ShapeshiftConfig(stamped(Snapshot.of(root).description), path), GUARD)
     elif any(is_attached(module) for module in self.modules()):
         raise ModelError(
             f"{type(self).__name__} is a part of a compressed model, without the parameters that its weights are "

@@ -10,16 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from shapeshift.checkpoint.files import Checkpoint, read
-from shapeshift.checkpoint.matching import (
-    build_shared,
-    check_same_plan,
-    check_state,
-    match_plan,
-    raise_if_different,
-    state_after,
-)
-from shapeshift.checkpoint.saving import check_wrapper
+from shapeshift.checkpoint.checkpoint import Checkpoint
+from shapeshift.checkpoint.files import read
+from shapeshift.checkpoint.snapshot import check_wrapper
 from shapeshift.errors import CheckpointError
 from shapeshift.prune.record import cut_differences, find_pruned, pruned_as, record_of
 from shapeshift.surgery.install import install
@@ -33,10 +26,10 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
     """Restore a model from :func:`save`, whatever its mapping was.
 
     Args:
-        directory: what :func:`save` wrote.
-        model: a plain model of the same architecture, or one that is compressed and pruned in the same way; it is
-            changed in place and keeps its devices and dtypes. What it has on the meta device moves to the CPU, and
-            what was frozen when it was saved is frozen again.
+        directory: The directory that :func:`save` wrote.
+        model: A plain model of the same architecture, or one that is compressed and pruned in the same way. It is
+            changed in place and keeps its devices and dtypes. Tensors on the meta device move to the CPU, and
+            parameters that were frozen when the model was saved are frozen again.
 
     Returns:
         The same model, compressed, pruned, or both, as it was saved.
@@ -52,15 +45,16 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
         if checkpoint.plan is None:
             found = find_pruned(model)
             root = model if found is None else found
-            check_state(checkpoint, root.state_dict(keep_vars=True), model)
+            checkpoint.check_state(root.state_dict(keep_vars=True), model)
         elif root is None:
-            root, plan = model, match_plan(checkpoint, checkpoint.plan, model)
-            check_state(checkpoint, state_after(checkpoint, model, plan), model)
-            install(model, build_shared(checkpoint, plan))
+            root, plan = model, checkpoint.plan_for(model)
+            checkpoint.check_state_after(plan, model)
+            install(model, checkpoint.build_shared(plan))
         else:
             check_wrapper(model, root)
-            check_same_plan(checkpoint, checkpoint.plan, require_shared(root).plan)
-            check_state(checkpoint, root.state_dict(keep_vars=True), root)
+            checkpoint.check_same_sharing(require_shared(root).plan)
+            checkpoint.check_state(root.state_dict(keep_vars=True), root)
+            require_shared(root).fit_errors = dict(checkpoint.fit_errors)
     _fill(root, checkpoint)
     return model
 
@@ -84,7 +78,7 @@ def pruned(model: nn.Module, checkpoint: Checkpoint) -> AbstractContextManager[N
             f"the model in {checkpoint.folder} is pruned, and the one to load it into was already compressed or pruned "
             "in another way; load into a freshly built model"
         )
-    raise_if_different(checkpoint, cut_differences(model, record.cuts), model)
+    checkpoint.refuse(cut_differences(model, record.cuts), model)
     return pruned_as(model, record)
 
 
@@ -93,8 +87,7 @@ def _fill(root: nn.Module, checkpoint: Checkpoint) -> None:
     allocated = _allocate(root)
     if any(name.startswith(f"{ATTRIBUTE}.") for name in allocated):
         getattr(root, ATTRIBUTE).reset_parameters()
-    persistent = {name: t for name, t in checkpoint.tensors.items() if name not in checkpoint.non_persistent}
-    root.load_state_dict(persistent)
+    root.load_state_dict(checkpoint.persistent)
     buffers = dict(root.named_buffers(remove_duplicate=False))
     for name in checkpoint.non_persistent & allocated & set(buffers):
         buffers[name].copy_(checkpoint.tensors[name])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from shapeshift.fitting.least_squares import EXACT, LeastSquares
 from shapeshift.fitting.metrics import Metric, plain, relative
-from shapeshift.generators import WeightGenerator
+from shapeshift.generators.template_generator import TemplateGenerator
 
 # Rounds of alternating least squares; and of conjugate gradients, for each part in each of them.
 _ROUNDS = 50
@@ -25,7 +24,7 @@ _NEGLIGIBLE = 1e-10
 
 
 def fit_group(
-    group: WeightGenerator[Any],
+    group: TemplateGenerator,
     weights: Sequence[Tensor],
     metrics: Mapping[str, Metric] | None = None,
     on_round: Callable[[float], None] = lambda error: None,
@@ -72,7 +71,7 @@ def fit_group(
     return errors
 
 
-def _alternate(group: WeightGenerator[Any], problem: LeastSquares, on_round: Callable[[float], None]) -> float:
+def _alternate(group: TemplateGenerator, problem: LeastSquares, on_round: Callable[[float], None]) -> float:
     """Solve for the parts of a group's parameters in turn, until a round makes no difference; return the error."""
     parts, loss = group.linear_parts(), float("inf")
     for _ in range(_ROUNDS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from shapeshift.errors import ModelError
 from shapeshift.extras import progress_bar
 from shapeshift.fitting.alternating import fit_group
 from shapeshift.fitting.calibration import calibrate
+from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.surgery.shared_parameters import SharedParameters
 
 
@@ -34,7 +34,7 @@ def fit_to_model(
         ModelError: if a weight is on the meta device, or a layer read values that are not finite.
         MissingExtraError: if the progress bar is asked for and tqdm is not installed.
     """
-    weights = [weight for group in shared.groups() for weight in group.weights]
+    weights = [weight for group in shared.generators() for weight in group.weights]
     for weight in weights:
         if weight.device.type == "meta":
             raise ModelError(
@@ -44,10 +44,11 @@ def fit_to_model(
     errors: dict[str, float] = {}
     with _shown(progress) as on_round:
         metrics = None if calibration is None else calibrate(model, weights, calibration)
-        for group in shared.groups():
+        for group in shared.generators():
+            assert isinstance(group, TemplateGenerator)  # no other generator can be fitted; the config has checked it
             values = [model.get_parameter(weight.name) for weight in group.weights]
             errors |= fit_group(group, values, metrics, on_round)
-    shared.plan = dataclasses.replace(shared.plan, errors=errors)
+    shared.fit_errors = errors
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shapeshift.generators.base import GENERATORS, Options
+from shapeshift.generators.base import GENERATORS, GeneratorOptions
 from shapeshift.generators.template_generator import TemplateGenerator
 
 
@@ -18,15 +18,15 @@ class Average(TemplateGenerator):
     The gain, which gives the weight its starting deviation, takes the place of the mean's factor 1/K.
     """
 
-    @classmethod
-    def count_coefficients(cls, counts: Sequence[int], options: Options) -> int:
+    @staticmethod
+    def count_coefficients(counts: Sequence[int], options: GeneratorOptions) -> int:
         return 0
 
-    def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
+    def make_coefficients(self, counts: Sequence[int], options: GeneratorOptions) -> None:
         pass
 
     def all_coefficients(self) -> Tensor:
         return self.gains.new_ones(sum(self.layout.counts))
 
-    def reset_coefficients(self, generator: torch.Generator | None) -> None:
+    def reset_coefficients(self, rng: torch.Generator | None) -> None:
         pass

@@ -1,4 +1,4 @@
-"""What a generator tells about a group: where its weights come from, in terms that all generators share."""
+"""The description of a group: where its weights come from, in terms that all generators share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Window(NamedTuple):
-    """One template: the numbers from ``begin`` up to ``end`` of a store."""
+class StoreSpan(NamedTuple):
+    """One template: the entries of a store from ``begin`` up to ``end``.
+
+    Attributes:
+        store: the name of the store.
+        begin: the first entry.
+        end: the entry after the last one.
+    """
 
     store: str
     begin: int
@@ -16,30 +22,30 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightDescription:
-    """Where the numbers of one weight come from.
+    """Where the entries of one weight come from.
 
     Attributes:
-        templates: the windows that are mixed into it.
-        upsampled: whether the mixture holds fewer numbers than the weight, and is stretched.
+        templates: the templates that the weight combines.
+        upsampled: whether the templates have fewer entries than the weight, and are stretched.
     """
 
-    templates: tuple[Window, ...]
+    templates: tuple[StoreSpan, ...]
     upsampled: bool
 
     @property
     def sampling(self) -> str:
-        """How the weight comes out of its store ("down" is mixed, "up" stretched, "none" read as it is)."""
+        """How the weight is made: "down" combines templates, "up" stretches, "none" reads one as it is."""
         found = ["down"] * (len(self.templates) > 1) + ["up"] * self.upsampled
         return "+".join(found) or "none"
 
 
 @dataclass(frozen=True)
 class GroupDescription:
-    """What one group holds, and where its weights come from.
+    """The shared parameters of one group, and where its weights come from.
 
     Attributes:
-        stores: the number of shared numbers in each store, by the name of what holds them.
-        coefficients: the number of trainable numbers beside the stores.
+        stores: the number of parameters of each store, by name.
+        coefficients: the number of trainable parameters beside the stores.
         weights: one description per weight, in the group's order.
     """
 

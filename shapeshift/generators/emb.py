@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options
+from shapeshift.generators.base import GENERATORS, GeneratorOptions
 from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.generators.wavg import COEFFICIENT_NORM
 
@@ -26,12 +26,12 @@ class Embedding(TemplateGenerator):
     phi: nn.Parameter | None
     projections: nn.ModuleList
 
-    @classmethod
-    def count_coefficients(cls, counts: Sequence[int], options: Options) -> int:
+    @staticmethod
+    def count_coefficients(counts: Sequence[int], options: GeneratorOptions) -> int:
         size = options.embedding_size
         return len(counts) * size + sum(count * (size + 1) for count in set(counts))
 
-    def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
+    def make_coefficients(self, counts: Sequence[int], options: GeneratorOptions) -> None:
         size = options.embedding_size
         self.rows = sorted(Counter(counts).items())
         self.register_parameter("phi", nn.Parameter(torch.empty(len(counts), size)) if counts else None)
@@ -47,13 +47,13 @@ class Embedding(TemplateGenerator):
         found = [projection(phi).flatten() for projection, phi in zip(self.projections, embeddings, strict=True)]
         return torch.cat(found)
 
-    def reset_coefficients(self, generator: torch.Generator | None) -> None:
+    def reset_coefficients(self, rng: torch.Generator | None) -> None:
         if self.phi is not None:
-            self.phi.copy_(torch.randn(self.phi.shape, generator=generator))
+            self.phi.copy_(torch.randn(self.phi.shape, generator=rng))
             for module in self.projections:
                 projection = cast(nn.Linear, module)
                 scale = COEFFICIENT_NORM / math.sqrt(projection.weight.numel())
-                projection.weight.copy_(torch.randn(projection.weight.shape, generator=generator) * scale)
+                projection.weight.copy_(torch.randn(projection.weight.shape, generator=rng) * scale)
                 projection.bias.zero_()
 
     def coefficient_parts(self) -> list[list[nn.Parameter]]:

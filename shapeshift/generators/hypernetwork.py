@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options, WeightGenerator, starting_at_zero
-from shapeshift.generators.description import GroupDescription, WeightDescription, Window
+from shapeshift.generators.base import GENERATORS, GeneratorOptions, Layout, Planner, WeightGenerator, starting_at_zero
+from shapeshift.generators.description import GroupDescription, StoreSpan, WeightDescription
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.weights import Weight
 
@@ -32,7 +32,7 @@ _MOST = 16
 
 
 def hypernetwork(w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor | None) -> tuple[Tensor, Tensor]:
-    r"""Multiply the two layers out: they make a block of n x m numbers linearly from its embedding.
+    r"""Multiply the two layers out: they make a block of n x m entries linearly from its embedding.
 
     Row i of the block of an embedding z is :math:`W_{out} (W_i z + B_i) + b_{out}` (Ha, Dai and Le 2016, section 3.1).
     With :math:`W_{out} W_i` at hand, that is one product for each block instead of two, and no hidden units are kept.
@@ -51,17 +51,17 @@ def hypernetwork(w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor | None
 
 
 @dataclass(frozen=True)
-class Layout:
+class HypernetworkLayout(Layout):
     """The sizes of a hypernetwork.
 
     Attributes:
-        rows: rows of a block, n.
-        columns: columns of a block, m.
-        hidden: hidden units behind each row, d.
-        embedding: numbers in an embedding.
+        rows: the rows of a block, n.
+        columns: the columns of a block, m.
+        hidden: the hidden units of each row, d.
+        embedding: the length of an embedding.
         bias: whether the second layer has a bias.
-        blocks: how many blocks each weight is made of, in the group's order.
-        zeros: how many weights start at zero, each of them with a learned factor.
+        blocks: the number of blocks of each weight, in the group's order.
+        zeros: the number of weights that start at zero, each of which has a learned factor.
     """
 
     rows: int
@@ -74,7 +74,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns, self.hidden, self.embedding, *self.blocks) < 1 or self.zeros < 0:
-            raise ValueError(f"sizes that cannot be: {self}")
+            raise ValueError(f"no such sizes exist: {self}")
 
     @property
     def input_size(self) -> int:
@@ -91,9 +91,96 @@ class Layout:
         """The number of all other parameters: the embeddings, and the factors of weights that start at zero."""
         return sum(self.blocks) * self.embedding + self.zeros
 
+    @property
+    def num_parameters(self) -> int:
+        return self.input_size + self.output_size + self.num_coefficients
+
+    def describe(self, weights: Sequence[Weight]) -> GroupDescription:
+        """Describe which part of the two layers each weight comes from: all, unless it is smaller than a block.
+
+        A weight counts as upsampled if it has more entries than it reads of either layer.
+        """
+        described = []
+        for weight in weights:
+            rows = min(self.rows, math.ceil(weight.numel / self.columns))
+            columns = min(self.columns, weight.numel)
+            spans = (
+                *_read("input", rows * self.hidden, self.rows * self.hidden, self.embedding, bias=True),
+                *_read("output", columns, self.columns, self.hidden, self.bias),
+            )
+            largest = max(span.end - span.begin for span in spans)
+            described.append(WeightDescription(spans, upsampled=largest < weight.numel))
+        stores = {"input": self.input_size, "output": self.output_size}
+        return GroupDescription(stores, self.num_coefficients, tuple(described))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], weights: Sequence[Weight]) -> Self:
+        layout = cls(**{**fields, "blocks": tuple(fields["blocks"])})
+        blocks, zeros = _count_blocks(weights, layout.rows, layout.columns), len(starting_at_zero(weights))
+        if (layout.blocks, layout.zeros) != (blocks, zeros):
+            raise ValueError(
+                f"a layout of {layout.blocks} blocks and {layout.zeros} weights that start at zero, "
+                f"for weights of {blocks} blocks of which {zeros} start at zero"
+            )
+        return layout
+
+
+class HypernetworkPlanner(Planner[HypernetworkLayout]):
+    """Chooses among all sizes that a group's hypernetwork may have.
+
+    The sizes are arrays with an axis each for n, m, d and the bias.
+    """
+
+    def __init__(self, weights: Sequence[Weight], options: GeneratorOptions) -> None:
+        super().__init__(weights, options)
+        numels = Counter(weight.numel for weight in weights)
+        self.axes = [*(_around(reference, self.largest) for reference in _REFERENCE[:3]), np.array([1, 0])]
+        rows, columns, hidden, bias = self.sizes = np.ix_(*self.axes)
+        blocks = sum(count * -(-numel // (rows * columns)) for numel, count in numels.items())
+        self.allowed = ((rows - 1) * columns < self.largest) & (hidden <= columns)
+        # The parameters for each entry of an embedding, and the others.
+        self.growing = blocks + rows * hidden
+        self.fixed = rows * hidden + columns * (hidden + bias) + self.num_zero_weights
+
+    @functools.cached_property
+    def least(self) -> int:
+        """The parameters of the smallest layers: one hidden unit, embeddings of one entry, no bias at last."""
+        return int(np.where(self.allowed, self.fixed + self.growing, np.inf).min())
+
+    @functools.cached_property
+    def most(self) -> int:
+        """The parameters of the largest layers: about 16 for each entry that is generated."""
+        return self._largest.num_parameters
+
+    def lay_out(self, available: int) -> HypernetworkLayout:
+        return self._largest if self._largest.num_parameters <= available else self.nearest(available)
+
+    @functools.cached_property
+    def _largest(self) -> HypernetworkLayout:
+        return self.nearest(_MOST * self.total)
+
+    def nearest(self, available: int) -> HypernetworkLayout:
+        """Return the sizes nearest to the reference of those that use at least 99% of ``available`` parameters.
+
+        Sizes with a bias come first. Where none use 99%, those that use most are taken.
+        """
+        embedding = np.maximum(1, (available - self.fixed) // self.growing)
+        total = self.fixed + embedding * self.growing
+        total = np.where(self.allowed & (total <= available), total, 0)
+        enough = total >= min(self.least_used * available, total.max())
+        rows, columns, hidden, bias = self.sizes
+        if (enough & (bias == 1)).any():
+            enough &= bias == 1
+        sizes = zip((rows, columns, hidden, embedding), _REFERENCE, strict=True)
+        distance = sum(np.log(size / reference) ** 2 for size, reference in sizes)
+        chosen = np.unravel_index(np.where(enough, distance, np.inf).argmin(), enough.shape)
+        n, m, d, with_bias = (int(axis[place]) for axis, place in zip(self.axes, chosen, strict=True))
+        blocks = _count_blocks(self.weights, n, m)
+        return HypernetworkLayout(n, m, d, int(embedding[chosen]), bool(with_bias), blocks, self.num_zero_weights)
+
 
 @GENERATORS.register("hypernetwork")
-class Hypernetwork(WeightGenerator[Layout]):
+class Hypernetwork(WeightGenerator[HypernetworkLayout]):
     r"""Generate :math:`g_l (W_{out} (W_i z_{lb} + B_i) + b_{out})` for each row i of each block b of weight l.
 
     This is the static hypernetwork of two layers of Ha, Dai and Le 2016 ("HyperNetworks", section 3.1), which the
@@ -105,74 +192,24 @@ class Hypernetwork(WeightGenerator[Layout]):
     The sizes are n x m = 16 x 144 and d = z = 64, as for Ha et al.'s wide residual networks, where these meet the
     budget. Elsewhere they are the nearest (the least sum of squared log ratios) of all that use at least 99% of it;
     :math:`b_{out}` is left out where no sizes with it do. A block is never larger than the largest weight, or some of
-    its numbers would be read by nobody, and d is at most m, since more hidden units would only cost time.
-    ``upsample`` and ``max_templates`` have no say.
+    its entries would be read by no weight, and d is at most m, since more hidden units would only cost time.
+    ``upsample`` and ``max_templates`` are ignored.
     """
 
-    def __init__(self, weights: Sequence[Weight], layout: Layout) -> None:
+    layout_type = HypernetworkLayout
+
+    def __init__(self, weights: Sequence[Weight], layout: HypernetworkLayout) -> None:
         super().__init__(weights, layout)
-        blocks = _count_blocks(weights, layout.rows, layout.columns)
-        if (layout.blocks, layout.zeros) != (blocks, len(self.zeros)):
-            raise ValueError(
-                f"a layout of {layout.blocks} blocks and {layout.zeros} weights that start at zero, "
-                f"for weights of {blocks} blocks of which {len(self.zeros)} start at zero"
-            )
         options: dict[str, Any] = {"dtype": weights[0].dtype, "device": weights[0].device}
         # Made without starting values, which would draw from torch's global generator.
         self.input = nn.utils.skip_init(nn.Linear, layout.embedding, layout.rows * layout.hidden, **options)
         self.output = nn.utils.skip_init(nn.Linear, layout.hidden, layout.columns, bias=layout.bias, **options)
-        self.embeddings = nn.Parameter(torch.empty(sum(blocks), layout.embedding, **options))
+        self.embeddings = nn.Parameter(torch.empty(sum(layout.blocks), layout.embedding, **options))
         self.register_buffer("gains", torch.empty(len(weights), **options))
 
     @classmethod
-    def build(cls, weights: Sequence[Weight], layout: Layout, options: Options) -> Hypernetwork:
-        return cls(weights, layout)
-
-    @classmethod
-    def least(cls, weights: Sequence[Weight], options: Options) -> int:
-        """Return the parameters of the smallest layers: one hidden unit, embeddings of one number, no bias at last."""
-        return _Choices(weights).least
-
-    @classmethod
-    def most(cls, weights: Sequence[Weight], options: Options) -> int:
-        """Return the parameters of the largest layers that are made: about 16 for each number that is generated."""
-        return cls.size(_largest(weights))
-
-    @classmethod
-    def plan(cls, weights: Sequence[Weight], available: int, options: Options) -> Layout:
-        largest = _largest(weights)
-        return largest if cls.size(largest) <= available else _Choices(weights).nearest(available)
-
-    @staticmethod
-    def size(layout: Layout) -> int:
-        return layout.input_size + layout.output_size + layout.num_coefficients
-
-    @classmethod
-    def describe(cls, weights: Sequence[Weight], layout: Layout) -> GroupDescription:
-        """Tell which part of the two layers each weight comes from: all, unless it is smaller than a block.
-
-        A weight counts as upsampled if neither layer shows it as many numbers as it has itself.
-        """
-        described = []
-        for weight in weights:
-            rows = min(layout.rows, math.ceil(weight.numel / layout.columns))
-            columns = min(layout.columns, weight.numel)
-            windows = (
-                *_read("input", rows * layout.hidden, layout.rows * layout.hidden, layout.embedding, bias=True),
-                *_read("output", columns, layout.columns, layout.hidden, layout.bias),
-            )
-            largest = max(window.end - window.begin for window in windows)
-            described.append(WeightDescription(windows, upsampled=largest < weight.numel))
-        stores = {"input": layout.input_size, "output": layout.output_size}
-        return GroupDescription(stores, layout.num_coefficients, tuple(described))
-
-    @staticmethod
-    def layout_to_dict(layout: Layout) -> dict[str, Any]:
-        return dataclasses.asdict(layout)
-
-    @staticmethod
-    def layout_from_dict(fields: dict[str, Any]) -> Layout:
-        return Layout(**{**fields, "blocks": tuple(fields["blocks"])})
+    def planner(cls, weights: Sequence[Weight], options: GeneratorOptions) -> HypernetworkPlanner:
+        return HypernetworkPlanner(weights, options)
 
     def coefficient_parameters(self) -> list[nn.Parameter]:
         return [self.embeddings] if self.zero_factors is None else [self.embeddings, self.zero_factors]
@@ -180,7 +217,7 @@ class Hypernetwork(WeightGenerator[Layout]):
     def gains_of(self, index: int) -> list[slice]:
         return [slice(index, index + 1)]
 
-    def make(self, indices: Sequence[int], memory: BufferPool | None) -> list[Tensor]:
+    def make(self, indices: Sequence[int], buffers: BufferPool | None) -> list[Tensor]:
         sizes = self.layout
         layer = hypernetwork(
             self.input.weight.view(sizes.rows, sizes.hidden, sizes.embedding),
@@ -200,9 +237,9 @@ class Hypernetwork(WeightGenerator[Layout]):
         """
         made, gain = self.weights[index], self.gains[index]
         blocks = F.linear(embeddings, weight * gain, bias * gain)
-        return blocks.flatten()[: made.numel].view(made.shape)
+        return self.times_zero_factor(index, blocks.flatten()[: made.numel].view(made.shape))
 
-    def draw_parameters(self, generator: torch.Generator | None) -> None:
+    def draw_parameters(self, rng: torch.Generator | None) -> None:
         # Each layer keeps the variance of what it reads.
         fans = (
             (self.embeddings, 1),
@@ -210,59 +247,10 @@ class Hypernetwork(WeightGenerator[Layout]):
             (self.output.weight, self.layout.hidden),
         )
         for parameter, fan_in in fans:
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / math.sqrt(fan_in))
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) / math.sqrt(fan_in))
         self.input.bias.zero_()
         if self.output.bias is not None:
             self.output.bias.zero_()
-
-
-class _Choices:
-    """All sizes that a group's hypernetwork may have, in arrays with an axis each for n, m, d and the bias.
-
-    Args:
-        weights: the group's weights.
-    """
-
-    def __init__(self, weights: Sequence[Weight]) -> None:
-        self.weights = weights
-        self.zeros = len(starting_at_zero(weights))
-        numels = Counter(weight.numel for weight in weights)
-        largest = max(numels)
-        self.axes = [*(_around(reference, largest) for reference in _REFERENCE[:3]), np.array([1, 0])]
-        rows, columns, hidden, bias = self.sizes = np.ix_(*self.axes)
-        blocks = sum(count * -(-numel // (rows * columns)) for numel, count in numels.items())
-        self.allowed = ((rows - 1) * columns < largest) & (hidden <= columns)
-        # How many parameters there are for each number in an embedding, and how many beside those.
-        self.growing = blocks + rows * hidden
-        self.fixed = rows * hidden + columns * (hidden + bias) + self.zeros
-
-    @property
-    def least(self) -> int:
-        """The fewest parameters."""
-        return int(np.where(self.allowed, self.fixed + self.growing, np.inf).min())
-
-    def nearest(self, available: int) -> Layout:
-        """Return the sizes nearest to the reference of those that use at least 99% of ``available`` parameters.
-
-        Sizes with a bias come first. Where none use 99%, those that use most are taken.
-        """
-        embedding = np.maximum(1, (available - self.fixed) // self.growing)
-        total = self.fixed + embedding * self.growing
-        total = np.where(self.allowed & (total <= available), total, 0)
-        enough = total >= min(0.99 * available, total.max())
-        rows, columns, hidden, bias = self.sizes
-        if (enough & (bias == 1)).any():
-            enough &= bias == 1
-        sizes = zip((rows, columns, hidden, embedding), _REFERENCE, strict=True)
-        distance = sum(np.log(size / reference) ** 2 for size, reference in sizes)
-        chosen = np.unravel_index(np.where(enough, distance, np.inf).argmin(), enough.shape)
-        n, m, d, with_bias = (int(axis[place]) for axis, place in zip(self.axes, chosen, strict=True))
-        blocks = _count_blocks(self.weights, n, m)
-        return Layout(n, m, d, int(embedding[chosen]), bool(with_bias), blocks, self.zeros)
-
-
-def _largest(weights: Sequence[Weight]) -> Layout:
-    return _Choices(weights).nearest(_MOST * sum(weight.numel for weight in weights))
 
 
 def _around(reference: int, largest: int) -> np.ndarray[Any, Any]:
@@ -274,9 +262,9 @@ def _count_blocks(weights: Sequence[Weight], rows: int, columns: int) -> tuple[i
     return tuple(-(-weight.numel // (rows * columns)) for weight in weights)
 
 
-def _read(store: str, used: int, outputs: int, inputs: int, bias: bool) -> list[Window]:
+def _read(store: str, used: int, outputs: int, inputs: int, bias: bool) -> list[StoreSpan]:
     """Return what the first ``used`` of a linear layer's outputs come from, its bias stored after its matrix."""
     if used == outputs:
-        return [Window(store, 0, outputs * (inputs + bias))]
-    matrix = Window(store, 0, used * inputs)
-    return [matrix, Window(store, outputs * inputs, outputs * inputs + used)] if bias else [matrix]
+        return [StoreSpan(store, 0, outputs * (inputs + bias))]
+    matrix = StoreSpan(store, 0, used * inputs)
+    return [matrix, StoreSpan(store, outputs * inputs, outputs * inputs + used)] if bias else [matrix]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from shapeshift.generators.avg import Average
-from shapeshift.generators.base import GENERATORS, Options
-from shapeshift.weights import Weight
+from shapeshift.generators.base import GENERATORS
+from shapeshift.generators.mixing.layout import TemplatePlanner
+
+
+class OneTemplatePlanner(TemplatePlanner):
+    """Lays out one template for each weight."""
+
+    def template_limit(self, store_size: int) -> int:
+        return 1
 
 
 @GENERATORS.register("rr")
@@ -17,6 +22,4 @@ class RoundRobin(Average):
     k + K, k + 2K and so on. A store cannot use more than one template for each weight.
     """
 
-    @classmethod
-    def template_limit(cls, weights: Sequence[Weight], store_size: int, options: Options) -> int:
-        return 1
+    planner_type = OneTemplatePlanner

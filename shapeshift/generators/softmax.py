@@ -1,7 +1,8 @@
-"""Templates that are stretched to every weight, chosen by a softmax: what a mapping is learned with."""
+"""Templates that are stretched to every weight and weighed by a softmax: the generator that learns a mapping."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -9,14 +10,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options, starting_at_zero
+from shapeshift.generators.base import GENERATORS, GeneratorOptions
 from shapeshift.generators.mixing.combinations import Combination
-from shapeshift.generators.mixing.layout import Layout
+from shapeshift.generators.mixing.layout import TemplateLayout, TemplatePlanner
 from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.upsamplers import Upsampler
-from shapeshift.weights import Weight
 
 NUM_TEMPLATES = 4
+
+
+class SoftmaxPlanner(TemplatePlanner):
+    """Cuts the whole store into equally many templates for every weight."""
+
+    least_used = 0.9  # rows and columns are whole numbers, which matters in small stores
+
+    def template_limit(self, store_size: int) -> int:
+        return max(2, self.options.max_templates or NUM_TEMPLATES)
+
+    @functools.cached_property
+    def smallest_store(self) -> int:
+        ratios = [_ratio(weight.shape) for weight in self.weights]
+        return self.template_limit(1) * math.ceil(max(max(ratio, 1 / ratio) for ratio in ratios))
+
+    @functools.cached_property
+    def largest_store(self) -> int:
+        return max(self.smallest_store, self.template_limit(1) * self.largest)
+
+    def layout_of(self, store_size: int, limit: int | None = None) -> TemplateLayout:
+        count = self.template_limit(store_size)
+        grids = [template_shape(weight.shape, store_size, count) for weight in self.weights]
+        # Shrinking to half the size or less skips entries of the store, which another weight then has to read.
+        read = [
+            rows * columns
+            for (rows, columns), weight in zip(grids, self.weights, strict=True)
+            if rows < 2 * weight.shape[0] and columns < 2 * math.prod(weight.shape[1:])
+        ]
+        used = count * max(read, default=0)
+        if used < store_size and all(math.prod(template_shape(weight.shape, used, count)) for weight in self.weights):
+            return self.layout_of(used)
+        sizes = [rows * columns for rows, columns in grids]
+        combinations = tuple(
+            Combination(0, count, size, count * size, count * index) for index, size in enumerate(sizes)
+        )
+        return TemplateLayout(store_size, combinations, count * len(self.weights) + self.num_zero_weights)
 
 
 @GENERATORS.register("softmax")
@@ -31,67 +67,34 @@ class Softmax(TemplateGenerator):
 
     coefficients: nn.Parameter
     fits = False
-    least_used = 0.9  # rows and columns are whole numbers, which tells in small stores
+    planner_type = SoftmaxPlanner
 
-    @classmethod
-    def count_coefficients(cls, counts: Sequence[int], options: Options) -> int:
+    @staticmethod
+    def count_coefficients(counts: Sequence[int], options: GeneratorOptions) -> int:
         return sum(counts)
 
-    def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
+    def make_coefficients(self, counts: Sequence[int], options: GeneratorOptions) -> None:
         self.coefficients = nn.Parameter(torch.empty(sum(counts)))
 
-    def make_upsamplers(self, options: Options) -> nn.ModuleDict:
+    def make_upsamplers(self, options: GeneratorOptions) -> nn.ModuleDict:
         size = self.layout.store_size
         return nn.ModuleDict(
             {
-                str(index): Resize(template_shape(weight.shape, size, draw.count), weight.shape)
-                for index, (weight, draw) in enumerate(zip(self.weights, self.layout.draws, strict=True))
+                str(index): Resize(template_shape(weight.shape, size, combination.count), weight.shape)
+                for index, (weight, combination) in enumerate(zip(self.weights, self.layout.combinations, strict=True))
             }
         )
 
     def probabilities(self) -> Tensor:
-        """Return the coefficients as they mix, of shape (weights, K), in the order of the weights."""
+        """Return the coefficients after the softmax, of shape (weights, K), in the order of the weights."""
         return self.coefficients.view(len(self.weights), -1).softmax(-1)
 
     def all_coefficients(self) -> Tensor:
         return self.probabilities().flatten()
 
-    def reset_coefficients(self, generator: torch.Generator | None) -> None:
-        # All alike, so that weights which differ in the end do so by what they learned.
+    def reset_coefficients(self, rng: torch.Generator | None) -> None:
+        # Equal values: weights that differ in the end differ by what they learned.
         self.coefficients.zero_()
-
-    @classmethod
-    def template_limit(cls, weights: Sequence[Weight], store_size: int, options: Options) -> int:
-        return max(2, options.max_templates or NUM_TEMPLATES)
-
-    @classmethod
-    def smallest_store(cls, weights: Sequence[Weight], options: Options) -> int:
-        count = cls.template_limit(weights, 1, options)
-        ratios = [_ratio(weight.shape) for weight in weights]
-        return count * math.ceil(max(max(ratio, 1 / ratio) for ratio in ratios))
-
-    @classmethod
-    def largest_store(cls, weights: Sequence[Weight], options: Options) -> int:
-        largest = max(weight.numel for weight in weights)
-        return max(cls.smallest_store(weights, options), cls.template_limit(weights, 1, options) * largest)
-
-    @classmethod
-    def lay_out(cls, weights: Sequence[Weight], store_size: int, options: Options, limit: int | None = None) -> Layout:
-        count = cls.template_limit(weights, store_size, options)
-        grids = [template_shape(weight.shape, store_size, count) for weight in weights]
-        # A weight that is made half as large or smaller passes numbers over: others have to read them.
-        read = [
-            rows * columns
-            for (rows, columns), weight in zip(grids, weights, strict=True)
-            if rows < 2 * weight.shape[0] and columns < 2 * math.prod(weight.shape[1:])
-        ]
-        used = count * max(read, default=0)
-        if used < store_size and all(math.prod(template_shape(weight.shape, used, count)) for weight in weights):
-            return cls.lay_out(weights, used, options)
-        sizes = [rows * columns for rows, columns in grids]
-        draws = tuple(Combination(0, count, size, count * size, count * index) for index, size in enumerate(sizes))
-        zeros = len(starting_at_zero(weights))
-        return Layout(store_size, draws, store_size + count * len(weights) + zeros)
 
 
 def _ratio(shape: Sequence[int]) -> float:

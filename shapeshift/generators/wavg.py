@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, Options
+from shapeshift.generators.base import GENERATORS, GeneratorOptions
 from shapeshift.generators.template_generator import TemplateGenerator
 
-# The length that a weight's row of coefficients starts with; the gain takes it back. A gradient step on coefficients
+# The length of a weight's row of coefficients at the start; the gain takes it back. A gradient step on coefficients
 # moves whole templates, so under SGD rows of length one learn far faster than the store does. Longer rows slow them
 # down by the square of the length: `python -m benchmarks run starting_values` compares them.
 COEFFICIENT_NORM = 5.0
@@ -23,27 +23,27 @@ COEFFICIENT_NORM = 5.0
 class WeightedAverage(TemplateGenerator):
     r"""Mix with learned coefficients :math:`a_{lk}` (Plummer et al. 2022, section 3.1, "WAvg")."""
 
-    @classmethod
-    def count_coefficients(cls, counts: Sequence[int], options: Options) -> int:
+    @staticmethod
+    def count_coefficients(counts: Sequence[int], options: GeneratorOptions) -> int:
         return sum(counts)
 
-    def make_coefficients(self, counts: Sequence[int], options: Options) -> None:
+    def make_coefficients(self, counts: Sequence[int], options: GeneratorOptions) -> None:
         self.coefficients = nn.Parameter(torch.empty(sum(counts))) if counts else None
-        # A fit meets its weights the sooner, and the more surely, the less its templates begin alike.
+        # A fit converges faster and more reliably from templates that differ.
         self._orthogonal = options.coefficients == "orthogonal" or options.init == "fit"
 
     def all_coefficients(self) -> Tensor:
         return self.gains.new_empty(0) if self.coefficients is None else self.coefficients
 
-    def reset_coefficients(self, generator: torch.Generator | None) -> None:
+    def reset_coefficients(self, rng: torch.Generator | None) -> None:
         if self.coefficients is None:
             return
         counts = self.layout.counts
         if self._orthogonal:
             rows = Counter(counts)
-            start = torch.cat([_orthogonal(rows[count], count, generator).flatten() for count in sorted(rows)])
+            start = torch.cat([_orthogonal(rows[count], count, rng).flatten() for count in sorted(rows)])
         else:
-            start = torch.cat([COEFFICIENT_NORM * _geometric(count, generator) for count in counts])
+            start = torch.cat([COEFFICIENT_NORM * _geometric(count, rng) for count in counts])
         self.coefficients.copy_(start)
 
     @torch.no_grad()
@@ -51,34 +51,35 @@ class WeightedAverage(TemplateGenerator):
         super().finish_fit()
         if self.coefficients is None:
             return
-        # As on the store: a gradient step on coefficients moves no weight further than one on the weight itself would.
+        # As for the store: a gradient step on coefficients moves no weight further than one on the weight itself would.
         store = torch.cat(list(self.store)).flatten()
-        for weight, draw in zip(self.weights, self.layout.draws, strict=True):
-            if draw.count > 1:
-                repeats = weight.numel / draw.size
-                length = math.sqrt(repeats) * torch.cat([store[window] for window in draw.windows]).norm()
+        for weight, combination in zip(self.weights, self.layout.combinations, strict=True):
+            if combination.count > 1:
+                repeats, row = weight.numel / combination.size, combination.row
+                templates = torch.cat([store[template] for template in combination.template_slices])
+                length = math.sqrt(repeats) * templates.norm()
                 if length > 0:
-                    self.coefficients[draw.row] *= self.gains[draw.row] * length
-                    self.gains[draw.row] = 1 / length
+                    self.coefficients[row] *= self.gains[row] * length
+                    self.gains[row] = 1 / length
 
 
-def _geometric(count: int, generator: torch.Generator | None) -> Tensor:
-    """Draw a row of length one: 1, 1/2, 1/4 and so on in random order, with random signs, and scaled.
+def _geometric(count: int, rng: torch.Generator | None) -> Tensor:
+    """Draw a row of length one: 1, 1/2, 1/4 and so on, in random order, with random signs, and scaled.
 
-    Adam moves each number of a store equally far, and so a weight as far as its coefficients' magnitudes add up to:
-    here at most the square root of three times as far as a plain weight, however many templates it mixes. Equal
-    magnitudes would add up to the square root of their number.
+    Adam moves each entry of a store equally far, and a weight as far as the magnitudes of its coefficients add up to:
+    here at most sqrt(3) times as far as a plain weight, for any number of templates. Equal magnitudes would add up to
+    the square root of that number.
     """
-    magnitudes = 0.5 ** torch.randperm(count, generator=generator)
-    signs = torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1.0
+    magnitudes = 0.5 ** torch.randperm(count, generator=rng)
+    signs = torch.randint(0, 2, (count,), generator=rng) * 2.0 - 1.0
     return F.normalize(signs * magnitudes, dim=0)
 
 
-def _orthogonal(rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
+def _orthogonal(rows: int, columns: int, rng: torch.Generator | None) -> Tensor:
     """Draw a matrix whose columns, or rows where there are fewer of them, are orthonormal (Saxe et al. 2014)."""
-    drawn = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
+    drawn = torch.randn(max(rows, columns), min(rows, columns), generator=rng)
     basis: Tensor
     basis, triangle = torch.linalg.qr(drawn)
-    # The decomposition prefers some signs: with those of the diagonal, all orthogonal matrices are equally likely.
+    # The decomposition prefers some signs. With those of the diagonal, all orthogonal matrices are equally likely.
     basis *= triangle.diagonal().sign()
     return basis if rows >= columns else basis.T

@@ -115,7 +115,7 @@ def group_by_coefficients(
         raise BudgetError(f"a mapping cannot be learned with {allowed:,} parameters: the least is {least:,}")
     candidate = compress(copy.deepcopy(model), min(allowed, most), config)
     # Groups by dtype and device are no choice of the search's: their weights are clustered together.
-    groups = [cast(Softmax, group) for group in require_shared(candidate).groups()]
+    groups = [cast(Softmax, group) for group in require_shared(candidate).generators()]
     layers = [weight.name for group in groups for weight in group.weights]
     if len(layers) < num_groups:
         raise ConfigError(f"num_groups: {num_groups} groups cannot be made of {len(layers)} layers")

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from shapeshift.budget import count_parameters
-from shapeshift.compression import materialize
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.plan import GroupPlan
@@ -21,8 +20,9 @@ from shapeshift.recurrence.schedule import Schedule, find_schedule
 from shapeshift.recurrence.similarity import coefficient_rows
 from shapeshift.recurrence.ties import Ties, nearly_equal, tie
 from shapeshift.running.modes import is_sharded
-from shapeshift.surgery.install import install
+from shapeshift.surgery.install import replace
 from shapeshift.surgery.roots import require_root, require_shared
+from shapeshift.surgery.shared_parameters import SharedParameters
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,11 @@ def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
         if tied is not group:
             groups[name] = tied
     if groups:
-        # Plain for a moment: the layers are attached anew to what generates them now.
-        materialize(root)
-        for name, group in groups.items():
-            shared[name] = group
-        shared.plan = dataclasses.replace(
-            shared.plan, groups=tuple(_planned(plan, groups) for plan in shared.plan.groups)
-        )
-        install(root, shared)
+        plan = dataclasses.replace(shared.plan, groups=tuple(_planned(plan, groups) for plan in shared.plan.groups))
+        generators, errors = {**dict(zip(shared, shared.generators(), strict=True)), **groups}, shared.fit_errors
+        shared = replace(root, lambda _: SharedParameters(plan, generators, errors))
 
-    generated = {name for group in shared.plan.groups for weight in group.weights for name in weight.names}
+    generated = {name for weight in shared.plan.weights for name in weight.names}
     schedules = tuple(
         find_schedule(root, f"stage{number}", stage)
         for number, stage in enumerate(find_stages(root), start=1)

@@ -52,7 +52,7 @@ def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
         found |= {prefix + name: tuple(p.shape) for name, p in part._parameters.items() if p is not None}
         if is_attached(part):
             found |= {
-                prefix + name: group.weights[index].shape for name, (group, index) in weight_sources(part).items()
+                prefix + name: source.weights[index].shape for name, (source, index) in weight_sources(part).items()
             }
     return found
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from shapeshift.generators import WeightGenerator
 from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.recurrence.repeat import own_settings, own_tensors
 from shapeshift.recurrence.rows import Stage, is_weight
 from shapeshift.surgery.attached import is_attached, weight_sources
+from shapeshift.surgery.forward_pass import WeightSource
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,16 @@ def _weights(module: nn.Module) -> dict[str, Any]:
     return dict(sorted(found.items()))
 
 
-def _origin(group: WeightGenerator[Any], index: int) -> Any:
-    """Identify a weight by what it is made of, which weights that differ by a constant factor have in common."""
-    if not isinstance(group, TemplateGenerator) or index in group.zeros or str(index) in group.upsamplers:
-        return id(group), index
-    draw = group.layout.draws[index]
-    coefficients = group.layout.owner(index) if draw.count > 1 else None
-    return id(group), *draw.templates, coefficients
+def _origin(source: WeightSource, index: int) -> Any:
+    """Return a key for the templates and coefficients of a weight; weights with equal keys differ by a factor only."""
+    generator = source.generator
+    if not isinstance(generator, TemplateGenerator):
+        return id(generator), index
+    if index in generator.zero_positions or str(index) in generator.upsamplers:
+        return id(generator), index
+    combination = generator.layout.combinations[index]
+    coefficients = generator.layout.owner(index) if combination.count > 1 else None
+    return id(generator), combination.templates, coefficients
 
 
 def _difference(block: nn.Module, step: nn.Module) -> str | None:

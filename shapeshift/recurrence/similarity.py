@@ -78,7 +78,7 @@ def coefficient_rows(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(group, TemplateGenerator) and _is_comparable(group):
             # In float32 at least: angles between rows of 8 bits would be as coarse as they.
             scales = group.scales().to(torch.promote_types(group.gains.dtype, torch.float32))
-            found[name] = torch.stack([scales[draw.row] for draw in group.layout.draws])
+            found[name] = torch.stack([scales[combination.row] for combination in group.layout.combinations])
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no group of layers that mix the same templates, so there is nothing to "
@@ -89,6 +89,6 @@ def coefficient_rows(model: nn.Module) -> dict[str, Tensor]:
 
 def _is_comparable(group: TemplateGenerator) -> bool:
     """Tell whether the weights of a group differ in their coefficients only."""
-    templates = {draw.templates for draw in group.layout.draws}
-    plain = not group.zeros and not group.upsamplers
+    templates = {combination.templates for combination in group.layout.combinations}
+    plain = not group.zero_positions and not group.upsamplers
     return plain and len(templates) == 1 and len(group.weights) > 1

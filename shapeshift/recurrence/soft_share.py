@@ -7,12 +7,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from shapeshift.budget import count_parameters
 from shapeshift.compression import check_compressible
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
-from shapeshift.generators.wavg import WeightedAverage
-from shapeshift.plan import GroupPlan, Plan, group_weights
+from shapeshift.plan import Plan, group_weights, make_plan
 from shapeshift.recurrence.rows import find_stages
 from shapeshift.surgery.install import install
 from shapeshift.surgery.shared_parameters import SharedParameters
@@ -81,14 +79,8 @@ def _plan(model: nn.Module, templates: int | None, include: Sequence[str], exclu
         include=tuple(weight.name for weights in groups.values() for weight in weights),
         coefficients="orthogonal",
     )
-    plans = tuple(
-        GroupPlan(name, tuple(weights), WeightedAverage.lay_out(weights, counts[name] * weights[0].numel, config))
-        for name, weights in groups.items()
-    )
-    dense = count_parameters(model)
-    untouched = dense - sum(weight.numel for weights in groups.values() for weight in weights)
-    total = untouched + sum(WeightedAverage.size(group.layout) for group in plans)
-    return Plan(config, plans, dense, untouched, total)
+    store_sizes = {name: counts[name] * weights[0].numel for name, weights in groups.items()}
+    return make_plan(model, None, config, SharedParameters.reserved_names(), store_sizes)
 
 
 def _shapes(weights: Sequence[Weight]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from shapeshift.config import Config
 from shapeshift.generators.mixing.assembly import Assembly
 from shapeshift.generators.mixing.combinations import Combination
-from shapeshift.generators.mixing.layout import Layout
+from shapeshift.generators.mixing.layout import TemplateLayout
 from shapeshift.generators.mixing.product import mix
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.recurrence.similarity import layer_similarity
@@ -79,7 +79,7 @@ def tie(
         sets: the indices of the layers that become one.
         config: the config that the group was built by.
     """
-    templates, (windows, *_) = rows.shape[1], group.layout.draws
+    templates, (combination, *_) = rows.shape[1], group.layout.combinations
     directions = torch.stack([_mean_direction(rows[list(members)]) for members in sets])
     place = {index: number for number, members in enumerate(sets) for index in members}
     gains = torch.stack([rows[index] @ directions[place[index]] for index in range(len(rows))])
@@ -87,16 +87,16 @@ def tie(
 
     rolled_back = len(sets) < templates
     if rolled_back:
-        size = windows.size
-        draws = tuple(Combination(place[index] * size, 1, size, size, index) for index in range(len(rows)))
-        layout = Layout(len(sets) * size, draws, len(sets) * size)
-        mixed = [dataclasses.replace(windows, start=number * templates) for number in range(len(sets))]
+        size = combination.size
+        single = tuple(Combination(place[index] * size, 1, size, size, index) for index in range(len(rows)))
+        layout = TemplateLayout(len(sets) * size, single, 0)
+        mixed = [dataclasses.replace(combination, start=number * templates) for number in range(len(sets))]
         store = torch.cat(list(mix(list(group.store), directions.flatten(), list(map(Assembly.of, mixed)))))
     else:
         # A single template has no coefficients: gains are all there is.
         first = tuple(sets[place[index]][0] for index in range(len(rows))) if templates > 1 else ()
         own = directions.numel() if templates > 1 else 0
-        layout = Layout(len(store), group.layout.draws, len(store) + own, first)
+        layout = TemplateLayout(len(store), group.layout.combinations, own, first)
     if len(sets) == len(rows) and not rolled_back:
         layout, tied = group.layout, group
     else:
@@ -108,11 +108,11 @@ def tie(
     ]
     names = tuple(tuple(name for index in members for name in group.weights[index].names) for members in sets)
     change = torch.stack(moved).max().item()
-    return tied, Ties(name, names, templates, rolled_back, group.size(group.layout), tied.size(layout), change)
+    return tied, Ties(name, names, templates, rolled_back, group.layout.num_parameters, layout.num_parameters, change)
 
 
 def _build(
-    group: WeightedAverage, layout: Layout, config: Config, store: Tensor, directions: Tensor, gains: Tensor
+    group: WeightedAverage, layout: TemplateLayout, config: Config, store: Tensor, directions: Tensor, gains: Tensor
 ) -> WeightedAverage:
     """Make a group of another layout in the place of a group, where that one is now."""
     weights = [dataclasses.replace(weight, dtype=store.dtype, device=store.device) for weight in group.weights]
@@ -123,8 +123,8 @@ def _build(
     if tied.coefficients is not None and group.coefficients is not None:
         tied.coefficients.copy_(directions.flatten())
         tied.coefficients.requires_grad_(group.coefficients.requires_grad)
-    for draw, gain in zip(layout.draws, gains, strict=True):
-        tied.gains[draw.row] = gain
+    for combination, gain in zip(layout.combinations, gains, strict=True):
+        tied.gains[combination.row] = gain
     return tied
 
 

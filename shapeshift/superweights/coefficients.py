@@ -45,13 +45,13 @@ def share_coefficients(model: nn.Module, layers: Sequence[Sequence[str]] | None 
             if sets.setdefault(name, number) != number:
                 raise ConfigError(f"layers: {name} is in two sets; put all layers that are to be tied into one")
     for group in groups:
-        group.sources.copy_(torch.arange(len(group.sources)))
+        group.coefficient_index.copy_(torch.arange(len(group.coefficient_index)))
         for rows in _rows(group):
             first: dict[int, int] = {}
-            for index, draw in rows.items():
+            for index, combination in rows.items():
                 name = group.weights[index].name
                 if name in sets:
-                    _tie(group, draw, first.setdefault(sets[name], draw.start))
+                    _tie(group, combination, first.setdefault(sets[name], combination.start))
     return _count(groups)
 
 
@@ -90,49 +90,51 @@ def unshare_coefficients(
         each = group.coefficient_gradients({index: grad.to(group.gains) for index, grad in gradients.items()})
         for rows in _rows(group):
             tied: dict[int, list[Combination]] = defaultdict(list)
-            for draw in rows.values():
-                tied[int(group.sources[draw.start])].append(draw)
-            for source, draws in tied.items():
-                _separate(group, source, draws, [each[draw.row] for draw in draws], threshold)
+            for combination in rows.values():
+                tied[int(group.coefficient_index[combination.start])].append(combination)
+            for source, combinations in tied.items():
+                _separate(
+                    group, source, combinations, [each[combination.row] for combination in combinations], threshold
+                )
     return _count(groups)
 
 
 def _separate(
-    group: SuperWeights, source: int, draws: Sequence[Combination], gradients: Sequence[Tensor], threshold: float
+    group: SuperWeights, source: int, combinations: Sequence[Combination], gradients: Sequence[Tensor], threshold: float
 ) -> None:
-    """Split draws that have one source into sets that agree; all but the set of the source get values of their own."""
+    """Split tied combinations into sets that agree; all sets but that of the source get values of their own."""
     unions = Unions()
     for index, gradient in enumerate(gradients):
         for other in range(index):
             if cosine(gradient, gradients[other]) > threshold:
                 unions.join(other, index)
     sets: dict[int, list[Combination]] = defaultdict(list)
-    for index, draw in enumerate(draws):
-        sets[unions.root(index)].append(draw)
+    for index, combination in enumerate(combinations):
+        sets[unions.root(index)].append(combination)
     assert group.coefficients is not None
     values = group.coefficients.detach()
     for found in sets.values():
-        if all(draw.start != source for draw in found):
+        if all(combination.start != source for combination in found):
             first = found[0]
             values[first.row] = values[source : source + first.count]
-            for draw in found:
-                _tie(group, draw, first.start)
+            for combination in found:
+                _tie(group, combination, first.start)
 
 
-def _tie(group: SuperWeights, draw: Combination, source: int) -> None:
-    group.sources[draw.row] = torch.arange(source, source + draw.count)
+def _tie(group: SuperWeights, combination: Combination, source: int) -> None:
+    group.coefficient_index[combination.row] = torch.arange(source, source + combination.count)
 
 
 def _rows(group: SuperWeights) -> Iterator[dict[int, Combination]]:
     """Yield for each level that has coefficients where each weight has its own, by the weight's index."""
     for level, found in enumerate(group.levels):
-        rows = {index: group.draws[index][level] for index in sorted(found.readers)}
-        if all(draw.start < group.layout.num_coefficients for draw in rows.values()):
+        rows = {index: group.combinations[index][level] for index in sorted(found.readers)}
+        if all(combination.start < group.layout.num_coefficients for combination in rows.values()):
             yield rows
 
 
 def _groups(model: nn.Module) -> list[SuperWeights]:
-    groups = require_shared(model).groups()
+    groups = require_shared(model).generators()
     if not all(isinstance(group, SuperWeights) for group in groups):
         name = require_shared(model).plan.config.combine
         raise ConfigError(
@@ -142,4 +144,4 @@ def _groups(model: nn.Module) -> list[SuperWeights]:
 
 
 def _count(groups: Sequence[SuperWeights]) -> int:
-    return sum(len(group.sources.unique()) for group in groups)
+    return sum(len(group.coefficient_index.unique()) for group in groups)

@@ -211,5 +211,5 @@ class Family(nn.Module):
         if find_roots(member):  # compressed by itself
             return materialize(copy.deepcopy(member))
         # The copy reads its weights once, and needs no copy of the parameters of all members for that.
-        groups = require_shared(self).groups() if find_roots(self) else []
-        return write_weights(copy.deepcopy(member, {id(group): group for group in groups}))
+        sources = require_shared(self).sources if find_roots(self) else []
+        return write_weights(copy.deepcopy(member, {id(source): source for source in sources}))

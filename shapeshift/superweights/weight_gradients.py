@@ -60,7 +60,7 @@ def weight_gradients(
         DataError: if the data holds fewer samples.
         ModelError: if a gradient is not finite, or the loss does not depend on a weight.
     """
-    names = [weight.name for group in require_shared(model).groups() for weight in group.weights]
+    names = [weight.name for group in require_shared(model).generators() for weight in group.weights]
     # In a plain copy, whose weights are parameters of their own.
     plain = materialize(copy.deepcopy(require_root(model)))
     parameters = dict(plain.named_parameters(remove_duplicate=False))

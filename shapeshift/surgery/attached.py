@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
-from shapeshift.generators import WeightGenerator
+from shapeshift.surgery.forward_pass import WeightSource
 
 # The attributes of an attached module: where it reads its weights, and the order of its parameters before.
 SOURCES = "_shapeshift_sources"
@@ -14,7 +12,7 @@ ORDER = "_shapeshift_order"
 
 
 def is_attached(module: nn.Module) -> bool:
-    """Tell whether a module reads parameters from a group, or is the root of a compressed model."""
+    """Tell whether a module reads generated parameters, or is the root of a compressed model."""
     return SOURCES in module.__dict__
 
 
@@ -24,9 +22,9 @@ def original_class(module: nn.Module) -> type[nn.Module]:
     return base
 
 
-def weight_sources(module: nn.Module) -> dict[str, tuple[WeightGenerator[Any], int]]:
-    """Return from where an attached module reads its generated parameters."""
-    found: dict[str, tuple[WeightGenerator[Any], int]] = module.__dict__[SOURCES]
+def weight_sources(module: nn.Module) -> dict[str, tuple[WeightSource, int]]:
+    """Return the source and the index of each generated parameter of an attached module, by the parameter's name."""
+    found: dict[str, tuple[WeightSource, int]] = module.__dict__[SOURCES]
     return found
 
 

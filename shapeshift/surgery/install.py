@@ -2,53 +2,104 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from shapeshift.errors import ModelError
-from shapeshift.generators import WeightGenerator
+from shapeshift.plan import Plan
 from shapeshift.surgery.attached import is_attached, weight_sources
-from shapeshift.surgery.layers import attach, check_detachable, detach, generated_class
+from shapeshift.surgery.forward_pass import WeightSource
+from shapeshift.surgery.layers import attach, check_attachable, check_detachable, detach, generated_class
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters, put_first
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-def install(model: nn.Module, shared: SharedParameters) -> None:
-    """Attach the layers of a model to the parameter groups of a plan made for it."""
+def check_installable(model: nn.Module, plan: Plan) -> None:
+    """Raise if the layers of a plain model cannot read the weights of a plan that was made for it.
+
+    Raises:
+        ModelError: if the model is compressed already or scripted, has an attribute ``shapeshift`` of its own, or a
+            layer's class lets no other derive from it.
+    """
+    for path, module in model.named_modules():
+        check_attachable(module, path)
     if hasattr(model, ATTRIBUTE):
         raise ModelError(f"{type(model).__name__} has an attribute {ATTRIBUTE!r} of its own; rename it first")
-    by_module: dict[str, dict[str, Any]] = {"": {}}
-    for group in shared.groups():
-        for index, weight in enumerate(group.weights):
-            for name in weight.names:
-                path, _, parameter = name.rpartition(".")
-                by_module.setdefault(path, {})[parameter] = (group, index)
-    # A module that occurs twice in the tree has two paths and is attached once.
-    modules = {id(model.get_submodule(path)): (path, found) for path, found in reversed(by_module.items())}
-    # The classes first: one that cannot be derived from fails before anything is changed.
-    for path, found in modules.values():
+    for path, places in _places(model, plan).items():
         module = model.get_submodule(path)
         try:
-            generated_class(type(module), tuple(found), root=not path)  # type: ignore[arg-type]
+            generated_class(type(module), tuple(places), root=not path)  # type: ignore[arg-type]
         except Exception as error:
             raise ModelError(
                 f"{path or 'the model'} ({type(module).__name__}) cannot read generated weights, since its class does "
                 f"not let others derive from it: {error}. Keep it out with exclude="
             ) from error
-    for path, found in modules.values():
+
+
+def install(model: nn.Module, shared: SharedParameters) -> None:
+    """Make the layers of a plain model read the weights of shared parameters whose plan was made for it.
+
+    Raises:
+        ModelError: as :func:`check_installable`. The model is then unchanged.
+    """
+    check_installable(model, shared.plan)
+    for path, places in _places(model, shared.plan).items():
+        found = {name: (shared.sources[group], index) for name, (group, index) in places.items()}
         attach(model.get_submodule(path), found, root=not path)
     put_first(model, shared)
     shared.train(model.training)
+
+
+def replace(root: nn.Module, build: Callable[[nn.Module], SharedParameters]) -> SharedParameters:
+    """Make the layers of a compressed model read other shared parameters than so far.
+
+    Args:
+        root: The root of a compressed model; it is changed in place.
+        build: Returns the new shared parameters. It gets the model, which is plain at that moment.
+
+    Returns:
+        The new shared parameters.
+
+    Raises:
+        ModelError: as :func:`write_weights` and :func:`install`. After any error the model is as it was before.
+    """
+    before: SharedParameters = getattr(root, ATTRIBUTE)
+    make_plain(root)
+    try:
+        shared = build(root)
+        install(root, shared)
+    except BaseException:
+        install(root, before)
+        raise
+    return shared
+
+
+def make_plain(root: ModelT) -> ModelT:
+    """Make a plain model of a compressed one, with the weights that its layers read now.
+
+    Args:
+        root: The root of a compressed model; it is changed in place.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ModelError: as :func:`write_weights`.
+    """
+    write_weights(root)
+    del root._modules[ATTRIBUTE]
+    return root
 
 
 def write_weights(module: ModelT) -> ModelT:
     """Make plain layers of a module and those below, with the weights that they read now.
 
     Args:
-        module: the root of a compressed model, or a copy of one of its submodules; it is changed in place.
+        module: The root of a compressed model, or a copy of one of its submodules; it is changed in place.
 
     Returns:
         The same module.
@@ -61,13 +112,29 @@ def write_weights(module: ModelT) -> ModelT:
         if is_attached(found):
             check_detachable(found, path)
             attached.append(found)
-    weights: dict[tuple[WeightGenerator[Any], int], nn.Parameter] = {}
-    for group, index in (source for found in attached for source in weight_sources(found).values()):
-        if (group, index) not in weights:
-            trainable = any(parameter.requires_grad for parameter in group.parameters())
+    weights: dict[tuple[WeightSource, int], nn.Parameter] = {}
+    for source, index in (place for found in attached for place in weight_sources(found).values()):
+        if (source, index) not in weights:
+            trainable = any(parameter.requires_grad for parameter in source.generator.parameters())
             with torch.no_grad():
-                generated = group.generate([index])[0].detach().clone(memory_format=torch.contiguous_format)
-            weights[group, index] = nn.Parameter(generated, requires_grad=trainable)
+                (generated,) = source.generator.generate([index])
+                generated = generated.detach().clone(memory_format=torch.contiguous_format)
+            weights[source, index] = nn.Parameter(generated, requires_grad=trainable)
     for found in attached:
-        detach(found, {name: weights[source] for name, source in weight_sources(found).items()})
+        detach(found, {name: weights[place] for name, place in weight_sources(found).items()})
     return module
+
+
+def _places(model: nn.Module, plan: Plan) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return where each module reads its weights: from its path and a parameter's name to a group and an index in it.
+
+    The root is always among the modules. A module that occurs twice in the model is listed by its first path.
+    """
+    by_path: dict[str, dict[str, tuple[int, int]]] = {"": {}}
+    for number, group in enumerate(plan.groups):
+        for index, weight in enumerate(group.weights):
+            for name in weight.names:
+                path, _, parameter = name.rpartition(".")
+                by_path.setdefault(path, {})[parameter] = (number, index)
+    first_paths = {id(model.get_submodule(path)): path for path in reversed(by_path)}
+    return {path: by_path[path] for path in first_paths.values()}

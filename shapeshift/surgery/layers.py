@@ -1,4 +1,4 @@
-"""How a layer gets its weight: a subclass of its own class in which the weight is a property."""
+"""How a layer reads a generated weight: a subclass of the layer's class in which the weight is a property."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from shapeshift.errors import GeneratedWeightError, ModelError
-from shapeshift.generators import WeightGenerator
 from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
 from shapeshift.surgery.attached import ORDER, SOURCES, is_attached, original_class, weight_sources
+from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 
-def attach(module: nn.Module, sources: dict[str, tuple[WeightGenerator[Any], int]], root: bool) -> None:
-    """Let a module read some of its parameters from parameter groups.
+def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root: bool) -> None:
+    """Let a module read some of its parameters from sources of generated weights.
 
     Args:
-        module: the module; its class becomes a subclass of its own.
-        sources: from the parameter's name to the group and the index of the weight in it.
-        root: whether the module's forward is where all weights are generated together.
+        module: The module. Its class becomes a subclass of the present one.
+        sources: For each parameter's name its source and its index there.
+        root: Whether the module's forward generates all weights together.
     """
     module.__dict__[SOURCES] = sources
     module.__dict__[ORDER] = tuple(module._parameters)
@@ -101,8 +101,8 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
 
 def _weight_property(name: str) -> property:
     def read(self: nn.Module) -> Tensor:
-        group, index = weight_sources(self)[name]
-        weight = group.read(index)
+        source, index = weight_sources(self)[name]
+        weight = source.read(index)
         # Embeddings with max_norm scale the rows that they look up, in place.
         return weight if getattr(self, "max_norm", None) is None else weight.clone()
 
@@ -113,8 +113,8 @@ def _weight_property(name: str) -> property:
 
 
 def _refuse(module: nn.Module, name: str) -> None:
-    group, index = module.__dict__[SOURCES][name]
-    weight = group.weights[index]
+    source, index = weight_sources(module)[name]
+    weight = source.weights[index]
     raise GeneratedWeightError(
         f"{weight.name} {weight.shape} is generated from shared parameters and cannot be assigned. "
         "Call shapeshift.materialize(model) first, or keep it out with exclude="
@@ -166,24 +166,27 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
         shared: SharedParameters = getattr(self, ATTRIBUTE)
         _refuse_symbols(self, *args, *kwargs.values())
         try:
-            shared.begin()
+            for source in shared.sources:
+                source.begin()
             outputs = forward(self, *args, **kwargs)
-            shared.check_unwritten()
+            for source in shared.sources:
+                source.check_unwritten()
             return outputs
         finally:
-            shared.end()
+            for source in shared.sources:
+                source.end()
 
-    # Compilers keep what they made of a function, and that they gave up on one, with its code: one for each class.
+    # torch.compile caches its results, and its failures, by code object: give each class one of its own.
     generate_and_forward.__code__ = generate_and_forward.__code__.replace()  # type: ignore[attr-defined]
     return generate_and_forward
 
 
 def _named_children(base: Any) -> Callable[..., Any]:
-    """A forward pass that runs all children means the model's own."""
+    """While the model runs, list its own children only: some models call whatever they list."""
 
     def named_children(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         shared: SharedParameters = getattr(self, ATTRIBUTE)
-        running = any(group.is_running for group in shared.groups())
+        running = any(source.is_running for source in shared.sources)
         return ((name, child) for name, child in base.named_children(self) if not running or child is not shared)
 
     return named_children
@@ -193,6 +196,6 @@ def _no_weight_decay(self: nn.Module) -> set[str]:
     """Return the names of parameters that weight decay is not meant for: timm and others ask a model for them."""
     inherited: set[str] = getattr(original_class(self), "no_weight_decay", lambda _: set())(self)
     shared: SharedParameters = getattr(self, ATTRIBUTE)
-    coefficients = {parameter for group in shared.groups() for parameter in group.coefficient_parameters()}
+    coefficients = {found for generator in shared.generators() for found in generator.coefficient_parameters()}
     named = shared.named_parameters(prefix=ATTRIBUTE)
     return {*inherited, *(name for name, parameter in named if parameter in coefficients)}

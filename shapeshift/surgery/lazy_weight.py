@@ -1,31 +1,20 @@
-"""What a reader of a generated weight gets outside of a forward pass."""
+"""Generated weights outside of a forward pass: computed when they are used, and read-only."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shapeshift.errors import GeneratedWeightError
-from shapeshift.weights import Weight
+from shapeshift.generators import WeightGenerator
 
-
-class Source(Protocol):
-    """What a handle needs of the parameter group behind it."""
-
-    weights: tuple[Weight, ...]
-
-    def generate(self, indices: Sequence[int]) -> list[Tensor]: ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-
-# Answered from the handle itself: asking for these must not cost a generation.
+# Attributes of the lazy weight itself: reading them must not generate the weight.
 _ATTRIBUTES = [
     "shape",
     "dtype",
@@ -66,7 +55,7 @@ _METADATA = {
     Tensor.get_device,
 }
 _DETACHING = {Tensor.data.__get__, Tensor.detach}  # type: ignore[attr-defined]
-# Setters, and what is meant to stay on a tensor: on a generated one it would be lost without a word.
+# Setters and hooks: on a generated weight they would be lost silently.
 _HOOKING = {"register_hook", "register_post_accumulate_grad_hook", "retain_grad"}
 _WRITING = {"__set__", "__delete__", "__setitem__", *_HOOKING}
 
@@ -79,22 +68,22 @@ class LazyWeight(Tensor):
     and hooks raise :class:`~shapeshift.errors.GeneratedWeightError`, since they would be lost.
     """
 
-    _group: Source
+    _generator: WeightGenerator[Any]
     _index: int
 
     @classmethod
-    def of(cls, group: Source, index: int, detached: bool = False) -> LazyWeight:
-        """Make the handle of one weight of a group."""
-        source = next(group.parameters())
-        handle = Tensor._make_wrapper_subclass(
+    def of(cls, generator: WeightGenerator[Any], index: int, detached: bool = False) -> LazyWeight:
+        """Make the lazy weight of an index in a generator's group."""
+        parameter = next(generator.parameters())
+        lazy = Tensor._make_wrapper_subclass(
             cls,
-            group.weights[index].shape,
-            dtype=source.dtype,
-            device=source.device,
-            requires_grad=not detached and any(parameter.requires_grad for parameter in group.parameters()),
+            generator.weights[index].shape,
+            dtype=parameter.dtype,
+            device=parameter.device,
+            requires_grad=not detached and any(found.requires_grad for found in generator.parameters()),
         )
-        handle._group, handle._index = group, index
-        return handle
+        lazy._generator, lazy._index = generator, index
+        return lazy
 
     @classmethod
     def __torch_function__(
@@ -110,7 +99,7 @@ class LazyWeight(Tensor):
                 return func(*args, **kwargs)
             name = getattr(func, "__name__", "")
             if func in _DETACHING and isinstance(args[0], LazyWeight):
-                return cls.of(args[0]._group, args[0]._index, detached=True)
+                return cls.of(args[0]._generator, args[0]._index, detached=True)
             inplace = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
             if inplace and name not in ("__invert__", "__index__", "__int__"):
                 _refuse(name, next(iter((*args, *kwargs.values())), None))
@@ -131,7 +120,7 @@ class LazyWeight(Tensor):
         transformed = torch._C._are_functorch_transforms_active()
         hidden = contextlib.nullcontext() if transformed else saved_tensors_hooks(_keep, _keep)
         with hidden, torch.set_grad_enabled(torch.is_grad_enabled() and self.requires_grad):
-            return self._group.generate([self._index])[0]
+            return self._generator.generate([self._index])[0]
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"{type(self).__name__}({self._compute()!r})"
@@ -143,9 +132,9 @@ def _keep(tensor: Tensor) -> Tensor:
 
 def _refuse(name: str, written: Any) -> None:
     """Raise if an operation writes to a generated weight, be it alone or in a list."""
-    for handle in tree_leaves(written):
-        if isinstance(handle, LazyWeight):
-            weight = handle._group.weights[handle._index]
+    for found in tree_leaves(written):
+        if isinstance(found, LazyWeight):
+            weight = found._generator.weights[found._index]
             raise GeneratedWeightError(
                 f"{weight.name} {weight.shape} is generated from shared parameters: {name} on it would be lost. "
                 "Write to model.shapeshift's parameters, or call shapeshift.materialize(model) first"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,29 +10,52 @@ from torch import Tensor, nn
 
 from shapeshift.generators import WeightGenerator
 from shapeshift.plan import Plan
+from shapeshift.surgery.forward_pass import WeightSource
 
 ATTRIBUTE = "shapeshift"
 
 
 class SharedParameters(nn.ModuleDict):
-    """The parameter groups of a compressed model, by name, and the plan that they were made from.
+    """The generators of a compressed model by the names of their groups, and the plan that they follow.
 
-    The root of a compressed model has it as its submodule ``shapeshift``; layers refer to their group without owning
-    it, so that a state dict, an optimizer and FSDP see every shared parameter once.
+    The root of a compressed model has it as its submodule ``shapeshift``. Layers refer to a source of weights without
+    owning the generator behind it, so that a state dict, an optimizer and FSDP see every shared parameter once.
+
+    Args:
+        plan: The plan.
+        generators: The generators of the groups by name; those of all other groups are built, uninitialised.
+        fit_errors: The relative error of each weight after a fit, by name.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    #: The relative error of each weight after a fit, by name; empty without a fit.
+    fit_errors: dict[str, float]
+
+    def __init__(
+        self,
+        plan: Plan,
+        generators: Mapping[str, WeightGenerator[Any]] | None = None,
+        fit_errors: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.plan = plan
+        self.fit_errors = dict(fit_errors or {})
+        given = generators or {}
         for group in plan.groups:
-            self[group.name] = plan.generator.build(group.weights, group.layout, plan.config)
+            self[group.name] = given.get(group.name) or plan.generator.build(group.weights, group.layout, plan.config)
+        #: Where the layers of each group read their weights.
+        self.sources = [WeightSource(generator) for generator in self.generators()]
+
+    @classmethod
+    def reserved_names(cls) -> set[str]:
+        """Return the names that no group can have: those of attributes, to which other libraries add some."""
+        return {*dir(cls), *dir(nn.ModuleDict()), "fit_errors", "plan", "sources"}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return what comes in: ``nn.Sequential(*model.children())`` has this module among the others."""
+        """Return the inputs: ``nn.Sequential(*model.children())`` has this module among the others."""
         return inputs
 
-    def groups(self) -> list[WeightGenerator[Any]]:
-        """Return the parameter groups in the plan's order."""
+    def generators(self) -> list[WeightGenerator[Any]]:
+        """Return the generators in the plan's order."""
         return list(self._modules.values())  # type: ignore[arg-type]
 
     def reset_parameters(self) -> None:
@@ -39,32 +63,20 @@ class SharedParameters(nn.ModuleDict):
         seed = self.plan.config.seed
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu").item())
-        generator = torch.Generator().manual_seed(seed)
-        for group in self.groups():
-            group.reset_parameters(generator)
+        rng = torch.Generator().manual_seed(seed)
+        for generator in self.generators():
+            generator.reset_parameters(rng)
 
-    def begin(self) -> None:
-        """Generate all weights for the forward pass that starts now."""
-        for group in self.groups():
-            group.begin()
-
-    def check_unwritten(self) -> None:
-        """Raise if the forward pass wrote to a generated weight.
-
-        Raises:
-            GeneratedWeightError: if so.
-        """
-        for group in self.groups():
-            group.check_unwritten()
-
-    def end(self) -> None:
-        """Forget the weights of the forward pass that ends now."""
-        for group in self.groups():
-            group.end()
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan and the errors of the fit as a dict that JSON can hold."""
+        return {**self.plan.to_dict(), "errors": dict(self.fit_errors)}
 
 
 def put_first(root: nn.Module, shared: nn.Module) -> None:
-    """Make the shared parameters the first child of a root: who leaves out the last children means the model's own."""
+    """Register the shared parameters as the first child of a root.
+
+    Code that drops the last children (``children()[:-1]``) then still drops the model's own.
+    """
     others = dict(root._modules)
     root._modules.clear()
     root.add_module(ATTRIBUTE, shared)

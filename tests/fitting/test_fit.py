@@ -46,7 +46,7 @@ def shared_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return every generated weight of a compressed model by name."""
     return {
         weight.name: group.generate([index])[0].detach()
-        for group in require_shared(model).groups()
+        for group in require_shared(model).generators()
         for index, weight in enumerate(group.weights)
     }
 
@@ -161,7 +161,7 @@ def test_conjugate_gradients_solve_what_a_dense_solver_solves(combine: str, upsa
     plan = shapeshift.plan_compression(model, 80, combine=combine, upsample=upsample, init="fit", embedding_size=2)
     shared = shapeshift.compression.SharedParameters(plan)
     shared.reset_parameters()
-    (group,) = shared.groups()
+    (group,) = shared.generators()
     wanted = [model.get_parameter(weight.name).detach() for weight in group.weights]
     problem = LeastSquares(group, range(len(wanted)), [plain] * len(wanted), wanted)
     target = torch.cat([weight.flatten() for weight in wanted])
@@ -194,7 +194,7 @@ def test_alternating_lowers_the_error_in_every_round(combine: str) -> None:
     plan = shapeshift.plan_compression(model, 0.5, combine=combine, init="fit", seed=0)
     shared = shapeshift.compression.SharedParameters(plan)
     shared.reset_parameters()
-    (group,) = shared.groups()
+    (group,) = shared.generators()
     rounds: list[float] = []
     found = fit_group(group, [layer.weight for layer in model], on_round=rounds.append)
     assert all(later <= before * (1 + 1e-6) for before, later in itertools.pairwise(rounds))
@@ -340,7 +340,7 @@ def test_training_goes_on_from_the_fitted_loss() -> None:
 @pytest.mark.parametrize("combine", ["wavg", "avg", "emb"])
 def test_a_step_on_the_store_moves_no_weight_further_than_one_on_itself(combine: str, budget: float) -> None:
     model = shapeshift.compress(Residual(width=12), budget, combine=combine, init="fit")
-    (group,) = require_shared(model).groups()
+    (group,) = require_shared(model).generators()
     steps = []
     for index, weight in enumerate(group.weights):
         if weight.std > 0:
@@ -353,9 +353,11 @@ def test_a_step_on_the_store_moves_no_weight_further_than_one_on_itself(combine:
 @pytest.mark.parametrize("budget", [0.4, 0.8, 2.0])
 def test_a_step_on_coefficients_moves_no_weight_further_than_one_on_itself(budget: float) -> None:
     model = shapeshift.compress(Residual(width=12), budget, max_templates=5, init="fit")
-    (group,) = require_shared(model).groups()
+    (group,) = require_shared(model).generators()
     trained = [index for index, weight in enumerate(group.weights) if weight.std > 0]
-    mixed = [(index, group.layout.draws[index]) for index in trained if group.layout.draws[index].count > 1]
+    mixed = [
+        (index, group.layout.combinations[index]) for index in trained if group.layout.combinations[index].count > 1
+    ]
     assert len(mixed) > 1
     for index, draw in mixed:
         columns = []

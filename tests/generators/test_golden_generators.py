@@ -12,7 +12,7 @@ from torch import Tensor
 import shapeshift
 from shapeshift.generators.emb import Embedding
 from shapeshift.generators.mixing.combinations import Combination
-from shapeshift.generators.mixing.layout import Layout
+from shapeshift.generators.mixing.layout import TemplateLayout
 from shapeshift.generators.softmax import Softmax, template_shape
 from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.generators.wavg import WeightedAverage
@@ -35,7 +35,7 @@ def build(kind: type[TemplateGenerator], case: Arrays, size: int, embedding_size
     shape, theta = tuple(case["shape"].tolist()), as_tensor(case, "theta")
     count, start, _ = case["block"].tolist()
     weight = Weight(("weight",), shape, 1.0, torch.float64, torch.device("cpu"))
-    layout = Layout(len(theta), (Combination(start, count, size, count * size, 0),), 0)
+    layout = TemplateLayout(len(theta), (Combination(start, count, size, count * size, 0),), 0)
     group = kind.build([weight], layout, shapeshift.Config(embedding_size=embedding_size))
     with torch.no_grad():
         group.store[0].copy_(theta.view(-1, 1))

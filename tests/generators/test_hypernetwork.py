@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import shapeshift
-from shapeshift.generators.hypernetwork import Hypernetwork, Layout, hypernetwork
+from shapeshift.generators.hypernetwork import Hypernetwork, HypernetworkLayout, hypernetwork
 from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.surgery.roots import require_shared
 from shapeshift.weights import Weight, find_weights
@@ -30,7 +30,7 @@ def weights_of(shapes: Sequence[tuple[int, ...]], std: float = 0.1) -> list[Weig
 
 
 def group_of(weights: Sequence[Weight], available: int) -> Hypernetwork:
-    group = Hypernetwork.build(weights, Hypernetwork.plan(weights, available, CONFIG), CONFIG)
+    group = Hypernetwork.build(weights, Hypernetwork.planner(weights, CONFIG).lay_out(available), CONFIG)
     group.reset_parameters(torch.Generator().manual_seed(0))
     return group
 
@@ -81,16 +81,16 @@ def test_a_weight_is_its_blocks_end_to_end_times_its_gain() -> None:
 def test_the_sizes_are_those_of_ha_et_al_at_their_budget() -> None:
     weights = find_weights(WideResNet(40, 2), exclude=("head",))
     blocks = tuple(math.ceil(weight.numel / (16 * 144)) for weight in weights)
-    reference = Layout(rows=16, columns=144, hidden=64, embedding=64, bias=True, blocks=blocks, zeros=0)
-    assert Hypernetwork.plan(weights, Hypernetwork.size(reference), CONFIG) == reference
+    reference = HypernetworkLayout(rows=16, columns=144, hidden=64, embedding=64, bias=True, blocks=blocks, zeros=0)
+    assert Hypernetwork.planner(weights, CONFIG).lay_out(reference.num_parameters) == reference
 
 
 @pytest.mark.parametrize("share", [0.002, 0.02, 0.4, 2.5, 10.0])
 def test_no_size_is_far_from_the_reference_or_beyond_what_helps(share: float) -> None:
     weights = find_weights(WideResNet(28, 10))
     available = int(share * sum(weight.numel for weight in weights))
-    sizes = Hypernetwork.plan(weights, available, CONFIG)
-    assert 0.99 * available <= Hypernetwork.size(sizes) <= available
+    sizes = Hypernetwork.planner(weights, CONFIG).lay_out(available)
+    assert 0.99 * available <= sizes.num_parameters <= available
     assert sizes.bias
     assert sizes.hidden <= sizes.columns
     found = (sizes.rows, sizes.columns, sizes.hidden, sizes.embedding)
@@ -111,18 +111,18 @@ def test_any_budget_is_used_up_and_no_number_is_dead(
     shapes: list[tuple[int, ...]], position: float, tight: bool, zero: bool
 ) -> None:
     weights = weights_of(shapes) + weights_of([(3, 4)], std=0.0) * zero
-    least, most = Hypernetwork.least(weights, CONFIG), Hypernetwork.most(weights, CONFIG)
+    least, most = Hypernetwork.planner(weights, CONFIG).least, Hypernetwork.planner(weights, CONFIG).most
     total = sum(weight.numel for weight in weights)
     assert least < 3 + total
     assert 15 * total < most <= 16 * total
     highest = max(least, total) if tight else most
     available = round(least + position * (highest - least))
-    layout = Hypernetwork.plan(weights, available, CONFIG)
-    assert 0.99 * available <= Hypernetwork.size(layout) <= available
-    assert Hypernetwork.layout_from_dict(json.loads(json.dumps(Hypernetwork.layout_to_dict(layout)))) == layout
+    layout = Hypernetwork.planner(weights, CONFIG).lay_out(available)
+    assert 0.99 * available <= layout.num_parameters <= available
+    assert Hypernetwork.layout_type.from_dict(json.loads(json.dumps(layout.to_dict())), weights) == layout
 
     group = Hypernetwork.build(weights, layout, CONFIG).double()
-    assert sum(parameter.numel() for parameter in group.parameters()) == Hypernetwork.size(layout)
+    assert sum(parameter.numel() for parameter in group.parameters()) == layout.num_parameters
     with torch.no_grad():
         group.gains.fill_(1.0)
         for parameter in group.parameters():
@@ -134,12 +134,12 @@ def test_any_budget_is_used_up_and_no_number_is_dead(
 @pytest.mark.parametrize("shapes", [[(2, 2)], [(4, 4)], [(5, 4)], [(6, 4)], [(5, 4), (4, 5)], [(40, 3, 3), (2, 5)]])
 def test_every_small_budget_is_used_up(shapes: list[tuple[int, ...]]) -> None:
     weights = weights_of(shapes)
-    least, most = Hypernetwork.least(weights, CONFIG), Hypernetwork.most(weights, CONFIG)
+    least, most = Hypernetwork.planner(weights, CONFIG).least, Hypernetwork.planner(weights, CONFIG).most
     for available in [*range(least, min(200, most)), most]:
-        used = Hypernetwork.size(Hypernetwork.plan(weights, available, CONFIG))
+        used = Hypernetwork.planner(weights, CONFIG).lay_out(available).num_parameters
         assert 0.99 * available <= used <= available
     for bound in (least, most):
-        assert Hypernetwork.size(Hypernetwork.plan(weights, bound, CONFIG)) == bound
+        assert Hypernetwork.planner(weights, CONFIG).lay_out(bound).num_parameters == bound
 
 
 def test_weights_start_at_their_deviation_and_those_at_zero_still_learn() -> None:
@@ -168,7 +168,7 @@ def test_one_weight_needs_its_own_embeddings_only() -> None:
 
 def test_a_description_names_what_small_and_large_weights_read() -> None:
     weights = weights_of([(10, 10, 10), (3, 7), (2, 2)])
-    layout = Layout(rows=4, columns=6, hidden=3, embedding=5, bias=True, blocks=(42, 1, 1), zeros=0)
+    layout = HypernetworkLayout(rows=4, columns=6, hidden=3, embedding=5, bias=True, blocks=(42, 1, 1), zeros=0)
     described = Hypernetwork.describe(weights, layout)
     assert described.stores == {"input": 4 * 3 * 6, "output": 6 * 4}
     assert described.coefficients == 44 * 5
@@ -210,11 +210,11 @@ def test_autocast_leaves_the_weights_precision_alone() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, object]) -> None:
     fields = {"rows": 2, "columns": 3, "hidden": 1, "embedding": 1, "bias": True, "blocks": (1, 2), "zeros": 0}
     with pytest.raises(ValueError, match="sizes that cannot be"):
-        Layout(**{**fields, **changes})
+        HypernetworkLayout(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(("shape", "std"), [((90, 9), 0.1), ((9, 9), 0.0)])
 def test_a_layout_of_other_weights_is_refused(shape: tuple[int, ...], std: float) -> None:
-    layout = Hypernetwork.plan(weights_of([(9, 9)]), 60, CONFIG)
+    layout = Hypernetwork.planner(weights_of([(9, 9)]), CONFIG).lay_out(60)
     with pytest.raises(ValueError, match=r"a layout of .* blocks and 0 weights that start at zero, for weights of"):
         Hypernetwork.build(weights_of([shape], std), layout, CONFIG)

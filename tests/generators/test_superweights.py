@@ -21,14 +21,14 @@ from shapeshift.generators.mixing.assembly import Assembly
 from shapeshift.generators.mixing.combinations import Combination
 from shapeshift.generators.mixing.nesting import Level, nest
 from shapeshift.generators.mixing.product import mix, mix_plain
-from shapeshift.generators.superweights import Layout, SuperWeights
+from shapeshift.generators.superweights import SuperWeightLayout, SuperWeights
 from shapeshift.plan import budget_range
 from shapeshift.superweights import Family, share_coefficients, unshare_coefficients
 from shapeshift.surgery.roots import require_shared
 from shapeshift.weights import Weight
-from tests.surgery import test_distributed
 from tests.models import Residual, gradients, loss_of, mlp
 from tests.processes import needs_gloo
+from tests.surgery import test_distributed
 from tests.tolerances import assert_close
 
 CONFIG = shapeshift.Config(combine="superweights")
@@ -42,8 +42,8 @@ def weights_of(shapes: Sequence[tuple[int, ...]], std: float = 0.1) -> list[Weig
 
 def group_of(weights: Sequence[Weight], available: int | None = None, **options: int) -> SuperWeights:
     config = shapeshift.Config(combine="superweights", **options)
-    available = SuperWeights.least(weights, config) if available is None else available
-    group = SuperWeights.build(weights, SuperWeights.plan(weights, available, config), config)
+    available = SuperWeights.planner(weights, config).least if available is None else available
+    group = SuperWeights.build(weights, SuperWeights.planner(weights, config).lay_out(available), config)
     group.reset_parameters(torch.Generator().manual_seed(0))
     return group
 
@@ -168,21 +168,21 @@ def test_any_budget_is_used_up_and_no_number_is_dead(
 ) -> None:
     config = shapeshift.Config(combine="superweights", max_templates=limit)
     weights = weights_of(shapes) + weights_of([(3, 4)], std=0.0) * zero
-    least, most = SuperWeights.least(weights, config), SuperWeights.most(weights, config)
+    least, most = SuperWeights.planner(weights, config).least, SuperWeights.planner(weights, config).most
     total = sum(weight.numel for weight in weights)
     kernels = {shape[2:] for shape in shapes}
     if all(_hold_one_another([weight.shape for weight in weights if weight.shape[2:] == kernel]) for kernel in kernels):
         assert most >= limit * total
     highest = max(least, min(most, total)) if tight else most
     available = round(least + position * (highest - least))
-    layout = SuperWeights.plan(weights, available, config)
+    layout = SuperWeights.planner(weights, config).lay_out(available)
     # A second template of a weight that shares with nobody is one number at least, and two coefficients.
-    assert available - max(2, 0.01 * available) <= SuperWeights.size(layout) <= available
-    assert SuperWeights.layout_from_dict(json.loads(json.dumps(SuperWeights.layout_to_dict(layout)))) == layout
+    assert available - max(2, 0.01 * available) <= layout.num_parameters <= available
+    assert SuperWeights.layout_type.from_dict(json.loads(json.dumps(layout.to_dict())), weights) == layout
 
     group = SuperWeights.build(weights, layout, config).double()
-    assert sum(parameter.numel() for parameter in group.parameters()) == SuperWeights.size(layout)
-    assert max(draw.count for draws in group.draws for draw in draws.values()) <= limit
+    assert sum(parameter.numel() for parameter in group.parameters()) == layout.num_parameters
+    assert max(draw.count for draws in group.combinations for draw in draws.values()) <= limit
     with torch.no_grad():
         group.gains.fill_(1.0)
         for parameter in group.parameters():
@@ -213,9 +213,9 @@ def test_templates_are_handed_out_in_turn() -> None:
         (5 * 21 + 3 * 51, (80, 144)),  # as many templates as weights
         (6 * 21 + 3 * 51, (96, 144)),
     ):
-        layout = SuperWeights.plan(weights, available, CONFIG)
+        layout = SuperWeights.planner(weights, CONFIG).lay_out(available)
         assert layout.banks == banks
-        assert SuperWeights.size(layout) == available
+        assert layout.num_parameters == available
 
 
 def test_weights_start_at_the_deviation_of_their_own_fan_in_and_those_at_zero_still_learn() -> None:
@@ -242,12 +242,12 @@ def test_a_lone_weight_has_no_coefficient() -> None:
     group = group_of(weights_of([(9, 9)]))
     assert group.coefficients is None
     assert group.coefficient_parameters() == []
-    assert SuperWeights.size(group.layout) == 81
+    assert group.layout.num_parameters == 81
 
 
 def test_a_description_names_the_templates_of_each_level() -> None:
     weights = weights_of([(4, 4), (8, 4), (8, 4)])
-    layout = SuperWeights.plan(weights, 2 * (16 + 3) + 2 * (16 + 2), CONFIG)
+    layout = SuperWeights.planner(weights, CONFIG).lay_out(2 * (16 + 3) + 2 * (16 + 2))
     assert layout.banks == (32, 32)
     described = SuperWeights.describe(weights, layout)
     assert described.stores == {"store": 64}
@@ -270,9 +270,9 @@ def test_a_description_names_the_templates_of_each_level() -> None:
 )
 def test_layouts_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:
     weights = weights_of([(4, 4), (8, 4), (8, 4)])
-    fields = SuperWeights.layout_to_dict(SuperWeights.plan(weights, 16 + 3 + 2 * 16 + 4, CONFIG))
+    fields = SuperWeights.planner(weights, CONFIG).lay_out(16 + 3 + 2 * 16 + 4).to_dict()
     with pytest.raises(ValueError, match=message):
-        SuperWeights.build(weights, Layout(**{**fields, **changes}), CONFIG)
+        SuperWeightLayout.from_dict({**fields, **changes}, weights)
 
 
 def test_it_compiles_in_one_graph() -> None:
@@ -297,7 +297,7 @@ def test_every_weight_mixes_with_coefficients_of_its_own_after_a_start_on_the_me
     model.to_empty(device="cpu")
     require_shared(model).reset_parameters()
     group = require_shared(model)["all"]
-    assert group.sources.tolist() == list(range(len(group.coefficients)))
+    assert group.coefficient_index.tolist() == list(range(len(group.coefficients)))
 
 
 def test_decay_is_for_templates_and_not_for_coefficients() -> None:
@@ -319,16 +319,16 @@ def test_a_tied_coefficient_has_the_gradients_of_all_its_layers() -> None:
     inputs = (torch.randn(4, 16),)
     own = len(group.coefficients)
     used = share_coefficients(model)
-    rows = [draw for draws in group.draws for draw in draws.values()]
-    counts = {level: draw.count for draws in group.draws for level, draw in draws.items()}
+    rows = [draw for draws in group.combinations for draw in draws.values()]
+    counts = {level: draw.count for draws in group.combinations for level, draw in draws.items()}
     assert used == sum(counts.values()) < own == sum(draw.count for draw in rows)
     tied = gradients(model, inputs)["shapeshift.all.coefficients"]
 
-    values = group.coefficients.detach()[group.sources]
+    values = group.coefficients.detach()[group.coefficient_index]
     with torch.no_grad():
         group.coefficients.copy_(values)
-        sources = group.sources.clone()
-        group.sources.copy_(torch.arange(own))
+        sources = group.coefficient_index.clone()
+        group.coefficient_index.copy_(torch.arange(own))
     apart = gradients(model, inputs)["shapeshift.all.coefficients"]
     summed = torch.zeros(own).index_add_(0, sources, apart)
     assert_close(tied, summed, "reordered gradient")
@@ -342,12 +342,12 @@ def test_only_the_layers_that_are_named_are_tied() -> None:
     used = share_coefficients(model, [["0", "4"], ["2.weight", "6"]])
     weights = [weight.name for weight in group.weights]
     assert weights == ["0.weight", "2.weight", "4.weight", "6.weight", "8.weight"]
-    per_layer = sum(draw.count for draw in group.draws[0].values())
+    per_layer = sum(draw.count for draw in group.combinations[0].values())
     assert used == own - 2 * per_layer
-    for level, draw in group.draws[2].items():
-        assert group.sources[draw.start] == group.draws[0][level].start
-    for draw in group.draws[4].values():
-        assert group.sources[draw.start] == draw.start
+    for level, draw in group.combinations[2].items():
+        assert group.coefficient_index[draw.start] == group.combinations[0][level].start
+    for draw in group.combinations[4].values():
+        assert group.coefficient_index[draw.start] == draw.start
 
 
 def agree(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -370,16 +370,18 @@ def test_coefficients_in_conflict_are_separated_and_the_optimizer_goes_on() -> N
     used = unshare_coefficients(model, data, loss=agree, samples=20)
     # Nothing has moved, and every row is one of the first or the third layer's.
     assert_close(group.generate(range(4)), before, "identical")
-    sources = [[int(group.sources[draw.start]) for draw in group.draws[index].values()] for index in range(4)]
+    sources = [
+        [int(group.coefficient_index[draw.start]) for draw in group.combinations[index].values()] for index in range(4)
+    ]
     assert sources[0] == sources[1] != sources[2] == sources[3]
-    assert used == shared + sum(draw.count for draw in group.draws[0].values())
+    assert used == shared + sum(draw.count for draw in group.combinations[0].values())
     assert group.coefficients is coefficients
 
     # Now they part, through the one parameter that the optimizer has known all along.
     optimizer.zero_grad()
     agree(model, data[0]).backward()
     optimizer.step()
-    for first, third in zip(group.draws[0].values(), group.draws[2].values(), strict=True):
+    for first, third in zip(group.combinations[0].values(), group.combinations[2].values(), strict=True):
         rows = [draw.row for draw in (first, third)]
         assert all((coefficients.grad[row] != 0).all() for row in rows)
         assert (coefficients[rows[0]] != coefficients[rows[1]]).all()
@@ -398,7 +400,7 @@ def test_the_gradient_of_a_coefficient_is_that_of_its_own_layer() -> None:
     )
     assert_close(found, expected, "double")
     alone = group.coefficient_gradients({1: share[1]})
-    touched = {place for draw in group.draws[1].values() for place in range(draw.start, draw.start + draw.count)}
+    touched = {place for draw in group.combinations[1].values() for place in range(draw.start, draw.start + draw.count)}
     assert set(alone.nonzero().flatten().tolist()) == touched
 
 
@@ -408,7 +410,7 @@ def test_ties_survive_a_checkpoint_and_a_copy(tmp_path: Path) -> None:
     shapeshift.save(model, tmp_path)
     torch.manual_seed(7)
     loaded = shapeshift.load(tmp_path, mlp(depth=4))
-    assert_close(require_shared(loaded)["all"].sources, group.sources, "identical")
+    assert_close(require_shared(loaded)["all"].coefficient_index, group.coefficient_index, "identical")
     x = torch.randn(3, 16)
     assert_close(loaded(x), model(x), "identical")
 
@@ -435,12 +437,12 @@ def test_ties_need_a_compressed_model() -> None:
 def test_too_few_samples_separate_nothing() -> None:
     model, group = tied_model()
     share_coefficients(model)
-    before = group.sources.clone()
+    before = group.coefficient_index.clone()
     with pytest.raises(
         shapeshift.DataError, match="holds 8 samples, and gradients are to be taken over at least 1,000"
     ):
         unshare_coefficients(model, [(torch.randn(8, 16), torch.zeros(8, dtype=torch.long))])
-    assert group.sources.equal(before)
+    assert group.coefficient_index.equal(before)
 
 
 def test_families_take_the_same_ties() -> None:

@@ -122,7 +122,7 @@ def test_gradients_are_those_of_each_assembled_weight_over_all_samples(family: b
     x, y = (torch.cat(part)[:1000] for part in zip(*batches, strict=True))
     outputs = plain(x) if family else [plain(x)]
     torch.stack([F.cross_entropy(output, y) for output in outputs]).sum().backward()
-    assert set(found.mean) == {w.name for group in require_shared(model).groups() for w in group.weights}
+    assert set(found.mean) == {w.name for group in require_shared(model).generators() for w in group.weights}
     for name, grad in found.mean.items():
         assert_close(grad, plain.get_parameter(name).grad, "reordered gradient")
     halves = {name: (found.halves[0][name] + found.halves[1][name]) / 2 for name in found.mean}
@@ -147,8 +147,8 @@ def searched() -> tuple[list[nn.Module], GradientMapping]:
     seen: list[nn.Module] = []
 
     def train(family: nn.Module) -> None:
-        group = require_shared(family).groups()[0]
-        assert len(group.sources.unique()) < len(group.sources)  # coefficients are shared at first
+        group = require_shared(family).generators()[0]
+        assert len(group.coefficient_index.unique()) < len(group.coefficient_index)  # coefficients are shared at first
         seen.append(family)
         train_shortly(family)
 

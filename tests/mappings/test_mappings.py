@@ -199,7 +199,7 @@ def test_a_budget_beyond_the_search_searches_at_the_most() -> None:
     def record(candidate: nn.Module) -> None:
         seen.append(shapeshift.count_parameters(candidate))
         with torch.no_grad():
-            for group in require_shared(candidate).groups():
+            for group in require_shared(candidate).generators():
                 group.coefficients.normal_()
 
     shapeshift.learn_mapping(model, "4x", record, num_groups=2)
@@ -210,7 +210,7 @@ def test_a_budget_beyond_the_search_searches_at_the_most() -> None:
 def test_layers_of_several_precisions_are_searched_together() -> None:
     def spread(candidate: nn.Module) -> None:
         with torch.no_grad():
-            for number, group in enumerate(require_shared(candidate).groups()):
+            for number, group in enumerate(require_shared(candidate).generators()):
                 group.coefficients.copy_(torch.arange(group.coefficients.numel()) * (number % 2))
 
     mapping = shapeshift.learn_mapping(MixedDtypes(), 0.7, spread, num_groups=2)

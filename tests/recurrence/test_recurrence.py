@@ -22,7 +22,7 @@ import shapeshift
 from benchmarks import folding as folding_benchmark
 from shapeshift.errors import CheckpointError, ConfigError, MissingExtraError, ModelError
 from shapeshift.generators.mixing.combinations import Combination
-from shapeshift.generators.mixing.layout import Layout
+from shapeshift.generators.mixing.layout import TemplateLayout
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.wide_resnet import WideResNet
@@ -97,7 +97,9 @@ def test_the_first_two_layers_of_each_stage_keep_their_own_weights() -> None:
     for group in require_shared(model).plan.groups:
         numel = group.weights[0].numel
         assert group.layout.store_size == 2 * numel
-        assert all(draw.windows == [slice(0, numel), slice(numel, 2 * numel)] for draw in group.layout.draws)
+        assert all(
+            draw.template_slices == [slice(0, numel), slice(numel, 2 * numel)] for draw in group.layout.combinations
+        )
 
 
 class ByHand(nn.Module):
@@ -139,7 +141,7 @@ def test_weights_start_as_the_models_own_from_orthogonal_coefficients() -> None:
     model = wrn()
     before = {name: parameter.std(correction=0) for name, parameter in model.named_parameters()}
     soft_share(model, 3)
-    for group in require_shared(model).groups():
+    for group in require_shared(model).generators():
         matrix = group.coefficients.detach().view(len(group.weights), 3)
         assert_close(matrix.T @ matrix, torch.eye(3), "reordered")
         for index, weight in enumerate(group.weights):
@@ -147,8 +149,8 @@ def test_weights_start_as_the_models_own_from_orthogonal_coefficients() -> None:
             assert_close(generated.std(correction=0), before[weight.name], "starting deviation")
     _, without = shapeshift.parameter_groups(model, 0.1)
     spared = {id(parameter) for parameter in without["params"]}
-    assert all(id(group.coefficients) in spared for group in require_shared(model).groups())
-    assert all(id(piece) not in spared for group in require_shared(model).groups() for piece in group.store)
+    assert all(id(group.coefficients) in spared for group in require_shared(model).generators())
+    assert all(id(piece) not in spared for group in require_shared(model).generators() for piece in group.store)
 
 
 def test_the_seed_of_the_start_is_torchs_own() -> None:
@@ -228,7 +230,7 @@ def test_golden_shared_convolutions(case: Arrays) -> None:
     templates, *shape = case["templates"].shape
     numel = int(case["weight"].size)
     weight = Weight(("weight",), tuple(shape), 1.0, torch.float64, torch.device("cpu"))
-    layout = Layout(templates * numel, (Combination(0, templates, numel, templates * numel, 0),), 0)
+    layout = TemplateLayout(templates * numel, (Combination(0, templates, numel, templates * numel, 0),), 0)
     group = WeightedAverage([weight], layout, shapeshift.Config())
     alpha = torch.from_numpy(case["alpha"])
     with torch.no_grad():
@@ -307,7 +309,7 @@ def test_the_regulariser_is_the_mean_dissimilarity() -> None:
     loss.backward()
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert with_gradient == {f"shapeshift.{name}.coefficients" for name in members(model)}
-    assert all(group.coefficients.grad.abs().max() > 0 for group in require_shared(model).groups())
+    assert all(group.coefficients.grad.abs().max() > 0 for group in require_shared(model).generators())
 
 
 @pytest.mark.parametrize("templates", [2, None])
@@ -315,7 +317,7 @@ def test_the_regulariser_raises_every_similarity(templates: int | None) -> None:
     torch.manual_seed(0)
     model = soft_share(wrn(), templates)
     before = similarity(model)
-    optimizer = torch.optim.SGD([group.coefficients for group in require_shared(model).groups()], 0.5)
+    optimizer = torch.optim.SGD([group.coefficients for group in require_shared(model).generators()], 0.5)
     for _ in range(200):
         optimizer.zero_grad()
         regulariser(model, 1.0).backward()
@@ -358,7 +360,7 @@ def test_pictures_name_the_extra_that_they_need(tmp_path: Path, monkeypatch: pyt
 def alternate(model: nn.Module) -> None:
     """Let each block mix as the first one of its stage does, with other lengths and signs."""
     first = tuple(f"{stage.steps[0]}." for stage in find_stages(model))
-    for group in require_shared(model).groups():
+    for group in require_shared(model).generators():
         matrix = group.coefficients.data.view(len(group.weights), -1)
         period = sum(weight.name.startswith(first) for weight in group.weights)
         for layer in range(period, len(matrix)):
@@ -448,7 +450,7 @@ def test_layers_that_differ_by_a_factor_are_folded_without_a_change(name: str) -
 def generated(model: nn.Module, name: str) -> Tensor:
     group, index = next(
         (group, index)
-        for group in require_shared(model).groups()
+        for group in require_shared(model).generators()
         for index, weight in enumerate(group.weights)
         if weight.name == name
     )
@@ -650,10 +652,10 @@ def test_what_cannot_be_folded_is_refused_and_the_model_unchanged() -> None:
 def test_a_frozen_store_stays_frozen() -> None:
     model = soft_share(wrn(), 2)
     alternate(model)
-    for group in require_shared(model).groups():
+    for group in require_shared(model).generators():
         group.store.requires_grad_(False)
     fold(model, 0.999)
-    assert not any(piece.requires_grad for group in require_shared(model).groups() for piece in group.store)
+    assert not any(piece.requires_grad for group in require_shared(model).generators() for piece in group.store)
 
 
 def test_the_recurrent_form_survives_copies_and_compilation() -> None:
@@ -664,7 +666,7 @@ def test_the_recurrent_form_survives_copies_and_compilation() -> None:
     copied = copy.deepcopy(folding.module)
     for module in (copied, pickle.loads(pickle.dumps(folding.module)), torch.compile(folding.module, backend="eager")):
         assert_close(tensors(module(*x)), expected, "identical")
-    for group in require_shared(model).groups():
+    for group in require_shared(model).generators():
         group.store[0].data.zero_()
     assert_close(tensors(copied(*x)), expected, "identical")
 

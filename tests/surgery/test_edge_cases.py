@@ -104,7 +104,7 @@ class TestStartingDeviations:
     def test_numbers_that_several_weights_read_start_between_them(self) -> None:
         model = shapeshift.compress(self.far_apart(), 0.6, max_templates=1, seed=0)
         group = require_shared(model)["all"]
-        first, second = (slice(draw.offset, draw.offset + draw.span) for draw in group.layout.draws)
+        first, second = (slice(draw.offset, draw.offset + draw.span) for draw in group.layout.combinations)
         assert (first.start, second.stop) == (0, 3240)
         store = group.store[0].detach()
         for part, expected in (
@@ -195,7 +195,7 @@ class TestKindsOfTensors:
 
     def test_mixed_dtypes_never_share_a_store(self) -> None:
         model = shapeshift.compress(MixedDtypes(), 0.6, mapping="single")
-        for group in require_shared(model).groups():
+        for group in require_shared(model).generators():
             assert {weight.dtype for weight in group.weights} == {p.dtype for p in group.parameters()}
         assert {p.dtype for p in require_shared(model).parameters()} == {
             torch.float32,
@@ -224,7 +224,7 @@ class TestTwiceInTheTree:
         model, x = Repeated(), torch.randn(2, 8)
         shapeshift.compress(model, 0.9)
         assert model.first is model.again is model.last[1]
-        assert sum(len(group.weights) for group in require_shared(model).groups()) == 2
+        assert sum(len(group.weights) for group in require_shared(model).generators()) == 2
         expected = model(x)
         shapeshift.materialize(model)
         assert model.first is model.again is model.last[1]

@@ -70,12 +70,12 @@ def test_weights_of_a_pass_that_somebody_holds_keep_their_values() -> None:
 
 def test_the_passes_of_a_model_use_memory_again() -> None:
     model = shapeshift.compress(mlp(), 0.6)
-    (group,) = require_shared(model).groups()
+    (source,) = require_shared(model).sources
     places = []
     for _ in range(3):
-        group.begin()
-        places.append(group.read(0).data_ptr())
-        group.end()
+        source.begin()
+        places.append(source.read(0).data_ptr())
+        source.end()
         gc.collect()
     assert places[0] == places[1] == places[2]
 

@@ -359,7 +359,7 @@ class TestStateDict:
         parameters = list(model.named_parameters(remove_duplicate=False))
         ours = [(path, p) for path, p in parameters if path.startswith("shapeshift.")]
         assert len({id(parameter) for _, parameter in ours}) == len(ours)
-        assert len([path for path, _ in parameters if "store" in path]) == len(require_shared(model).groups())
+        assert len([path for path, _ in parameters if "store" in path]) == len(require_shared(model).generators())
         own = {path: tensor for path, tensor in model.state_dict().items() if path.startswith("shapeshift.")}
         save_file(own, tmp_path / "own.safetensors")
         assert_close(load_file(tmp_path / "own.safetensors"), own, "identical")
@@ -569,7 +569,7 @@ class TestMetaDevice:
                 if not path.startswith("shapeshift."):
                     parameter.fill_(0.5)
         model.shapeshift.reset_parameters()
-        for group in require_shared(model).groups():
+        for group in require_shared(model).generators():
             for weight, value in zip(group.weights, group.generate(range(len(group.weights))), strict=True):
                 assert_close(value.std(correction=0).item(), weight.std, "starting deviation")
         output = model(*MODELS[name].inputs())

@@ -1,4 +1,4 @@
-"""What weights are mixed from: templates in a store, and where in a weight the mixed numbers go."""
+"""How a weight is assembled: rectangles of it, each filled with a combination of templates."""
 
 from __future__ import annotations
 
@@ -17,102 +17,102 @@ from shapeshift.generators.mixing.nesting import Block, Level, Shape
 
 
 class Patch(NamedTuple):
-    """A rectangle of a weight.
+    """A rectangle of a weight that is filled with one combination of templates, or with a part of one.
 
     Attributes:
-        draw: what its numbers are mixed from.
-        begin: where in the vector of the draw they begin.
-        block: where they go in a weight that has room for all of them, row by row.
-        seen: where in this weight.
-        kernel: how many numbers there are at each row and column.
+        combination: the combination.
+        first: the first entry of the combination that goes into the patch.
+        block: the rectangle, in a weight that is large enough for all of it. Entries fill it row by row.
+        visible: the part of the rectangle that lies in this weight.
+        kernel: the number of entries at each row and column.
     """
 
-    draw: Combination
-    begin: int
+    combination: Combination
+    first: int
     block: Block
-    seen: Block
+    visible: Block
     kernel: int
 
     @property
     def size(self) -> int:
-        """How many numbers the part has, those for which there is no room included."""
+        """The number of entries of the whole rectangle."""
         return self.block.area * self.kernel
 
     @property
     def is_whole(self) -> bool:
-        """Whether the weight has room for all of it."""
-        return self.seen == self.block
+        """Whether all of the rectangle lies in the weight."""
+        return self.visible == self.block
 
-    def find(self, grid: Tensor) -> Tensor:
-        """View the part in a weight of shape (rows, columns, kernel)."""
-        return grid[self.seen.top : self.seen.bottom, self.seen.left : self.seen.right]
+    def view_in(self, grid: Tensor) -> Tensor:
+        """View the patch in a weight of shape (rows, columns, kernel)."""
+        return grid[self.visible.top : self.visible.bottom, self.visible.left : self.visible.right]
 
-    def show(self, vector: Tensor) -> Tensor:
-        """View what the weight has of the part's numbers, given as a vector."""
+    def crop(self, vector: Tensor) -> Tensor:
+        """View the visible entries of the rectangle, given all of them as a vector."""
         whole = vector.view(self.block.rows, self.block.columns, self.kernel)
-        return whole if self.is_whole else whole[: self.seen.rows, : self.seen.columns]
+        return whole if self.is_whole else whole[: self.visible.rows, : self.visible.columns]
 
-    def take(self, grid: Tensor) -> Tensor:
-        """Return the part's numbers in a weight as a vector, with zeros for those for which there is no room."""
-        found = self.find(grid)
+    def gather(self, grid: Tensor) -> Tensor:
+        """Return the entries of the rectangle in a weight as a vector, with zeros outside of the weight."""
+        found = self.view_in(grid)
         if not self.is_whole:
-            lacking = self.block.columns - self.seen.columns, self.block.rows - self.seen.rows
+            lacking = self.block.columns - self.visible.columns, self.block.rows - self.visible.rows
             found = F.pad(found, (0, 0, 0, lacking[0], 0, lacking[1]))
         return found.reshape(-1)
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """How one weight is mixed.
+    """A weight as patches.
 
     Attributes:
-        rows: of the weight.
-        columns: of the weight.
-        kernel: how many numbers there are at each row and column.
-        parts: rectangles that do not overlap, and leave nothing out.
+        rows: the number of rows of the weight.
+        columns: the number of columns of the weight.
+        kernel: the number of entries at each row and column.
+        patches: rectangles that do not overlap and that cover the weight.
     """
 
     rows: int
     columns: int
     kernel: int
-    parts: tuple[Patch, ...]
+    patches: tuple[Patch, ...]
 
     @classmethod
-    def of(cls, draw: Combination) -> Assembly:
-        """Return the mixture of a single vector."""
-        row = Block(0, 1, 0, draw.size)
-        return cls(1, draw.size, 1, (Patch(draw, 0, row, row, 1),))
+    def of(cls, combination: Combination) -> Assembly:
+        """Return the assembly of a weight that is one combination."""
+        row = Block(0, 1, 0, combination.size)
+        return cls(1, combination.size, 1, (Patch(combination, 0, row, row, 1),))
 
     @classmethod
-    def nested(cls, levels: Sequence[Level], draws: Sequence[Combination], shape: Shape) -> Assembly:
-        """Return the mixture of a weight of ``shape`` that reads levels, each by a draw of its own."""
+    def nested(cls, levels: Sequence[Level], combinations: Sequence[Combination], shape: Shape) -> Assembly:
+        """Return the assembly of a weight of ``shape`` that reads several levels, each by a combination of its own."""
         kernel = math.prod(shape[2:])
-        parts = []
-        for level, draw in zip(levels, draws, strict=True):
-            begin = 0
+        patches = []
+        for level, combination in zip(levels, combinations, strict=True):
+            first = 0
             for block, size in zip(level.blocks, level.sizes, strict=True):
-                seen = block.crop(shape)
-                if seen.area:
-                    parts.append(Patch(draw, begin, block, seen, kernel))
-                begin += size
-        return cls(shape[0], shape[1], kernel, tuple(parts))
+                visible = block.crop(shape)
+                if visible.area:
+                    patches.append(Patch(combination, first, block, visible, kernel))
+                first += size
+        return cls(shape[0], shape[1], kernel, tuple(patches))
 
     @property
     def numel(self) -> int:
         return self.rows * self.columns * self.kernel
 
     def grid(self, vector: Tensor) -> Tensor:
-        """View the weight's numbers, given as a vector, in rows and columns."""
+        """View the weight's entries, given as a vector, in rows and columns."""
         return vector.view(self.rows, self.columns, self.kernel)
 
     def join(self, vectors: Sequence[Tensor]) -> Tensor:
-        """Put the weight together from the vectors of its parts, by differentiable operations only."""
-        if len(self.parts) == 1 and self.parts[0].is_whole:
+        """Assemble the weight from the vectors of its patches, by differentiable operations only."""
+        if len(self.patches) == 1 and self.patches[0].is_whole:
             return vectors[0]
-        padded = map(self._padded, self.parts, vectors)
+        padded = map(self._padded, self.patches, vectors)
         return functools.reduce(operator.add, padded).flatten()
 
-    def _padded(self, part: Patch, vector: Tensor) -> Tensor:
-        seen = part.seen
-        margins = (seen.left, self.columns - seen.right, seen.top, self.rows - seen.bottom)
-        return F.pad(part.show(vector), (0, 0, *margins))
+    def _padded(self, patch: Patch, vector: Tensor) -> Tensor:
+        visible = patch.visible
+        margins = (visible.left, self.columns - visible.right, visible.top, self.rows - visible.bottom)
+        return F.pad(patch.crop(vector), (0, 0, *margins))

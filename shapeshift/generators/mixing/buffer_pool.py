@@ -1,4 +1,4 @@
-"""Memory for generated weights that the next forward pass writes to again."""
+"""Memory for generated weights that one forward pass after another writes to."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LARGEST_LEARNED = 2**25 - 2**14
 
 
 class BufferPool:
-    """Hand out memory for the weights of one pass, the same again once nothing refers to it any more.
+    """A pool of buffers for the weights of one forward pass; a buffer is reused once nothing refers to it.
 
-    The weights of a pass are as large as the model and die with its graph. On a CPU, memory of that size comes fresh
-    from the system each time, and touching it for the first time takes longer than computing what is written to it.
-    Here one block is kept. The tensors of a pass hold on to it through the buffer that they are made from; when the
-    last of them is gone, whoever held it, the block can be handed out again. While it is in use, others get blocks of
-    their own.
+    The weights of a pass are as large as the model and die with its graph. On a CPU, memory of that size comes from
+    the system each time, and touching it for the first time takes longer than computing the weights: without the pool,
+    every step pays for that. The pool keeps one block. The tensors of a pass hold it through the buffer that they are
+    made from; when the last of them is gone, the block is free again. A pass that starts earlier gets a block of its
+    own.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class BufferPool:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Teach the allocator to keep freed memory, once: gradients of the weights come and go within one backward pass."""
+    """Make glibc keep freed memory, by freeing a large block once: the backward pass allocates and frees gradients."""
     torch.empty(_LARGEST_LEARNED, dtype=torch.uint8)
 
 

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Equally long slices of a store, evenly spaced.
+
+    Attributes:
+        offset: the first entry of the first template.
+        count: the number of templates.
+        size: the number of entries in a template.
+        span: the number of entries from the first of the first template to the last of the last one; where it is less
+            than ``count * size``, the templates overlap.
+    """
+
+    offset: int
+    count: int
+    size: int
+    span: int
+
 
 @dataclass(frozen=True)
 class Combination:
-    """Which numbers of a store one vector is mixed from.
+    """A vector as a linear combination of templates.
 
     Attributes:
-        offset: where the first template begins.
-        count: how many templates are mixed.
-        size: how many numbers a template has.
-        span: how many numbers lie between the begin of the first and the end of the last; where that is less than
-            ``count * size``, the templates overlap evenly.
-        start: where the vector's coefficients begin among those of its group.
+        offset: as in :class:`Templates`.
+        count: as in :class:`Templates`.
+        size: as in :class:`Templates`.
+        span: as in :class:`Templates`.
+        start: the position of the vector's first coefficient among those of its group.
+
+    Raises:
+        ValueError: if no such templates exist.
     """
 
     offset: int
@@ -26,28 +49,42 @@ class Combination:
 
     def __post_init__(self) -> None:
         if min(self.offset, self.start) < 0 or not 1 <= self.size <= self.span <= self.count * self.size:
-            raise ValueError(f"templates that cannot be: {self}")
+            raise ValueError(f"no such templates exist: {self}")
         if self.count > self.span:
-            raise ValueError(f"more templates than they have numbers: {self}")
+            raise ValueError(f"there are more templates than entries: {self}")
 
     @property
-    def windows(self) -> list[slice]:
-        """The templates, as slices of the store."""
+    def templates(self) -> Templates:
+        """The templates; equal for combinations that differ in their coefficients only."""
+        return Templates(self.offset, self.count, self.size, self.span)
+
+    @property
+    def template_slices(self) -> list[slice]:
+        """Each template as a slice of the store."""
         slack, steps = self.span - self.size, max(1, self.count - 1)
-        begins = [self.offset + k * slack // steps for k in range(self.count)]
-        return [slice(begin, begin + self.size) for begin in begins]
+        firsts = [self.offset + k * slack // steps for k in range(self.count)]
+        return [slice(first, first + self.size) for first in firsts]
 
     @property
-    def templates(self) -> tuple[int, int, int, int]:
-        """What is equal for draws of the same templates, whatever their coefficients."""
-        return self.offset, self.count, self.size, self.span
-
-    @property
-    def extent(self) -> slice:
-        """All of the templates together, as one slice of the store."""
+    def store_slice(self) -> slice:
+        """The slice of the store that holds all of the templates."""
         return slice(self.offset, self.offset + self.span)
 
     @property
     def row(self) -> slice:
-        """The vector's coefficients, as a slice of its group's."""
+        """The slice of the group's coefficients that are the vector's."""
         return slice(self.start, self.start + self.count)
+
+
+def scaled(coefficients: Tensor, gains: Tensor) -> Tensor:
+    """Multiply coefficients by gains.
+
+    Args:
+        coefficients: The learned coefficients, of shape (C,).
+        gains: The gains of all templates, of shape (G,) with G >= C. Those after the first C belong to combinations of
+            a single template, which have no coefficient: it counts as 1.
+
+    Returns:
+        The factor of each template, of shape (G,).
+    """
+    return gains * torch.cat([coefficients, coefficients.new_ones(len(gains) - len(coefficients))])

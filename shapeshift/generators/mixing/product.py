@@ -12,64 +12,64 @@ from torch import Tensor
 
 from shapeshift.generators.mixing.assembly import Assembly, Patch
 from shapeshift.generators.mixing.buffer_pool import BufferPool
-from shapeshift.generators.mixing.combinations import Combination
+from shapeshift.generators.mixing.combinations import Combination, Templates
 from shapeshift.running.modes import is_eager
 
 
 def mix(
-    store: Sequence[Tensor], coefficients: Tensor, mixtures: Sequence[Assembly], memory: BufferPool | None = None
+    store: Sequence[Tensor], coefficients: Tensor, assemblies: Sequence[Assembly], buffers: BufferPool | None = None
 ) -> Sequence[Tensor]:
-    """Mix templates into weights: ``sum_k coefficients[k] * template_k`` in each part of them.
+    """Mix templates into weights: ``sum_k coefficients[k] * template_k`` in each patch.
 
     Args:
-        store: the store's pieces in order, numbers of shape (n, 1) each.
-        coefficients: numbers of shape (C,).
-        mixtures: where the templates and the coefficients of each weight lie.
-        memory: where to write them; fresh memory if None, or where a compiler decides.
+        store: The store's pieces in order, each of shape (n, 1).
+        coefficients: The factor of each template of each combination, of shape (C,).
+        assemblies: How each weight is assembled.
+        buffers: The memory that the weights are written to; None for fresh memory. A compiler decides for itself.
 
     Returns:
-        One vector of shape (mixture.numel,) per weight.
+        One vector of shape (assembly.numel,) per weight.
     """
     if not is_eager():  # compilers fuse plain operations better than we could
-        return mix_plain(store, coefficients, mixtures)
+        return mix_plain(store, coefficients, assemblies)
     with torch.no_grad():
         flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
         sizes = tuple(map(len, flat))
-        vectors = (memory or BufferPool()).empty([mixture.numel for mixture in mixtures], flat[0])
+        vectors = (buffers or BufferPool()).empty([assembly.numel for assembly in assemblies], flat[0])
     node: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
     # In a list, since a function that returns a tensor it was given makes a view of it.
     return [
-        _Mix.apply(node, mixture, flat, sizes, scales, [vector])  # type: ignore[no-untyped-call]
-        for mixture, vector in zip(mixtures, vectors, strict=True)
+        _Mix.apply(node, assembly, flat, sizes, scales, [vector])  # type: ignore[no-untyped-call]
+        for assembly, vector in zip(assemblies, vectors, strict=True)
     ]
 
 
-def mix_plain(store: Sequence[Tensor], coefficients: Tensor, mixtures: Sequence[Assembly]) -> list[Tensor]:
+def mix_plain(store: Sequence[Tensor], coefficients: Tensor, assemblies: Sequence[Assembly]) -> list[Tensor]:
     """Mix with differentiable tensor operations only."""
-    vectors = iter(_mix_parts(store, coefficients, [part for mixture in mixtures for part in mixture.parts]))
-    return [mixture.join([next(vectors) for _ in mixture.parts]) for mixture in mixtures]
+    vectors = iter(_combine(store, coefficients, [patch for assembly in assemblies for patch in assembly.patches]))
+    return [assembly.join([next(vectors) for _ in assembly.patches]) for assembly in assemblies]
 
 
-def _mix_parts(store: Sequence[Tensor], coefficients: Tensor, parts: Sequence[Patch]) -> list[Tensor]:
-    """Return the vector of each part, by one product for all that are mixed from the same templates."""
+def _combine(store: Sequence[Tensor], coefficients: Tensor, patches: Sequence[Patch]) -> list[Tensor]:
+    """Return the vector of each patch, by one product for all combinations of the same templates."""
     flat = torch.cat([piece.view(-1) for piece in store]) if len(store) > 1 else store[0].view(-1)
-    products: dict[tuple[int, int, int, int], list[Combination]] = {}
-    for draw in dict.fromkeys(part.draw for part in parts):
-        products.setdefault(draw.templates, []).append(draw)
+    products: dict[Templates, list[Combination]] = {}
+    for combination in dict.fromkeys(patch.combination for patch in patches):
+        products.setdefault(combination.templates, []).append(combination)
     mixed: dict[Combination, Tensor] = {}
-    for draws in products.values():
-        first = draws[0]
+    for combinations in products.values():
+        first = combinations[0]
         if first.span == first.count * first.size:
-            templates = flat[first.extent].view(first.count, first.size)
+            templates = flat[first.store_slice].view(first.count, first.size)
         else:
-            templates = torch.stack([flat[window] for window in first.windows])
-        rows = torch.stack([coefficients[draw.row] for draw in draws])
-        mixed |= zip(draws, (rows @ templates).unbind(), strict=True)
-    return [mixed[part.draw][part.begin : part.begin + part.size] for part in parts]
+            templates = torch.stack([flat[template] for template in first.template_slices])
+        rows = torch.stack([coefficients[combination.row] for combination in combinations])
+        mixed |= zip(combinations, (rows @ templates).unbind(), strict=True)
+    return [mixed[patch.combination][patch.first : patch.first + patch.size] for patch in patches]
 
 
 class _Chunk(NamedTuple):
-    """What one piece of the store has of a part's numbers in one template."""
+    """The entries of a patch that one piece of the store holds, for one template."""
 
     template: int
     piece: int
@@ -78,33 +78,33 @@ class _Chunk(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2**16)
-def _segments(part: Patch, sizes: tuple[int, ...]) -> tuple[_Chunk, ...]:
-    """Cut the templates of a part where the store's pieces, of the given sizes, meet."""
-    segments = []
+def _chunks(patch: Patch, sizes: tuple[int, ...]) -> tuple[_Chunk, ...]:
+    """Cut the templates of a patch where the store's pieces, of the given sizes, meet."""
+    chunks = []
     ends = list(itertools.accumulate(sizes))
-    for template, window in enumerate(part.draw.windows):
-        begin = window.start + part.begin
+    for template, entries in enumerate(patch.combination.template_slices):
+        begin = entries.start + patch.first
         for piece, (end, size) in enumerate(zip(ends, sizes, strict=True)):
-            low, high = max(begin, end - size), min(begin + part.size, end)
+            low, high = max(begin, end - size), min(begin + patch.size, end)
             if low < high:
                 source = slice(low - (end - size), high - (end - size))
-                segments.append(_Chunk(template, piece, source, slice(low - begin, high - begin)))
-    return tuple(segments)
+                chunks.append(_Chunk(template, piece, source, slice(low - begin, high - begin)))
+    return tuple(chunks)
 
 
 def _runs(
-    part: Patch, place: Tensor, flat: Sequence[Tensor], sizes: tuple[int, ...]
+    patch: Patch, place: Tensor, flat: Sequence[Tensor], sizes: tuple[int, ...]
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield what is read of each template, with where in the weight it goes: in one run, or row by row."""
-    segments = _segments(part, sizes)
-    if part.is_whole and place.is_contiguous():
+    """Yield the entries of each template and the place in the weight that they go to: in one run, or row by row."""
+    chunks = _chunks(patch, sizes)
+    if patch.is_whole and place.is_contiguous():
         vector = place.view(-1)
-        for template, piece, source, target in segments:
+        for template, piece, source, target in chunks:
             yield template, flat[piece][source], vector[target]
         return
-    for template, cut in itertools.groupby(segments, key=lambda segment: segment.template):
+    for template, cut in itertools.groupby(chunks, key=lambda chunk: chunk.template):
         found = [flat[piece][source] for _, piece, source, _ in cut]
-        yield template, part.show(torch.cat(found) if len(found) > 1 else found[0]), place
+        yield template, patch.crop(torch.cat(found) if len(found) > 1 else found[0]), place
 
 
 class _Store(torch.autograd.Function):
@@ -140,27 +140,27 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(
         store: Tensor,
-        mixture: Assembly,
+        assembly: Assembly,
         flat: Sequence[Tensor],
         sizes: tuple[int, ...],
         scales: Sequence[float | Tensor],
         out: list[Tensor],
     ) -> Tensor:
         (weight,) = out
-        grid = mixture.grid(weight)
-        for part in mixture.parts:
-            for template, numbers, place in _runs(part, part.find(grid), flat, sizes):
-                scale = scales[part.draw.start + template]
+        grid = assembly.grid(weight)
+        for patch in assembly.patches:
+            for template, entries, place in _runs(patch, patch.view_in(grid), flat, sizes):
+                scale = scales[patch.combination.start + template]
                 if template == 0:
-                    torch.mul(numbers, scale, out=place)
+                    torch.mul(entries, scale, out=place)
                 else:
-                    _add_scaled(place, numbers, scale)
+                    _add_scaled(place, entries, scale)
         return weight
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.set_materialize_grads(False)
-        ctx.store, ctx.mixture = inputs[0].grad_fn, inputs[1]
+        ctx.store, ctx.assembly = inputs[0].grad_fn, inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[None, ...]:
@@ -169,9 +169,9 @@ class _Mix(torch.autograd.Function):
             task = torch._C._current_graph_task_id()
             if ctx.store.sums is None or ctx.store.sums.task != task:
                 ctx.store.sums = _Sums(task, ctx.store.saved_tensors, ctx.store.needs_input_grad)
-            grid = ctx.mixture.grid(grad)
-            for part in ctx.mixture.parts:
-                ctx.store.sums.add(part, part.take(grid))
+            grid = ctx.assembly.grid(grad)
+            for patch in ctx.assembly.patches:
+                ctx.store.sums.add(patch, patch.gather(grid))
         return (None,) * 6
 
 
@@ -189,12 +189,12 @@ class _Sums:
         self.sizes = tuple(map(len, self.flat))
         self.store_grads: list[Tensor | None] = [None] * len(self.flat)
 
-    def add(self, part: Patch, grad: Tensor) -> None:
+    def add(self, patch: Patch, grad: Tensor) -> None:
         if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
-            self.later.append((part, grad))
+            self.later.append((patch, grad))
             return
-        for template, piece, source, target in _segments(part, self.sizes):
-            position = part.draw.start + template
+        for template, piece, source, target in _chunks(patch, self.sizes):
+            position = patch.combination.start + template
             if self.needed[piece + 1]:
                 self._add_to_piece(piece, source, grad[target], self.scales[position])
             if self.needed[0]:
@@ -226,7 +226,7 @@ class _Sums:
     def _differentiable(self) -> tuple[Tensor | None, ...]:
         coefficients, *store = self.tensors
         with torch.enable_grad():
-            vectors = _mix_parts(store, coefficients, [part for part, _ in self.later])
+            vectors = _combine(store, coefficients, [patch for patch, _ in self.later])
             inputs = [tensor for tensor in self.tensors if tensor.requires_grad]
             outputs = [grad for _, grad in self.later]
             grads = iter(torch.autograd.grad(vectors, inputs, outputs, create_graph=True, allow_unused=True))

@@ -1,0 +1,136 @@
+"""The state of a compressed or pruned model at one moment, as a checkpoint stores it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from shapeshift.errors import ModelError
+from shapeshift.prune.record import find_pruned, record_of
+from shapeshift.running.modes import is_sharded
+from shapeshift.surgery.attached import is_attached, is_generated, original_class
+from shapeshift.surgery.roots import find_root, require_root, require_shared
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A compressed or pruned model at one moment.
+
+    ``shapeshift.save``, ``save_pretrained`` and Lightning's callback take their content from it.
+
+    Attributes:
+        root: the root of the compressed model, or the pruned one.
+        tensors: the tensors that a checkpoint stores, by name.
+        description: all that gives them meaning, as a dict that JSON can hold: the plan, the record of pruning, and
+            which names are aliases of others, frozen or not persistent.
+    """
+
+    root: nn.Module
+    tensors: Mapping[str, Tensor]
+    description: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Snapshot:
+        """Take the snapshot of the compressed or pruned model in a module.
+
+        Raises:
+            ModelError: if there is none or several, a module keeps extra state that is not a tensor, or a layer was
+                replaced since the model was compressed.
+        """
+        root = find_saved_root(model)
+        root = require_root(model) if root is None else root
+        if is_attached(root):
+            _check_plan(root)
+        tensors, aliases = stored_tensors(root)
+        parameters = root.named_parameters(remove_duplicate=False)
+        persistent = root.state_dict(keep_vars=True)
+        description = {
+            "architecture": original_class(root).__name__,
+            "plan": require_shared(root).to_dict() if is_attached(root) else None,
+            "aliases": aliases,
+            "frozen": sorted(name for name, parameter in parameters if not parameter.requires_grad),
+            "non_persistent": sorted(name for name in {**tensors, **aliases} if name not in persistent),
+        }
+        record = record_of(root)
+        if record is not None:
+            description["pruning"] = record.to_dict()
+        return cls(root, tensors, description)
+
+
+def find_saved_root(model: nn.Module) -> nn.Module | None:
+    """Return the compressed or pruned model in a module, which a checkpoint describes; None without one.
+
+    Raises:
+        ModelError: if the module holds several compressed models.
+    """
+    root = find_root(model)
+    return find_pruned(model) if root is None else root  # no `or`: a module with a length of 0 counts as false
+
+
+def stored_tensors(root: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """List the tensors that a checkpoint stores.
+
+    Args:
+        root: The root of a compressed model, or a pruned one.
+
+    Returns:
+        The tensors by name, and for each further name of a tensor the name that it is stored under.
+
+    Raises:
+        ModelError: if a module keeps extra state that is not a tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first_names: dict[Any, str] = {}
+    # Buffers that a state dict leaves out are stored as well: a model on the meta device has no values for them.
+    buffers = dict(root.named_buffers(remove_duplicate=False))
+    for name, tensor in {**buffers, **root.state_dict(keep_vars=True)}.items():
+        if not isinstance(tensor, Tensor):
+            raise ModelError(f"{name} is state of type {type(tensor).__name__}, which a checkpoint cannot hold")
+        first = first_names.setdefault(_storage_key(tensor), name)
+        if first == name:
+            tensors[name] = tensor
+        else:
+            aliases[name] = first
+    return tensors, aliases
+
+
+def check_wrapper(model: nn.Module, root: nn.Module) -> None:
+    """Refuse a model of which only a part is compressed: a checkpoint holds that part alone.
+
+    Raises:
+        ModelError: if so.
+    """
+    inside = {id(tensor) for tensor in _tensors(root)}
+    if any(id(tensor) not in inside for tensor in _tensors(model)):
+        path = next(path for path, module in model.named_modules() if module is root)
+        raise ModelError(
+            f"only {path} ({original_class(root).__name__}) is compressed, and {type(model).__name__} holds more than "
+            f"that. Save and load model.{path} by itself, and the rest with torch.save(...)"
+        )
+
+
+def _check_plan(root: nn.Module) -> None:
+    """Refuse a model that lacks a weight which its plan generates: no freshly built model would fit its checkpoint."""
+    names = (name for weight in require_shared(root).plan.weights for name in weight.names)
+    lost = [name for name in names if not is_generated(root, name)]
+    if lost:
+        raise ModelError(
+            f"{lost[0]} was generated when the model was compressed and is not any more: the layer was replaced. "
+            "Replace layers before shapeshift.compress(model, ...), or after shapeshift.materialize(model)"
+        )
+
+
+def _tensors(module: nn.Module) -> Iterable[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _storage_key(tensor: Tensor) -> Any:
+    """Return a key that tensors of one storage share; the object's id where there is no storage."""
+    if tensor.numel() == 0 or tensor.is_meta or is_sharded(tensor):
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
