@@ -1,4 +1,4 @@
-"""What a user chooses about sharing: one frozen, validated dataclass that survives JSON."""
+"""The configuration: one frozen, validated dataclass that JSON can hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any
 from shapeshift.errors import ConfigError
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS, Assignment
+from shapeshift.names import did_you_mean
 from shapeshift.upsamplers import UPSAMPLERS
+
+# The values of each option that has few, and the least of each integer with whether it may be None.
+_CHOICES = {"coefficients": ("geometric", "orthogonal"), "init": ("random", "fit")}
+_INTEGERS = {"max_templates": (1, True), "num_groups": (1, False), "embedding_size": (1, False), "seed": (0, True)}
 
 
 @dataclass(frozen=True)
@@ -19,29 +24,37 @@ class Config:
     """How a model's weights are generated from shared parameters.
 
     Args:
-        mapping: which weights share a store: a name in ``shapeshift.mappings.MAPPINGS``; a dict from layers (names
+        mapping: Which weights share a store. A name in ``shapeshift.mappings.MAPPINGS``; a dict from layers (names
             or shell patterns) to groups, such as :func:`shapeshift.learn_mapping` returns; a list of one group per
             weight; or a function from a weight's dotted name to its group.
-        combine: how a weight is made of templates where the store has room for them (parameter downsampling):
-            a name in ``shapeshift.generators.GENERATORS``.
-        upsample: how a weight larger than its store is stretched from it (parameter upsampling): a name in
+        combine: How a weight is made of templates where the store has room for them (parameter downsampling). A name
+            in ``shapeshift.generators.GENERATORS``.
+        upsample: How a weight larger than its store is stretched from it (parameter upsampling). A name in
             ``shapeshift.upsamplers.UPSAMPLERS``.
-        max_templates: the most templates that one weight mixes. None chooses by the budget: twice the ratio of budget
-            to size, rounded, so that each template serves two weights on average; at least one, or four for a fit, and
-            up to 16.
-        num_groups: how many groups ``mapping="random"`` makes.
-        embedding_size: the length of a layer's embedding with ``combine="emb"``.
-        include: names or shell patterns of parameters or modules; when given, nothing else is generated.
-        exclude: names or shell patterns of parameters or modules that keep their own weights.
-        seed: seeds the stores' starting values. None draws from torch's global generator, as layers do.
-        coefficients: how the coefficients of ``combine="wavg"`` start: ``"geometric"`` halve from template to
-            template, in random order and with random signs; ``"orthogonal"`` form a matrix of layers by templates with
-            orthonormal columns, in which layers learn faster how much they share.
-        init: what the shared parameters start as: ``"random"`` draws them, so that each weight has the deviation it
-            had; ``"fit"`` fits them to the values that the model's weights have, which is meant for trained models.
+        max_templates: The most templates that one weight combines. None chooses by the budget: twice the ratio of
+            budget to size, rounded, so that each template serves two weights on average; at least one, or four for a
+            fit, and up to 16.
+        num_groups: The number of groups that ``mapping="random"`` makes.
+        embedding_size: The length of a layer's embedding with ``combine="emb"``.
+        include: Names or shell patterns of parameters or modules. When given, nothing else is generated.
+        exclude: Names or shell patterns of parameters or modules that keep their own weights.
+        seed: The seed of the stores' starting values. None draws from torch's global generator, as layers do.
+        coefficients: How the coefficients of ``combine="wavg"`` start. ``"geometric"`` ones halve from template to
+            template, in random order and with random signs. ``"orthogonal"`` ones form a matrix of layers by templates
+            with orthonormal columns, in which layers learn faster how much they share.
+        init: How the shared parameters start. ``"random"`` draws them, so that each weight has the deviation that it
+            had. ``"fit"`` fits them to the values of the model's weights, which is meant for trained models.
 
     Raises:
         ConfigError: if a value is of the wrong type or range, or a name is unknown.
+
+    Example:
+        >>> import shapeshift
+        >>> config = shapeshift.Config(mapping="shape", exclude=["head"])
+        >>> config.combine
+        'wavg'
+        >>> shapeshift.Config.from_dict(config.to_dict()) == config
+        True
     """
 
     mapping: str | Mapping[str, str] | Sequence[str] | Callable[[str], str] = "single"
@@ -57,14 +70,22 @@ class Config:
     init: str = "random"
 
     def __post_init__(self) -> None:
+        self._check_patterns()
+        self._check_mapping()
+        self._check_names()
+        self._check_integers()
+
+    def _check_patterns(self) -> None:
         for field in ("include", "exclude"):
             value = getattr(self, field)
             names = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
             if isinstance(value, str) or not all(isinstance(name, str) for name in names):
                 raise ConfigError(f"{field} must be a sequence of names or patterns, not {value!r}")
             object.__setattr__(self, field, names)
+
+    def _check_mapping(self) -> None:
         if isinstance(self.mapping, str):
-            MAPPINGS[self.mapping]
+            MAPPINGS[self.mapping]  # raises where the name is unknown
         elif isinstance(self.mapping, Mapping):
             if not isinstance(self.mapping, Assignment):
                 object.__setattr__(self, "mapping", Assignment(self.mapping))
@@ -73,23 +94,22 @@ class Config:
             object.__setattr__(self, "mapping", tuple(labels))
         elif not callable(self.mapping):
             raise ConfigError(f"mapping must be a name, a dict, a list or a function, not {self.mapping!r}")
+
+    def _check_names(self) -> None:
         for field, registry in (("combine", GENERATORS), ("upsample", UPSAMPLERS)):
-            registry[getattr(self, field)]
-        if self.coefficients not in ("geometric", "orthogonal"):
-            raise ConfigError(f'coefficients must be "geometric" or "orthogonal", not {self.coefficients!r}')
-        if self.init not in ("random", "fit"):
-            raise ConfigError(f'init must be "random" or "fit", not {self.init!r}')
+            registry[getattr(self, field)]  # raises where the name is unknown
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                named = " or ".join(f'"{choice}"' for choice in choices)
+                raise ConfigError(f"{field} must be {named}, not {getattr(self, field)!r}")
         if self.init == "fit" and not GENERATORS[self.combine].fits:
             able = ", ".join(repr(name) for name in GENERATORS if GENERATORS[name].fits)
             raise ConfigError(
                 f"combine: {self.combine!r} cannot be fitted to the weights of a model; with init='fit' choose {able}"
             )
-        for field, least, optional in (
-            ("max_templates", 1, True),
-            ("num_groups", 1, False),
-            ("embedding_size", 1, False),
-            ("seed", 0, True),
-        ):
+
+    def _check_integers(self) -> None:
+        for field, (least, optional) in _INTEGERS.items():
             value = getattr(self, field)
             if value is None and optional:
                 continue
@@ -107,9 +127,9 @@ class Config:
         """
         if not isinstance(config, cls | None):
             raise ConfigError(f"config must be a shapeshift.Config, not {config!r}")
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := ", ".join(sorted(set(options) - known)):
-            raise ConfigError(f"unknown option {unknown}; the options are {', '.join(sorted(known))}")
+        known = sorted(field.name for field in dataclasses.fields(cls))
+        for name in sorted(set(options) - set(known)):
+            raise ConfigError(f"unknown option {name}{did_you_mean(name, known)}; the options are {', '.join(known)}")
         return dataclasses.replace(config or cls(), **options)
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,7 +139,7 @@ class Config:
             ConfigError: if the mapping is a function; the config of a plan has it spelled out.
         """
         if callable(self.mapping):
-            raise ConfigError("a mapping that is a function cannot be written down; model.shapeshift.plan.config can")
+            raise ConfigError("a mapping that is a function cannot be saved; model.shapeshift.plan.config can")
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         return {**fields, "mapping": dict(self.mapping)} if isinstance(self.mapping, Assignment) else fields
 

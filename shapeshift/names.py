@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A table from a name to one implementation of a kind.
+    """A table of the implementations of one kind, by name.
 
     Args:
-        kind: what the entries are, as error messages call it ("mapping", "upsampler").
+        kind: The kind as error messages call it ("mapping", "upsampler").
     """
 
     def __init__(self, kind: str) -> None:
@@ -25,7 +25,11 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files its target under ``name``; a name can be taken once."""
+        """Return a decorator that registers its target as ``name``.
+
+        Raises:
+            ConfigError: if the name is taken.
+        """
 
         def add(entry: T) -> T:
             if name in self._entries:
@@ -37,7 +41,8 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if not isinstance(name, str) or name not in self._entries:
-            raise ConfigError(f"unknown {self.kind} {name!r}; choose one of: {', '.join(self)}")
+            hint = did_you_mean(str(name), list(self))
+            raise ConfigError(f"unknown {self.kind} {name!r}{hint}; choose one of: {', '.join(self)}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -50,16 +55,16 @@ class Registry(Generic[T]):
 def match_names(
     pattern: str, names: Sequence[str], field: str, what: str = "parameter or module of the model"
 ) -> set[str]:
-    """Find the parameters that a parameter name, a module name or a shell pattern over either stands for.
+    """Find the parameters that a name of a parameter or module, or a shell pattern over either, matches.
 
     Args:
-        pattern: what the user wrote; it is a pattern if nothing has that name.
-        names: the dotted paths of all parameters that it may stand for.
-        field: where it was written, for the error.
-        what: what it may stand for, for the error.
+        pattern: The name or pattern. It is read as a pattern if nothing has that name.
+        names: The dotted paths of all parameters that it can match.
+        field: The option that it was given for, named in the error.
+        what: The things that it can match, named in the error.
 
     Raises:
-        ConfigError: if there is none; it names what comes close.
+        ConfigError: if nothing matches; the error lists similar names.
     """
     prefixes = {name: set(itertools.accumulate(name.split("."), "{}.{}".format)) for name in names}
     found = {name for name in names if pattern in prefixes[name]}
@@ -72,6 +77,6 @@ def match_names(
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return the end of an error about an unknown name, with what comes close; empty where nothing does."""
+    """Return a hint for an error about an unknown name, with similar names; empty if there are none."""
     close = difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
