@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shapeshift.errors import CheckpointError, ShapeshiftError
 from shapeshift.plan import Plan
-from shapeshift.prune.record import Pruning
+from shapeshift.prune.record import PruningRecord
 from shapeshift.version import __version__
 
 TENSORS_FILE = "model.safetensors"
@@ -46,7 +46,7 @@ class Checkpoint:
     file: Path
     architecture: str
     plan: Plan | None
-    pruning: Pruning | None
+    pruning: PruningRecord | None
     frozen: frozenset[str]
     non_persistent: frozenset[str]
     aliases: dict[str, str]
@@ -138,7 +138,7 @@ def parse(description: Any, file: Path) -> Checkpoint:
             f"this is shapeshift {__version__}, which reads up to version {FORMAT_VERSION}. Upgrade shapeshift"
         )
     try:
-        pruning = Pruning.from_dict(description["pruning"]) if "pruning" in description else None
+        pruning = PruningRecord.from_dict(description["pruning"]) if "pruning" in description else None
         compressed = description["plan"] is not None or pruning is None
         plan = Plan.from_dict(description["plan"]) if compressed else None
         architecture = str(description["architecture"])

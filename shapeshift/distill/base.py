@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from shapeshift.distill.features import Feature
 from shapeshift.distill.recorder import Pass, Recorder
-from shapeshift.distill.trace import call
 from shapeshift.errors import ModelError
 from shapeshift.names import Registry
-from shapeshift.running.batches import device_of
+from shapeshift.running.batches import call_model, device_of
 from shapeshift.running.wrappers import unwrap
 
 
@@ -116,10 +115,10 @@ class TeacherStudent(Distiller):
         if any(module.training for module in self.teacher.modules()):
             self.teacher.eval()
         if self.autocast is None:
-            call(self.teacher, x)
+            call_model(self.teacher, x)
         else:
             with torch.autocast(device_of(self.teacher).type, self.autocast):
-                call(self.teacher, x)
+                call_model(self.teacher, x)
 
     def loss(self, y: Any = None) -> Tensor:
         teacher, student = self._teacher_recorder.take(), self._student_recorder.take()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shapeshift.errors import ModelError
+from shapeshift.running.batches import call_model
 from shapeshift.running.modes import evaluating
 
 _RELUS: frozenset[Callable[..., Any]] = frozenset(
@@ -109,13 +110,6 @@ class Trace:
     output: Any
 
 
-def call(model: nn.Module, x: Any) -> Any:
-    """Call a model with a batch: a tensor, a tuple or list of arguments, or a dict of arguments by name."""
-    if isinstance(x, Mapping):
-        return model(**x)
-    return model(*x) if isinstance(x, (tuple, list)) else model(x)
-
-
 def first_tensor(nested: Any) -> Tensor | None:
     """Return the first tensor in nested tuples, lists and dicts, or None."""
     if isinstance(nested, Tensor):
@@ -129,15 +123,15 @@ def trace(model: nn.Module, x: Any) -> Trace:
 
     Args:
         model: without a wrapper around it; its modes are as before when the pass has ended.
-        x: a batch, as for :func:`call`.
+        x: a batch, as for :func:`~shapeshift.running.batches.call_model`.
 
     Raises:
         ModelError: if the pass fails.
     """
-    recorder = _Recorder(model)
+    recorder = _Tracer(model)
     try:
         with recorder, evaluating(model), torch.no_grad():
-            output = call(model, x)
+            output = call_model(model, x)
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} fails on an example input ({type(error).__name__}: {error}). "
@@ -146,7 +140,7 @@ def trace(model: nn.Module, x: Any) -> Trace:
     return Trace(model, recorder.calls, recorder.relus, output)
 
 
-class _Recorder(TorchFunctionMode):
+class _Tracer(TorchFunctionMode):
     """Writes down the calls of a model's modules, and the uses of ReLU, as long as it is entered."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -158,7 +152,7 @@ class _Recorder(TorchFunctionMode):
         self._ended = 0
         self._handles: list[Any] = []
 
-    def __enter__(self) -> _Recorder:
+    def __enter__(self) -> _Tracer:
         for path, module in self._model.named_modules():
             self._handles += [
                 module.register_forward_pre_hook(self._begin(path), with_kwargs=True),

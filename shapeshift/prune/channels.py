@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from shapeshift.disjoint_sets import Unions
+from shapeshift.disjoint_sets import DisjointSets
 from shapeshift.errors import MissingExtraError, ModelError
-from shapeshift.prune.layers import IN, OUT, channels, count_groups, drops_groups, kind_of
+from shapeshift.prune.layers import IN, OUT, count_groups, drops_groups, kind_of, num_channels
 from shapeshift.prune.operations import Shapes, keeps_channels, operation_name
 from shapeshift.running.batches import Inputs
 
@@ -105,7 +105,7 @@ class _Sets:
         self.paths = {module: path for path, module in graph.model.named_modules()}
         self.names = {parameter: name for name, parameter in graph.model.named_parameters()}
         self.numbers: dict[Any, int] = {}
-        self.unions = Unions()
+        self.disjoint = DisjointSets()
         owners = Counter(
             parameter
             for module in graph.model.modules()
@@ -117,11 +117,11 @@ class _Sets:
     def find(self) -> list[ChannelSet]:
         """Return all sets, in the order of the layers and their channels."""
         for node in list(self.graph.module2node.values()):
-            size = channels(node.module, OUT) if isinstance(node.module, nn.Module) else 0
+            size = num_channels(node.module, OUT) if isinstance(node.module, nn.Module) else 0
             if size and not isinstance(node.module, nn.Embedding):
                 self._spread((node, self._pruner(node).prune_out_channels), range(size))
                 if drops_groups(node.module):
-                    self._spread((node, self._pruner(node).prune_in_channels), range(channels(node.module, IN)))
+                    self._spread((node, self._pruner(node).prune_in_channels), range(num_channels(node.module, IN)))
         for site in list(self.reached):
             self._join_groups(site)
         obstacles: dict[int, str] = {}
@@ -129,7 +129,7 @@ class _Sets:
         for site, indices in self.reached.items():
             obstacle, places, number = self._obstacle(site), self._places(site), self._number(site)
             for index in sorted(indices):
-                root = self.unions.root(number + index)
+                root = self.disjoint.find(number + index)
                 for place, size in places:
                     members[root][place].append(index)
                     if index >= size:
@@ -159,7 +159,7 @@ class _Sets:
                     before, after = [found.root_idx for found in mapped], [found.idx for found in mapped]
                 source_number, target_number = self._number((node, function)), self._number(target)
                 for source, found in zip(before, after, strict=True):
-                    self.unions.join(source_number + source, target_number + found)
+                    self.disjoint.union(source_number + source, target_number + found)
                 fresh = set(after) - self.reached[target]
                 if fresh:
                     self.reached[target] |= fresh
@@ -175,22 +175,22 @@ class _Sets:
         for side, size in self._sides(site):
             if not drops_groups(node.module):
                 for index in self.reached[site]:
-                    self.unions.join(number + index, number + index % (size // groups))
+                    self.disjoint.union(number + index, number + index % (size // groups))
             elif side == OUT:
                 inner = self._number((node, self._pruner(node).prune_in_channels))
-                width = channels(node.module, IN) // groups
+                width = num_channels(node.module, IN) // groups
                 for index in self.reached[site]:
                     group = index // (size // groups)
                     for read in range(group * width, (group + 1) * width):
-                        self.unions.join(number + index, inner + read)
+                        self.disjoint.union(number + index, inner + read)
 
     def _sides(self, site: Any) -> Iterator[tuple[str, int]]:
         """List the sides of a layer that a site stands for, with their numbers of channels."""
         node, function = site
         pruner = self._pruner(node)
         for side, own in ((OUT, pruner.prune_out_channels), (IN, pruner.prune_in_channels)):
-            if function == own and channels(node.module, side):
-                yield side, channels(node.module, side)
+            if function == own and num_channels(node.module, side):
+                yield side, num_channels(node.module, side)
 
     def _places(self, site: Any) -> list[tuple[Place, int]]:
         """Return the places that a site stands for, each with its number of channels; none for an operation."""

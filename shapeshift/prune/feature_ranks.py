@@ -16,7 +16,7 @@ from shapeshift.prune.maps import FILTERED, MapTracer
 from shapeshift.prune.ranks import matrix_ranks
 from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.running.modes import evaluating
-from shapeshift.running.wrappers import compiled_from
+from shapeshift.running.wrappers import wrapped_attribute
 from shapeshift.surgery.roots import is_compressed
 
 
@@ -94,15 +94,14 @@ def measure_ranks(model: nn.Module, batches: Iterable[Inputs], layers: Sequence[
 
 
 def check_plain(model: nn.Module) -> None:
-    """Refuse a compressed model, whose layers have no filters of their own, and a wrapper, whose copy is none.
+    """Refuse a compressed model, whose layers have no filters of their own, and a wrapper, which cannot be copied.
 
     Raises:
-        ModelError: if the model is one of them.
+        ModelError: If the model is one of them.
     """
-    compiled = compiled_from(model) is not model
-    if compiled or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inner = "_orig_mod" if compiled else "module"
-        raise ModelError(f"{type(model).__name__} wraps the model: prune model.{inner}, and wrap what is left of it")
+    inner = wrapped_attribute(model)
+    if inner is not None:
+        raise ModelError(f"{type(model).__name__} wraps the model: prune model.{inner}, and wrap the pruned model")
     if is_compressed(model):
         raise ModelError(
             "the model is compressed: its filters are generated from shared parameters and cannot be removed one by "

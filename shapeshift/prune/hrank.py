@@ -17,10 +17,10 @@ from shapeshift.errors import ConfigError, ModelError
 from shapeshift.prune.channels import ChannelSet, Place, channel_sets
 from shapeshift.prune.feature_ranks import check_plain, feature_ranks, known_layers, measure_ranks
 from shapeshift.prune.groups import Filters, Rate, find_filters
-from shapeshift.prune.layers import OUT, channels, kind_of
+from shapeshift.prune.layers import OUT, kind_of, num_channels
 from shapeshift.prune.masks import mask as mask_entries
 from shapeshift.prune.masks import unmask
-from shapeshift.prune.record import Kept, Pruning, attach_record, cut
+from shapeshift.prune.record import Kept, PruningRecord, attach_record, cut
 from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.running.macs import count_macs, describe_inputs
 from shapeshift.running.modes import evaluating
@@ -80,7 +80,7 @@ def hrank(
         mask_entries(pruned, _entries(pruned, dropped))
         return pruned
     cuts = cuts_of(pruned, dropped)
-    record = Pruning(cuts, describe_inputs(example), count_parameters(pruned), count_macs(pruned, example))
+    record = PruningRecord(cuts, describe_inputs(example), count_parameters(pruned), count_macs(pruned, example))
     expected = _output_shapes(pruned, example)
     cut(pruned, cuts)
     try:
@@ -125,7 +125,7 @@ def removable_filters(model: nn.Module, example: Inputs, ranks: Mapping[str, Ten
         ranks = measure_ranks(model, [example], None)
     modules = dict(model.named_modules())
     for layer in known_layers(ranks, modules, "ranks"):
-        size = channels(modules[layer], OUT)
+        size = num_channels(modules[layer], OUT)
         if size and tuple(ranks[layer].shape) != (size,):
             shape = tuple(ranks[layer].shape)
             kind = type(modules[layer]).__name__
@@ -152,7 +152,9 @@ def cuts_of(model: nn.Module, dropped: Iterable[ChannelSet]) -> dict[str, dict[s
     cuts: dict[str, dict[str, Kept]] = {}
     for (path, side), gone in sorted(_by_place(dropped).items(), key=lambda found: order[found[0][0]]):
         size = (
-            model.get_parameter(path).shape[int(side)] if side.isdigit() else channels(model.get_submodule(path), side)
+            model.get_parameter(path).shape[int(side)]
+            if side.isdigit()
+            else num_channels(model.get_submodule(path), side)
         )
         kept = tuple(index for index in range(size) if index not in gone)
         cuts.setdefault(path, {})[side] = Kept(size, kept)

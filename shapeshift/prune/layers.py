@@ -13,7 +13,7 @@ OUT, IN = "out", "in"
 
 
 @dataclass(frozen=True)
-class Kind:
+class LayerKind:
     """A kind of layer.
 
     Attributes:
@@ -32,22 +32,22 @@ _NORM = {**_SCALE, "running_mean": 0, "running_var": 0}
 _CONV_SIZES = {OUT: "out_channels", IN: "in_channels"}
 
 KINDS = (
-    Kind((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV_SIZES, {OUT: _SCALE, IN: {"weight": 1}}),
-    Kind(
+    LayerKind((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV_SIZES, {OUT: _SCALE, IN: {"weight": 1}}),
+    LayerKind(
         (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
         _CONV_SIZES,
         {OUT: {"weight": 1, "bias": 0}, IN: {"weight": 0}},
     ),
-    Kind((nn.Linear,), {OUT: "out_features", IN: "in_features"}, {OUT: _SCALE, IN: {"weight": 1}}),
-    Kind((_NormBase,), {OUT: "num_features"}, {OUT: _NORM}),
-    Kind((nn.GroupNorm,), {OUT: "num_channels"}, {OUT: _SCALE}),
-    Kind((nn.LayerNorm,), {OUT: "normalized_shape"}, {OUT: _SCALE}),
-    Kind((nn.PReLU,), {OUT: "num_parameters"}, {OUT: {"weight": 0}}),
-    Kind((nn.Embedding,), {OUT: "embedding_dim"}, {OUT: {"weight": 1}}),
+    LayerKind((nn.Linear,), {OUT: "out_features", IN: "in_features"}, {OUT: _SCALE, IN: {"weight": 1}}),
+    LayerKind((_NormBase,), {OUT: "num_features"}, {OUT: _NORM}),
+    LayerKind((nn.GroupNorm,), {OUT: "num_channels"}, {OUT: _SCALE}),
+    LayerKind((nn.LayerNorm,), {OUT: "normalized_shape"}, {OUT: _SCALE}),
+    LayerKind((nn.PReLU,), {OUT: "num_parameters"}, {OUT: {"weight": 0}}),
+    LayerKind((nn.Embedding,), {OUT: "embedding_dim"}, {OUT: {"weight": 1}}),
 )
 
 
-def kind_of(module: nn.Module) -> Kind | None:
+def kind_of(module: nn.Module) -> LayerKind | None:
     """Return how channels lie in a module; None if it is of no known kind, or keeps tensors that its kind does not."""
     kind = next((kind for kind in KINDS if isinstance(module, kind.classes)), None)
     if kind is None or hasattr(module, "parametrizations"):
@@ -59,7 +59,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     return None if held - known or several or transposed_groups else kind
 
 
-def channels(module: nn.Module, side: str) -> int:
+def num_channels(module: nn.Module, side: str) -> int:
     """Return how many channels a module of a known kind has on a side; 0 if it has no such side."""
     kind = kind_of(module)
     if kind is None or side not in kind.sizes:
@@ -81,7 +81,9 @@ def drops_groups(module: nn.Module) -> bool:
     """
     groups = count_groups(module)
     return (
-        IN in sides_of(module) and groups > 1 and groups >= max(channels(module, OUT), channels(module, IN)) // groups
+        IN in sides_of(module)
+        and groups > 1
+        and groups >= max(num_channels(module, OUT), num_channels(module, IN)) // groups
     )
 
 
@@ -91,7 +93,7 @@ def sides_of(module: nn.Module) -> set[str]:
     return set(kind.sizes) if kind is not None else set()
 
 
-def keep(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
+def keep_channels(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
     """Keep some channels of a module of a known kind, in place.
 
     Args:
@@ -101,7 +103,7 @@ def keep(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
     kind = kind_of(module)
     assert kind is not None, "channels are only looked for in layers of a known kind"
     groups, whole_groups = count_groups(module), drops_groups(module)
-    width = channels(module, IN) // groups
+    width = num_channels(module, IN) // groups
     for side, indices in kept.items():
         within: Sequence[int] = indices
         if side == IN and groups > 1:
@@ -109,7 +111,7 @@ def keep(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
         for name, dim in kind.tensors[side].items():
             tensor = getattr(module, name)
             if tensor is not None:
-                setattr(module, name, select(tensor, dim, within))
+                setattr(module, name, select_channels(tensor, dim, within))
     if whole_groups:
         module.groups = len(kept[IN]) // width  # type: ignore[assignment]
     for side, indices in kept.items():
@@ -117,7 +119,7 @@ def keep(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
         setattr(module, name, (len(indices),) if isinstance(module, nn.LayerNorm) else len(indices))
 
 
-def select(tensor: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
+def select_channels(tensor: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
     """Return a tensor with some entries of a dimension; a parameter if it was one, with gradients if it had them."""
     with torch.no_grad():
         selected = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))

@@ -16,7 +16,7 @@ from shapeshift.errors import BudgetError, ConfigError
 from shapeshift.prune.feature_ranks import check_plain
 from shapeshift.prune.groups import Rate, breakpoints
 from shapeshift.prune.hrank import cuts_of, dropped_sets, removable_filters
-from shapeshift.prune.layers import OUT, channels
+from shapeshift.prune.layers import OUT, num_channels
 from shapeshift.prune.masks import unmask
 from shapeshift.prune.record import cut
 from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
@@ -59,7 +59,7 @@ def rate_for(
     check_plain(model)
     example = read_batch(Batches(loader).first, device_of(model)).example()
     filters = removable_filters(model, example, ranks)
-    blank = ranks or {layer: torch.zeros(channels(model.get_submodule(layer), OUT)) for layer in filters.layers}
+    blank = ranks or {layer: torch.zeros(num_channels(model.get_submodule(layer), OUT)) for layer in filters.layers}
     on_meta = copy.deepcopy(model).to("meta")
     unmask(on_meta)
     args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (example.args, example.kwargs))

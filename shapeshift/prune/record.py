@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from shapeshift.prune.layers import IN, OUT, channels, keep, select
+from shapeshift.prune.layers import IN, OUT, keep_channels, num_channels, select_channels
 
 ATTRIBUTE = "shapeshift_pruning"
 
@@ -39,7 +39,7 @@ Cuts = Mapping[str, Mapping[str, Kept]]
 
 
 @dataclass(frozen=True)
-class Pruning:
+class PruningRecord:
     """How a pruned model came from the full one.
 
     Attributes:
@@ -67,7 +67,7 @@ class Pruning:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Pruning:
+    def from_dict(cls, content: Mapping[str, Any]) -> PruningRecord:
         """Read what :meth:`to_dict` wrote; anything else raises a ``KeyError``, ``TypeError`` or ``ValueError``."""
         cuts = {
             str(path): {
@@ -91,13 +91,13 @@ def find_pruned(model: nn.Module) -> nn.Module | None:
     return next((module for module in model.modules() if ATTRIBUTE in module.__dict__), None)
 
 
-def record_of(model: nn.Module) -> Pruning | None:
+def record_of(model: nn.Module) -> PruningRecord | None:
     """Return the record of the pruned model in a module; None without one."""
     pruned = find_pruned(model)
     return None if pruned is None else pruned.__dict__[ATTRIBUTE]
 
 
-def attach_record(model: nn.Module, cuts: Cuts, record: Pruning) -> None:
+def attach_record(model: nn.Module, cuts: Cuts, record: PruningRecord) -> None:
     """Give a model the record of its pruning, which continues the one that it may already have."""
     earlier = record_of(model)
     if earlier is not None:
@@ -120,7 +120,7 @@ def cut_differences(model: nn.Module, cuts: Cuts) -> list[str]:
             continue
         for side, kept in sides.items():
             if path in modules:
-                size = channels(modules[path], side)
+                size = num_channels(modules[path], side)
             else:
                 size = dict(enumerate(parameters[path].shape)).get(int(side), 0)
             if size != kept.total:
@@ -134,16 +134,16 @@ def cut(model: nn.Module, cuts: Cuts) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for path, sides in cuts.items():
         if path in modules:
-            keep(modules[path], {side: kept.indices for side, kept in sides.items()})
+            keep_channels(modules[path], {side: kept.indices for side, kept in sides.items()})
         else:
             owner, _, name = path.rpartition(".")
             module = model.get_submodule(owner)
             for dim, kept in sides.items():
-                setattr(module, name, select(getattr(module, name), int(dim), kept.indices))
+                setattr(module, name, select_channels(getattr(module, name), int(dim), kept.indices))
 
 
 @contextmanager
-def pruned_as(model: nn.Module, record: Pruning) -> Iterator[None]:
+def pruned_as(model: nn.Module, record: PruningRecord) -> Iterator[None]:
     """Prune a model as recorded, and undo it if what follows fails."""
     before = {
         module: {name: dict(value) if isinstance(value, dict) else value for name, value in module.__dict__.items()}

@@ -9,7 +9,7 @@ from torch import nn
 
 from shapeshift.budget import count_parameters
 from shapeshift.errors import ModelError
-from shapeshift.prune.layers import IN, OUT, channels, sides_of
+from shapeshift.prune.layers import IN, OUT, num_channels, sides_of
 from shapeshift.prune.record import Kept, find_pruned, record_of
 from shapeshift.running.macs import blank_inputs, count_macs
 
@@ -90,7 +90,7 @@ def report(pruned: nn.Module) -> PruningReport:
     layers = []
     for path, module in root.named_modules():
         if IN in sides_of(module):
-            size = channels(module, OUT)
+            size = num_channels(module, OUT)
             kept = record.cuts.get(path, {}).get(OUT, Kept(size, tuple(range(size))))
             layers.append(LayerReport(path, kept.total, kept.indices))
     macs = count_macs(root, blank_inputs(record.inputs, root))

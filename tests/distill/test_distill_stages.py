@@ -23,7 +23,6 @@ from shapeshift.distill.stages import before_activation, find_stages
 from shapeshift.distill.trace import trace
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.wide_resnet import WideResNet
-from tests.models import loss_of
 from tests.distill.test_distill import (
     CLASSES,
     gpt2,
@@ -35,6 +34,7 @@ from tests.distill.test_distill import (
     tokens,
     torchvision_resnet,
 )
+from tests.models import loss_of
 from tests.tolerances import assert_close
 
 # A model of each family that timm reads features of, the side of its images, and its levels that belong to the stem.
