@@ -80,11 +80,8 @@ def drops_groups(module: nn.Module) -> bool:
     It is what leaves more choice: the number of groups, or the number of channels in one.
     """
     groups = count_groups(module)
-    return (
-        IN in sides_of(module)
-        and groups > 1
-        and groups >= max(num_channels(module, OUT), num_channels(module, IN)) // groups
-    )
+    widest = max(num_channels(module, OUT), num_channels(module, IN))
+    return IN in sides_of(module) and groups > 1 and groups >= widest // groups
 
 
 def sides_of(module: nn.Module) -> set[str]:
