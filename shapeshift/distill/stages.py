@@ -35,8 +35,8 @@ class Step:
 def find_stages(trace: Trace) -> list[Value]:
     """Find the output of each stage of a network.
 
-    A stage of a convolutional network is the part that runs at one resolution, with at least one block that keeps the
-    resolution, or that leads to it and goes on at it; the stem has none. Where the resolution never changes, as in most
+    A stage of a convolutional network is the part that runs at one resolution. It has at least one block that keeps the
+    resolution, or that leads to it and continues there, unlike the stem. Where the resolution never changes, as in most
     transformers, each repeated layer is a stage.
     """
     resolutions = Resolutions(steps_of(trace), _weighted_modules(trace.model))
@@ -131,7 +131,7 @@ class Resolutions:
         return {step.after for step in own if step.call.inner} or {step.after for step in own}
 
     def started(self, entered: Value | None) -> set[int]:
-        """Return the resolutions whose first block leads to them and goes on at them; it may be all of a stage.
+        """Return the resolutions whose first block leads to them and continues there; it may be the whole stage.
 
         Args:
             entered: The input of the model. A block that reads it is the stem.

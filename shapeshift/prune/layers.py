@@ -1,4 +1,4 @@
-"""Which numbers of a layer belong to one of its channels, and how the layer is made without some of them."""
+"""Kinds of layers: the entries that belong to a channel, and the removal of channels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class LayerKind:
     """A kind of layer.
 
     Attributes:
-        classes: of its modules, derived ones included.
-        sizes: the attribute with the number of channels, for each side.
-        tensors: the tensors that a channel has a part of, with the dimension of the channels, for each side.
+        classes: The classes of its modules; derived classes are included.
+        sizes: The attribute with the number of channels, for each side.
+        tensors: The tensors that have a dimension of channels, with that dimension, for each side.
     """
 
     classes: tuple[type[nn.Module], ...]
@@ -48,7 +48,7 @@ KINDS = (
 
 
 def kind_of(module: nn.Module) -> LayerKind | None:
-    """Return how channels lie in a module; None if it is of no known kind, or keeps tensors that its kind does not."""
+    """Return the kind of a module; None if it is of no known kind, or has tensors that its kind does not know."""
     kind = next((kind for kind in KINDS if isinstance(module, kind.classes)), None)
     if kind is None or hasattr(module, "parametrizations"):
         return None
@@ -60,7 +60,7 @@ def kind_of(module: nn.Module) -> LayerKind | None:
 
 
 def num_channels(module: nn.Module, side: str) -> int:
-    """Return how many channels a module of a known kind has on a side; 0 if it has no such side."""
+    """Return the number of channels on a side of a module; 0 if its kind is not known, or has no such side."""
     kind = kind_of(module)
     if kind is None or side not in kind.sizes:
         return 0
@@ -69,15 +69,15 @@ def num_channels(module: nn.Module, side: str) -> int:
 
 
 def count_groups(module: nn.Module) -> int:
-    """Return the number of groups of a grouped convolution or a group norm; 1 for all else."""
+    """Return the number of groups of a grouped convolution or a group norm; 1 for any other module."""
     name = "num_groups" if isinstance(module, nn.GroupNorm) else "groups"
     return int(getattr(module, name, 1)) if kind_of(module) is not None else 1
 
 
 def drops_groups(module: nn.Module) -> bool:
-    """Tell how a grouped convolution gets smaller: by whole groups, as a depthwise one, or by filters in every group.
+    """Return whether a grouped convolution loses whole groups, as a depthwise one does, or channels in every group.
 
-    It is what leaves more choice: the number of groups, or the number of channels in one.
+    It loses whole groups if it has at least as many groups as a group has channels, which leaves more choice.
     """
     groups = count_groups(module)
     widest = max(num_channels(module, OUT), num_channels(module, IN))
@@ -85,7 +85,7 @@ def drops_groups(module: nn.Module) -> bool:
 
 
 def sides_of(module: nn.Module) -> set[str]:
-    """Return the sides that a module has channels on; none if it is of no known kind."""
+    """Return the sides on which a module has channels; none if it is of no known kind."""
     kind = kind_of(module)
     return set(kind.sizes) if kind is not None else set()
 
@@ -94,8 +94,8 @@ def keep_channels(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
     """Keep some channels of a module of a known kind, in place.
 
     Args:
-        module: its parameters are replaced by smaller ones, and its sizes set.
-        kept: the channels to keep on each side, ascending; a side that is left out stays whole.
+        module: The module. Its parameters are replaced by smaller ones, and its sizes are set.
+        kept: The channels to keep on each side, in ascending order. A side that is left out stays whole.
     """
     kind = kind_of(module)
     assert kind is not None, "channels are only looked for in layers of a known kind"
@@ -117,7 +117,7 @@ def keep_channels(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
 
 
 def select_channels(tensor: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
-    """Return a tensor with some entries of a dimension; a parameter if it was one, with gradients if it had them."""
+    """Return some channels of a tensor along a dimension; a parameter stays one, and keeps its ``requires_grad``."""
     with torch.no_grad():
         selected = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
     return nn.Parameter(selected, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else selected

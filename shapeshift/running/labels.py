@@ -33,7 +33,7 @@ def read_labelled(batch: Any, device: torch.device) -> tuple[Inputs, Tensor]:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dim() != 1:
         found = f"a {tuple(labels.shape)} tensor of {labels.dtype}" if isinstance(labels, Tensor) else "none"
         raise DataError(
-            f"the loader has to yield (x, y), or a dict with 'labels': one class per sample, as whole numbers; "
+            f"the loader has to yield (x, y), or a dict with 'labels': one integer class per sample; "
             f"found {found} in a {type(batch).__name__}"
         )
     return read_batch(batch, device), labels.to(device)

@@ -317,7 +317,7 @@ class TestErrors:
         assert not hooks(teacher, student)
 
     def test_a_margin_without_a_norm(self) -> None:
-        with pytest.raises(ModelError, match=r"margin .* none in front of stages\.0.*SRRL or KD"):
+        with pytest.raises(ModelError, match=r"margin .* none before stages\.0.*SRRL or KD"):
             OFD(*(timm.create_model("nf_resnet26", num_classes=CLASSES) for _ in range(2)))
 
     def test_a_classifier_that_is_not_linear(self) -> None:
