@@ -1,26 +1,26 @@
-"""Sets of numbers that are joined one pair at a time."""
+"""Disjoint sets of integers, merged one pair at a time."""
 
 from __future__ import annotations
 
 
-class Unions:
-    """Disjoint sets of numbers; each number begins as a set of its own."""
+class DisjointSets:
+    """Disjoint sets of integers (union-find); each integer starts in a set of its own."""
 
     def __init__(self) -> None:
         self._parents: dict[int, int] = {}
 
-    def join(self, first: int, second: int) -> None:
-        """Make one set of those that two numbers are in."""
-        first, second = self.root(first), self.root(second)
+    def union(self, first: int, second: int) -> None:
+        """Merge the sets of two integers."""
+        first, second = self.find(first), self.find(second)
         if first != second:
             self._parents[second] = first
 
-    def root(self, number: int) -> int:
-        """Return the number that stands for the set that a number is in."""
+    def find(self, number: int) -> int:
+        """Return the representative of an integer's set."""
         root = number
         while (parent := self._parents.get(root, root)) != root:
             root = parent
-        # Whoever asks next has one step to go.
+        # Compress the path: the next search takes one step.
         while (parent := self._parents.get(number, root)) != root:
             self._parents[number] = root
             number = parent

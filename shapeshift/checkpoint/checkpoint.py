@@ -21,7 +21,7 @@ from shapeshift.checkpoint.matching import (
 )
 from shapeshift.errors import CheckpointError, ShapeshiftError
 from shapeshift.plan import Plan
-from shapeshift.prune.record import Pruning
+from shapeshift.prune.record import PruningRecord
 from shapeshift.surgery.attached import original_class
 from shapeshift.surgery.layers import check_attachable
 from shapeshift.surgery.shared_parameters import SharedParameters
@@ -52,7 +52,7 @@ class Checkpoint:
     architecture: str
     plan: Plan | None
     fit_errors: dict[str, float]
-    pruning: Pruning | None
+    pruning: PruningRecord | None
     frozen: frozenset[str]
     non_persistent: frozenset[str]
     aliases: dict[str, str]
@@ -78,7 +78,7 @@ class Checkpoint:
                 f"this is shapeshift {__version__}, which reads up to version {FORMAT_VERSION}. Upgrade shapeshift"
             )
         try:
-            pruning = Pruning.from_dict(description["pruning"]) if "pruning" in description else None
+            pruning = PruningRecord.from_dict(description["pruning"]) if "pruning" in description else None
             plan, errors = None, {}
             if description["plan"] is not None or pruning is None:
                 plan = Plan.from_dict(description["plan"])

@@ -1,4 +1,4 @@
-"""What carries a student's feature to the teacher's channels."""
+"""Connectors: learned maps from a student's feature to the teacher's channels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class Connector(nn.Module):
-    """A 1x1 convolution without bias and a batch norm, and a ReLU where asked for.
+    """A 1x1 convolution without bias, a batch norm, and optionally a ReLU.
 
     Args:
-        in_channels: of the student's feature.
-        out_channels: of the teacher's.
-        rectified: whether a ReLU follows.
+        in_channels: The number of channels of the student's feature.
+        out_channels: The number of channels of the teacher's feature.
+        rectified: Whether a ReLU follows.
     """
 
     def __init__(self, in_channels: int, out_channels: int, rectified: bool) -> None:
@@ -24,9 +24,9 @@ class Connector(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map features of shape (N, in_channels, rows, columns) to (N, out_channels, rows, columns)."""
-        # The features of a model in half precision arrive as such; under autocast the convolution casts back.
+        # A model in half precision has features of that dtype; under autocast the convolution casts them back.
         maps = self.conv(maps.to(self.conv.weight.dtype))
-        # A channel of one value has no variance: the last batch of an epoch can hold a single pooled token.
+        # A channel with a single value has no variance: the last batch of an epoch may be one pooled token.
         single = self.training and maps.numel() == maps.shape[1]
         norm = self.norm
         connected: Tensor = (

@@ -1,4 +1,4 @@
-"""An input that a model takes, made up from its first layer."""
+"""Example inputs, made up from the first layer of a model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor, nn
 
 from shapeshift.errors import ModelError
 
-_IMAGE_SIZE = 64  # pixels a side: five halvings leave two by two
+_IMAGE_SIZE = 64  # pixels per side: five halvings leave 2 x 2
 _LENGTH = 16  # tokens, or samples of a signal
 
 
 def example_input(model: nn.Module) -> Tensor:
-    """Make up a batch of two inputs, as the model's first layer takes them: images, signals, token ids or vectors.
+    """Make up a batch of two inputs for the model's first layer: images, signals, token ids or vectors.
 
-    Images have the size that a part of the model names as its ``img_size``, or its configuration as ``image_size``,
-    and are 64 pixels a side where none is named.
+    The size of images is the ``img_size`` of a part of the model, or the ``image_size`` of its configuration, or else
+    64 x 64 pixels.
 
     Raises:
-        ModelError: if there is no layer from which an input could be made up.
+        ModelError: If the model has no layer from which an input can be made up.
     """
     parameter = next(model.parameters(), torch.empty(0))
     for module in model.modules():
@@ -30,7 +30,7 @@ def example_input(model: nn.Module) -> Tensor:
             return _noise(parameter, module.in_channels, *size)
         if isinstance(module, nn.Linear):
             return _noise(parameter, module.in_features)
-    raise ModelError(f"{type(model).__name__} has no layer that tells what it takes; give a batch as example=")
+    raise ModelError(f"{type(model).__name__} has no layer that an input can be made up for; give a batch as example=")
 
 
 def _image_size(model: nn.Module) -> list[int]:

@@ -19,13 +19,13 @@ class Feature:
     """A place in a model where a feature can be read.
 
     Attributes:
-        path: the dotted path of a module.
-        side: whether the feature is what the module takes or what it returns.
-        shape: of the feature on the example input, the batch first.
-        axis: which one of its axes counts channels.
-        norm: the normalisation whose scale and shift say how its channels are distributed; None where there is none.
-        is_rectified: whether none of its entries was negative on the example input.
-        is_overwritten: whether the model writes over it later, so that readers need the model to go on with a copy.
+        path: The dotted path of a module.
+        side: Whether the feature is the input or the output of the module.
+        shape: The shape of the feature on the example input; the batch is the first axis.
+        axis: The axis that counts channels.
+        norm: The normalisation whose scale and shift describe the distribution of each channel; None if there is none.
+        is_rectified: Whether no entry was negative on the example input.
+        is_overwritten: Whether the model overwrites it later, so that it has to be copied when it is read.
     """
 
     path: str
@@ -38,16 +38,16 @@ class Feature:
 
     @property
     def channels(self) -> int:
-        """How many channels it has."""
+        """The number of channels."""
         return self.shape[self.axis]
 
     @property
     def resolution(self) -> tuple[int, ...]:
-        """Its extents beside batch and channels, which are rows and columns of a map or the length of a sequence."""
+        """The sizes of all axes but batch and channels: rows and columns of a map, length of a sequence."""
         return tuple(extent for axis, extent in enumerate(self.shape) if axis not in (0, self.axis))
 
     def as_maps(self, feature: Tensor) -> Tensor:
-        """Lay a feature that was read here out as maps of shape (N, channels, rows, columns); sequences are columns."""
+        """Arrange a feature as maps of shape (N, channels, rows, columns); a sequence becomes a column."""
         maps = feature.movedim(self.axis, 1)
         while maps.dim() < 4:
             maps = maps.unsqueeze(-1)
@@ -60,18 +60,18 @@ class Feature:
 
 
 def positions(shape: Sequence[int], axis: int | None = None) -> int:
-    """Return at how many places of an image or a sequence a feature of some shape has values.
+    """Return the number of positions of a feature: pixels of a map, tokens of a sequence.
 
     Args:
-        shape: the batch first.
-        axis: the one that counts channels; where it is not known, the second one of maps, unless they look like rows,
-            columns and channels, and the last one of sequences.
+        shape: The shape of the feature; the batch is the first axis.
+        axis: The axis that counts channels. None guesses it from the shape: the last axis of a sequence, and the
+            second axis of a map, unless the shape looks like (N, rows, columns, channels).
     """
     return math.prod(shape[1:]) // max(1, shape[channel_axis(shape) if axis is None else axis])
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module normalises: batch norm, layer norm and the like, of whatever library."""
+    """Return whether a module is a normalisation, such as a batch norm or layer norm, of any library."""
     named = "Norm" in type(module).__name__ and not is_attached(module)
     return named and all(parameter.dim() == 1 for parameter in module.parameters())
 
@@ -80,17 +80,17 @@ def locate(trace: Trace, value: Value, norm: Call | None = None) -> Feature | No
     """Find a module that takes or returns a value, where a hook can read it; None if no module does.
 
     Args:
-        trace: the pass in which the value was met.
-        value: what is looked for.
-        norm: the call of the normalisation behind it.
+        trace: The pass that computed the value.
+        value: The value to find.
+        norm: The call of the normalisation that describes the value's channels.
     """
-    # A hook keeps what the last call of a module in a pass brings. The outermost module has the shortest name, but what
-    # checkpoints gradients may call the parts of a sequence and not the sequence.
+    # A hook keeps the value of a module's last call in a pass. The outermost module is the one to hook, but not an
+    # nn.Sequential: gradient checkpointing may call its parts instead of it.
     last = {call.path: call for call in trace.calls}.values()
     found: Feature | None = None
     for side in ("input", "output"):
         calls = [call for call in last if call.path and getattr(call, side) == value]
-        if side == "output":  # a dropout that is off hands on what it gets, and in training it does not
+        if side == "output":  # a dropout returns its input in evaluation, but not in training
             calls = [call for call in calls if not isinstance(call.module, nn.modules.dropout._DropoutNd)]
         calls = [call for call in calls if type(call.module) is not nn.Sequential] or calls
         if calls:
@@ -109,6 +109,6 @@ def locate(trace: Trace, value: Value, norm: Call | None = None) -> Feature | No
 
 
 def norm_channels(norm: nn.Module) -> int | None:
-    """Return how many channels a normalisation scales; None where it does not scale any."""
+    """Return the number of channels that a normalisation scales; None if it has no scale."""
     weight = norm._parameters.get("weight")
     return None if weight is None else weight.numel()

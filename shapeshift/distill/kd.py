@@ -1,4 +1,4 @@
-"""Knowledge distillation: the student imitates the teacher's softened probabilities."""
+"""Knowledge distillation: the student matches the teacher's softened probabilities."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ IGNORED = -100  # the label of positions that do not count, as in torch.nn.funct
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Compare two sets of logits: T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the rows.
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over rows of logits.
 
-    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2: the factor keeps the
-    gradients' size where the temperature T changes.
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2. The factor T^2 keeps the
+    size of the gradients independent of the temperature.
 
     Args:
-        student: of shape (N, classes).
-        teacher: of the same shape.
-        temperature: T.
+        student: The student's logits, of shape (N, classes).
+        teacher: The teacher's logits, of shape (N, classes).
+        temperature: The temperature T.
     """
     log_probabilities = F.log_softmax(student / temperature, -1), F.log_softmax(teacher / temperature, -1)
     return F.kl_div(*log_probabilities, reduction="batchmean", log_target=True) * temperature**2
 
 
 def find_logits(output: Any) -> list[Tensor]:
-    """Return the logits in what a model returns: every field whose name ends in "logits", or else the first tensor.
+    """Return the logits in a model's output: every field whose name ends in "logits", or else the first tensor.
 
     Raises:
-        ModelError: if there is no tensor.
+        ModelError: If the output holds no tensor.
     """
     if isinstance(output, Mapping):
         named = [value for name, value in output.items() if name.endswith("logits") and isinstance(value, Tensor)]
@@ -50,17 +50,30 @@ def find_logits(output: Any) -> list[Tensor]:
 
 @DISTILLERS.register("kd")
 class KD(TeacherStudent):
-    """Knowledge distillation (Hinton, Vinyals and Dean 2015, section 2).
+    """Knowledge distillation (Hinton, Vinyals and Dean 2015, section 2): match the teacher's softened probabilities.
 
     Args:
-        teacher: a trained model whose output is a tensor of logits, or holds fields whose names end in "logits".
-        student: the model to train, with the same classes.
-        weight: on the loss.
-        temperature: by which both sets of logits are divided.
-        autocast: see :class:`TeacherStudent`.
+        teacher: The trained model. Its output is a tensor of logits, or holds fields whose names end in "logits", of
+            shape (N, classes) or (N, positions, classes).
+        student: The model to train, with the same classes.
+        weight: The factor of the loss.
+        temperature: The temperature that both models' logits are divided by.
+        autocast: The dtype in which the teacher runs under autocast. None runs it as the surrounding code does.
 
     Raises:
-        ConfigError: if the temperature is not positive.
+        ConfigError: If the temperature is not positive.
+        ModelError: If teacher and student are the same model.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.distill import KD
+        >>> teacher, student = torch.nn.Linear(8, 3), torch.nn.Linear(8, 3)
+        >>> x = torch.randn(4, 8)
+        >>> with KD(teacher, student, temperature=2.0) as distiller:
+        ...     logits = student(x)
+        ...     loss = distiller(x)
+        >>> loss.item() >= 0, list(distiller.parameters())
+        (True, [])
     """
 
     def __init__(
@@ -78,7 +91,7 @@ class KD(TeacherStudent):
         self.temperature = temperature
 
     def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
-        """Sum :func:`soft_cross_entropy` over the sets of logits, without positions that ``y`` labels with -100."""
+        """Sum :func:`soft_cross_entropy` over the fields of logits, without positions that ``y`` labels with -100."""
         teacher_logits, student_logits = find_logits(teacher.output), find_logits(student.output)
         shapes = [[tuple(logits.shape) for logits in every] for every in (teacher_logits, student_logits)]
         if shapes[0] != shapes[1]:

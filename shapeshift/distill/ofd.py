@@ -1,4 +1,4 @@
-"""Overhaul of feature distillation: features before their ReLU, with a margin on what the teacher does not use."""
+"""Overhaul of feature distillation: features before their ReLU, with a margin for the teacher's negative values."""
 
 from __future__ import annotations
 
@@ -20,71 +20,83 @@ _TAIL = 1e-3  # below this share of negative values their mean is three standard
 
 
 def margins(scale: Tensor, shift: Tensor) -> Tensor:
-    """Return the mean of what is negative of each channel, E[X | X < 0] for X normal with a given mean and deviation.
+    """Return the mean negative value of each channel: E[X | X < 0] for X normal with a given mean and deviation.
 
     Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019, section 3.2, the margin of their
-    ReLU, from a batch norm's parameters. Where less than 0.1% of a channel is negative, it is -3 times the deviation.
+    ReLU, from a batch norm's parameters. Where less than 0.1% of a channel is negative, the margin is -3 times the
+    deviation. Where the deviation is 0, it is the mean if that is negative, and else 0.
 
     Args:
-        scale: what a normalisation multiplies each channel by, of shape (C,); its magnitude is the deviation.
-        shift: what it adds, of shape (C,); the mean. A channel of deviation 0 is its mean where that is negative, and
-            0 elsewhere.
+        scale: The scale of a normalisation, of shape (C,); its magnitude is the deviation.
+        shift: The shift of the normalisation, of shape (C,), which is the mean.
 
     Returns:
-        Float32 of shape (C,), computed in float64.
+        The margins, float32 of shape (C,), computed in float64.
     """
     deviation, mean = scale.detach().double().abs(), shift.detach().double()
-    ratio = mean / deviation  # infinite or no number for a deviation of 0, and both choices below hold there
+    ratio = mean / deviation  # infinite or NaN for a deviation of 0; both choices below are right there
     density = torch.exp(-(ratio**2) / 2) / (2 * torch.pi) ** 0.5
     share = torch.special.ndtr(-ratio)
     return torch.where(share > _TAIL, mean - deviation * density / share, -3 * deviation).float()
 
 
 def partial_l2(source: Tensor, target: Tensor, margin: Tensor) -> Tensor:
-    """Sum the squared differences from a teacher's feature, where it is positive or the student exceeds it.
+    """Return the sum of squared differences from a teacher's feature, where it is positive or the student exceeds it.
 
     Heo et al., ICCV 2019, section 3.2, the partial L2 distance.
 
     Args:
-        source: the student's feature after its connector, of shape (N, C, rows, columns).
-        target: the teacher's feature before its ReLU, of the same shape; what is below the margin is raised to it.
-        margin: of each channel, of a shape that broadcasts, such as (1, C, 1, 1).
+        source: The student's feature after its connector, of shape (N, C, rows, columns).
+        target: The teacher's feature before its ReLU, of the same shape; values below the margin are raised to it.
+        margin: The margin of each channel, of a shape that broadcasts, such as (1, C, 1, 1).
     """
     target = torch.max(target, margin)
     counts = (source > target) | (target > 0)
-    # Elsewhere the student is its own target. A lerp is exact at 0 and 1, and faster than a where on a CPU.
+    # Elsewhere the student is its own target. torch.lerp is exact at 0 and 1, and faster than torch.where on a CPU.
     target = torch.lerp(source.detach(), target, counts.to(target.dtype))
     return F.mse_loss(source, target, reduction="sum")
 
 
 @DISTILLERS.register("ofd")
 class OFD(TeacherStudent):
-    """Overhaul of feature distillation (Heo et al., ICCV 2019).
+    """Overhaul of feature distillation (Heo et al., ICCV 2019, section 3).
 
-    Features before the ReLU at the end of each stage are compared: the student's after a 1x1 convolution and a batch
-    norm, the teacher's with its negative values raised to a margin, by a squared difference that leaves out where both
-    are negative. A stage counts half as much as the next one.
+    Compares features before the ReLU at the end of each stage. The student's pass through a 1x1 convolution and a batch
+    norm, and the teacher's negative values are raised to a margin. The loss is their squared difference, except where
+    the teacher is negative and the student is below it. Each stage counts half as much as the next one.
 
-    The margin comes from the scale and shift of the teacher's normalisation at that place. A batch norm's are the
-    deviation and the mean of each channel, as in the paper; a layer norm's or RMS norm's are taken likewise, over
-    positions.
+    The margin comes from the scale and shift of the teacher's normalisation at that place. Those of a batch norm are
+    the deviation and the mean of each channel, as in the paper; those of a layer norm or RMS norm are used in the same
+    way.
 
     Args:
-        teacher: a trained model.
-        student: the model to train.
-        layers: where to read both, from the first stage to the last: dotted names that are the same in both models, or
-            pairs of a teacher's and a student's. Of a ReLU what enters it is read, of any other module what it returns.
-            By default the ends of the stages are found.
-        weight: on the loss.
-        scale: on the sum over all entries, per image: the authors use 1/1000 on CIFAR and 1/10000 on ImageNet, whose
-            features are larger.
-        example: a batch that both models take; made up from their first layers if None.
-        autocast: see :class:`TeacherStudent`.
+        teacher: The trained model.
+        student: The model to train.
+        layers: The places to read, from the first stage to the last: dotted names for both models, or pairs of one name
+            for the teacher and one for the student. A ReLU is read at its input, any other module at its output. None
+            finds the ends of the stages.
+        weight: The factor of the loss.
+        scale: The factor of the sum over all entries, per image. The authors use 1/1000 on CIFAR and 1/10000 on
+            ImageNet, whose features are larger.
+        example: A batch that both models take. None makes one up from the teacher's first layer.
+        autocast: The dtype in which the teacher runs under autocast. None runs it as the surrounding code does.
 
     Raises:
-        ConfigError: if ``layers`` is a single string.
-        ModelError: if a name is no layer, the stages differ in number or resolution, or the teacher has no
-            normalisation at one of the places. Nothing is hooked then.
+        ConfigError: If ``layers`` is neither a list of names nor one of pairs, such as a single string.
+        ModelError: If a name is no layer, the stages differ in number or resolution, the teacher has no normalisation
+            at one of the places, or teacher and student are the same model. Neither model has hooks then.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.distill import OFD
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> teacher, student = WideResNet(10, 0.5), WideResNet(10, 0.25)
+        >>> x = torch.randn(4, 3, 32, 32)
+        >>> with OFD(teacher, student) as distiller:
+        ...     logits = student(x)
+        ...     loss = distiller(x)
+        >>> loss.shape, len(distiller.connectors)
+        (torch.Size([]), 3)
     """
 
     def __init__(
@@ -111,7 +123,7 @@ class OFD(TeacherStudent):
             self.register_buffer(f"margin{index}", margin.view(1, -1, 1, 1).to(device), persistent=False)
 
     def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
-        """Sum :func:`partial_l2` over the stages, each weighted by 1/2 for every stage behind it."""
+        """Sum :func:`partial_l2` over the stages, each divided by 2 for every stage after it."""
         count = len(self.connectors)
         losses = []
         for index, connector in enumerate(self.connectors):
@@ -123,13 +135,13 @@ class OFD(TeacherStudent):
 
 
 def _margins(feature: Feature) -> Tensor:
-    """Return the margins of a teacher's feature, from the normalisation in front of it."""
+    """Return the margins of a teacher's feature, from the normalisation before it."""
     norm = feature.norm
     scale, shift = (getattr(norm, name, None) for name in ("weight", "bias"))
     if norm is None or (scale is not None and scale.numel() != feature.channels):
         raise ModelError(
-            f"the margin of a feature comes from the scale and shift of its normalisation, and the teacher has none in "
-            f"front of {feature}. Name layers behind one as layers=, or use SRRL or KD, which need no margin"
+            "OFD takes the margin of a feature from the normalisation before it, and the teacher has none before "
+            f"{feature}. Name layers after a normalisation as layers=, or use SRRL or KD, which need no margin"
         )
     ones = torch.ones(feature.channels)
     return margins(ones if scale is None else scale, ones * 0 if shift is None else shift)

@@ -1,4 +1,4 @@
-"""Which places of a teacher and a student are compared."""
+"""Pairs of places at which a teacher and a student are compared."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from shapeshift.errors import ConfigError, ModelError
 from shapeshift.names import did_you_mean
 from shapeshift.running.wrappers import unwrap
 
-# Dotted names of layers: one for both models, or a teacher's and a student's. None to find them.
+# Dotted names of layers, or pairs of one name for the teacher and one for the student. None finds the layers.
 Layers = Sequence[str | tuple[str, str]] | None
 
-_MOST_LAYERS = 4  # of networks of repeated layers: as many as a convolutional network has stages
+_MOST_LAYERS = 4  # of networks of repeated layers: the number of stages of a usual convolutional network
 
 
 def trace_both(teacher: nn.Module, student: nn.Module, example: Any) -> tuple[Trace, Trace]:
     """Run teacher and student once on the same batch.
 
     Args:
-        teacher: with or without a wrapper around it.
-        student: the same.
-        example: a batch; made up from the teacher's first layer if None.
+        teacher: The teacher, with or without a wrapper around it.
+        student: The student, with or without a wrapper around it.
+        example: The batch. None makes one up from the teacher's first layer.
 
     Raises:
-        ModelError: if one of them fails on it.
+        ModelError: If one of the models fails on the batch.
     """
     teacher, student = unwrap(teacher), unwrap(student)
     x = example_input(teacher) if example is None else example
@@ -41,7 +41,7 @@ def split_names(layers: Sequence[str | tuple[str, str]]) -> tuple[list[str], lis
     """Split names for both models into the teacher's and the student's.
 
     Raises:
-        ConfigError: if they are something else, such as a single string.
+        ConfigError: If they are neither names nor pairs of names, such as a single string.
     """
     pairs = [(name, name) if isinstance(name, str) else tuple(name) for name in layers if not isinstance(layers, str)]
     if isinstance(layers, str) or any(len(pair) != 2 or not all(isinstance(n, str) for n in pair) for pair in pairs):
@@ -53,14 +53,15 @@ def pair_stages(teacher: nn.Module, student: nn.Module, layers: Layers, example:
     """Pair the ends of a teacher's and a student's stages, each read before its activation where there is a ReLU.
 
     Args:
-        teacher: a trained model.
-        student: the model to train.
-        layers: names; found if None. Of networks whose layers all have one resolution, such as most transformers, up to
-            four layers are taken, evenly spaced.
-        example: a batch that both take; made up if None.
+        teacher: The trained model.
+        student: The model to train.
+        layers: The names of the places; None finds the stages. In networks whose layers all have one resolution, such
+            as most transformers, up to four evenly spaced layers are taken.
+        example: A batch that both models take. None makes one up.
 
     Raises:
-        ModelError: if a name is no layer that is run, a stage cannot be read, or the two lists do not match.
+        ConfigError: If the names are neither names nor pairs of names.
+        ModelError: If a name is no layer that runs, a stage cannot be read, or the two lists do not match.
     """
     passes = trace_both(teacher, student, example)
     if layers is None:
@@ -92,8 +93,8 @@ def _before_activation(made: Trace, end: Value) -> Feature:
     if feature is None:
         place = locate(made, end) or "a stage"
         raise ModelError(
-            f"{place} of {type(made.model).__name__} ends in a ReLU that is used as a function, so that no module "
-            "takes or returns what enters it. Use nn.ReLU there, or name the layers to compare as layers="
+            f"{place} of {type(made.model).__name__} ends in a ReLU that is used as a function, so its input cannot be "
+            "read at any module. Use nn.ReLU there, or name the layers to compare as layers="
         )
     return feature
 
@@ -102,13 +103,13 @@ def named_call(made: Trace, name: str, field: str, whose: str) -> Call:
     """Return the last call of a layer that the user named.
 
     Args:
-        made: a pass of the model.
-        name: dotted.
-        field: where the user named it, for the error.
-        whose: model it is, for the error: "teacher" or "student".
+        made: A pass of the model.
+        name: The dotted name of the layer.
+        field: The argument that holds the name, for the error.
+        whose: The role of the model, for the error: "teacher" or "student".
 
     Raises:
-        ModelError: if there is no such layer, or it returns no tensor; it names what comes close.
+        ModelError: If there is no such layer, or it returns no tensor. The error lists similar names.
     """
     calls = [call for call in made.calls if call.path == name and call.output is not None]
     if not calls:
@@ -120,7 +121,7 @@ def named_call(made: Trace, name: str, field: str, whose: str) -> Call:
 
 
 def _named(made: Trace, name: str, whose: str) -> Feature:
-    """Return where a layer that the user named is read: before it if it is a ReLU, behind it if it is none."""
+    """Return the place at which a named layer is read: the input of a ReLU, the output of any other module."""
     call = named_call(made, name, "layers", whose)
     assert call.output is not None
     find = before_activation if isinstance(call.module, (nn.ReLU, nn.ReLU6)) else as_it_is

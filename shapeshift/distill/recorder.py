@@ -1,4 +1,4 @@
-"""Hooks that keep what a model computes on its way, and the object that owns them."""
+"""Recorders: hooks that keep features of a model's forward passes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shapeshift.errors import ModelError
 
 @dataclass(frozen=True)
 class Pass:
-    """What was kept of a forward pass.
+    """The features and the output of a forward pass.
 
     Attributes:
-        features: maps of shape (N, channels, rows, columns), in the order of the places where they were read.
-        output: what the model returned.
+        features: Maps of shape (N, channels, rows, columns), in the order of the places where they were read.
+        output: The output of the model.
     """
 
     features: list[Tensor]
@@ -30,19 +30,19 @@ class Pass:
 class Recorder:
     """Keeps features of a model's last forward pass, and its output, until they are taken.
 
-    Copies and pickles of the model leave the hooks behind: an average of a student's weights records nothing.
+    Copies and pickles of the model have no hooks: a running average of a student's weights records nothing.
 
     Args:
-        model: without a wrapper around it.
-        features: where to read.
-        only_with_gradients: whether passes without gradients, such as an evaluation, are left out.
+        model: The model, without a wrapper around it.
+        features: The places to read.
+        only_with_gradients: Whether passes without gradients, such as an evaluation, are ignored.
     """
 
     def __init__(self, model: nn.Module, features: Sequence[Feature], only_with_gradients: bool) -> None:
         self.features = tuple(features)
         self._model = model
         self._only_with_gradients = only_with_gradients
-        # Recomputing under gradient checkpointing calls hooks as well, and would leave the block's graph behind here.
+        # Gradient checkpointing calls hooks again in the backward pass; recording then would keep the graph of a block.
         self._is_running = False
         self._kept: dict[str, Any] = {}
         self._handles: list[Any] = [
@@ -74,7 +74,7 @@ class Recorder:
         of_input, is_overwritten = feature.side == "input", feature.is_overwritten
 
         def keep(args: Any, kwargs_or_output: Any) -> None:
-            # Within a pass with gradients there are none inside of reentrant checkpointing.
+            # Reentrant checkpointing runs blocks without gradients within a pass with gradients.
             if self._is_running and self._counts():
                 tensor = first_tensor((args, kwargs_or_output) if of_input else kwargs_or_output)
                 self._kept[key] = tensor.clone() if is_overwritten and tensor is not None else tensor
@@ -82,29 +82,29 @@ class Recorder:
         return keep
 
     def take(self) -> Pass:
-        """Return what was kept, and forget it.
+        """Return the last pass, and forget it.
 
         Raises:
-            ModelError: if there was no pass since the last time, or the hooks are removed.
+            ModelError: If there was no pass since the last call, or the hooks are removed.
         """
         name = type(self._model).__name__
         if not self._handles:
-            raise ModelError(f"the hooks on {name} are removed, since the distiller was closed; build a new one")
+            raise ModelError(f"the hooks on {name} are removed, because the distiller was closed; build a new one")
         kept = self._kept.copy()
         self._kept.clear()
         missing = [str(feature) for index, feature in enumerate(self.features) if str(index) not in kept]
         if missing or "output" not in kept:
             raise ModelError(
-                f"{name} has brought no {missing[0] if missing else 'output'} since the distiller was last called. Run "
-                "it on the batch first, with gradients and not under reentrant checkpointing; a distiller of a model "
-                "that is compiled has to be built before the model runs for the first time, and torch.compiler.reset() "
-                "called before it if another model of this class was compiled; a copy of a distiller has no hooks"
+                f"{name}: {missing[0] if missing else 'its output'} was not recorded since the last call of the "
+                "distiller. Run the model on the batch first, with gradients and not under reentrant checkpointing. If "
+                "the model is compiled, build the distiller before the first run, and call torch.compiler.reset() "
+                "before that if another model of this class was compiled. A copy of a distiller records nothing"
             )
         features = [feature.as_maps(kept[str(index)]) for index, feature in enumerate(self.features)]
         return Pass(features, kept["output"])
 
     def close(self) -> None:
-        """Remove the hooks, and forget what was kept."""
+        """Remove the hooks, and forget the last pass."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -112,7 +112,7 @@ class Recorder:
 
 
 class _Hook:
-    """A forward hook, or a pre-hook with keyword arguments, that copies of the model do not get."""
+    """A forward hook, or a pre-hook with keyword arguments, that copies of the model lose."""
 
     def __init__(self, act: Callable[[Any, Any], None]) -> None:
         self.act = act
@@ -125,7 +125,7 @@ class _Hook:
 
 
 def _no_hook() -> Callable[..., None]:
-    """Return what stands in a copied model where a hook was."""
+    """Return the hook of a copied model, which does nothing."""
     return _nothing
 
 

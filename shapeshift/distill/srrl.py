@@ -1,4 +1,4 @@
-"""Softmax regression representation learning: the student's feature is read by the teacher's own classifier."""
+"""Softmax regression representation learning: the teacher's own classifier reads the student's feature."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _ROUNDING = 0.02  # relative: bfloat16 has 8 bits
 
 
 def match_statistics(connected: Tensor, target: Tensor) -> Tensor:
-    """Compare the means of each channel over positions: their squared differences, the mean over images and channels.
+    """Return the mean squared difference, over images and channels, of two features' means over positions.
 
     Yang et al., "Knowledge Distillation via Softmax Regression Representation Learning", ICLR 2021, section 3, the
-    feature matching loss L_FM as their implementation has it.
+    feature matching loss L_FM as in their implementation.
 
     Args:
-        connected: the student's feature after its connector, of shape (N, C, rows, columns).
-        target: the teacher's feature, of shape (N, C, rows, columns); its resolution may be another one.
+        connected: The student's feature after its connector, of shape (N, C, rows, columns).
+        target: The teacher's feature, of shape (N, C, rows, columns); rows and columns may differ from the student's.
     """
     return ((connected.mean((2, 3)) - target.mean((2, 3))) ** 2).mean()
 
 
 def match_softmax_regression(connected: Tensor, target: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compare what the teacher's classifier makes of both features: the mean squared difference of the logits.
+    """Return the mean squared difference of the logits that the teacher's classifier makes of two features.
 
     Yang et al., ICLR 2021, section 3, the softmax regression loss L_SR as a squared difference.
 
     Args:
-        connected: the student's features after the connector, of shape (N, C).
-        target: the teacher's, of the same shape.
-        weight: of the teacher's classifier, of shape (classes, C).
-        bias: of shape (classes,), or None.
+        connected: The student's features after the connector, of shape (N, C).
+        target: The teacher's features, of shape (N, C).
+        weight: The weight of the teacher's classifier, of shape (classes, C).
+        bias: The bias of the classifier, of shape (classes,), or None.
     """
     with torch.autocast(connected.device.type, enabled=False):
         return F.mse_loss(F.linear(connected, weight, bias), F.linear(target, weight, bias))
@@ -52,31 +52,43 @@ def match_softmax_regression(connected: Tensor, target: Tensor, weight: Tensor, 
 
 @DISTILLERS.register("srrl")
 class SRRL(TeacherStudent):
-    """Softmax regression representation learning (Yang et al., ICLR 2021).
+    """Softmax regression representation learning (Yang et al., ICLR 2021, section 3).
 
-    The student's last feature passes a connector of a 1x1 convolution, a batch norm and a ReLU, the latter only where
-    the teacher's feature comes from one. The result is compared with the teacher's last feature, and read by the
-    teacher's own classifier, whose logits are compared with those of the teacher.
+    The student's last feature passes through a connector: a 1x1 convolution, a batch norm, and a ReLU if the teacher's
+    feature comes from one. The loss compares the result with the teacher's last feature, and the logits that the
+    teacher's own classifier makes of both.
 
-    Where the classifier reads the mean of a map, as in most convolutional networks, the feature is that map. Where it
-    reads anything else (a pooled token, or each token of a sequence), the feature is what it reads.
+    Where the classifier reads the mean of a map, as in most convolutional networks, the feature is that map. Otherwise
+    it is the input of the classifier, such as a pooled token, or each token of a sequence.
 
     Args:
-        teacher: a trained model that ends in a linear classifier.
-        student: the model to train.
-        layers: where to read both: one name for both models, or a pair of a teacher's and a student's, in a list.
-            Found by default.
-        classifier: the dotted name of the teacher's classifier; found by default.
-        weight: on the loss.
-        alpha: on :func:`~shapeshift.distill.srrl.match_statistics`.
-        beta: on :func:`~shapeshift.distill.srrl.match_softmax_regression`.
-        example: a batch that both models take; made up from their first layers if None.
-        autocast: see :class:`TeacherStudent`.
+        teacher: The trained model, which ends in a linear classifier.
+        student: The model to train.
+        layers: The place to read, in a list: one dotted name for both models, or a pair of one name for the teacher and
+            one for the student. None finds it.
+        classifier: The dotted name of the teacher's classifier. None finds it.
+        weight: The factor of the loss.
+        alpha: The factor of :func:`~shapeshift.distill.srrl.match_statistics`.
+        beta: The factor of :func:`~shapeshift.distill.srrl.match_softmax_regression`.
+        example: A batch that both models take. None makes one up from the teacher's first layer.
+        autocast: The dtype in which the teacher runs under autocast. None runs it as the surrounding code does.
 
     Raises:
-        ConfigError: if ``layers`` is a single string.
-        ModelError: if a name is no layer, or there is no linear classifier that reads the teacher's feature. Nothing is
-            hooked then.
+        ConfigError: If ``layers`` is neither a list of names nor one of pairs, such as a single string.
+        ModelError: If a name is no layer, no linear classifier reads the teacher's feature, or teacher and student are
+            the same model. Neither model has hooks then.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.distill import SRRL
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> teacher, student = WideResNet(10, 0.5), WideResNet(10, 0.25)
+        >>> x = torch.randn(4, 3, 32, 32)
+        >>> with SRRL(teacher, student) as distiller:
+        ...     logits = student(x)
+        ...     loss = distiller(x)
+        >>> loss.shape, distiller.connector.conv
+        (torch.Size([]), Conv2d(16, 32, kernel_size=(1, 1), stride=(1, 1), bias=False))
     """
 
     def __init__(
@@ -99,7 +111,7 @@ class SRRL(TeacherStudent):
         else:
             names = split_names(layers)
             if len(layers) != 1:
-                raise ModelError(f"layers: SRRL compares one feature, and {len(layers)} are named")
+                raise ModelError(f"layers: SRRL compares one feature, and {len(layers)} are named; give a list of one")
             target, feature = (
                 _named_feature(made, name, whose)
                 for made, (name,), whose in zip(passes, names, ("teacher", "student"), strict=True)
@@ -111,7 +123,7 @@ class SRRL(TeacherStudent):
         self.beta = beta
         self.connector = Connector(feature.channels, target.channels, rectified=target.is_rectified)
         self.connector.to(device_of(student))
-        self._head: tuple[Any] = (head.module,)  # in a tuple, as the teacher is
+        self._head: tuple[Any] = (head.module,)  # in a tuple, where nn.Module does not look for submodules
         self._reads_positions = _read(head).shape[1] > 1
 
     @staticmethod
@@ -120,16 +132,16 @@ class SRRL(TeacherStudent):
         if read.shape[-1] != target.channels:
             raise ModelError(
                 f"the teacher's classifier {head.path} reads {read.shape[-1]} channels, and its feature is {target}: "
-                "name the feature that it reads as layers=, or another classifier="
+                "name the feature that the classifier reads as layers=, or another classifier as classifier="
             )
         if read.shape[1] > 1 and target.resolution != feature.resolution:
             raise ModelError(
-                f"the teacher's classifier {head.path} reads each position of {target}, and the student's feature "
-                f"{feature} has others: name two layers of one resolution as layers=[(teacher's, student's)]"
+                f"the teacher's classifier {head.path} reads each position of {target}, and the student's feature is "
+                f"{feature}: name two layers of the same resolution as layers=[(teacher's, student's)]"
             )
 
     def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
-        """Add the losses of statistics and of softmax regression, weighted by alpha and beta."""
+        """Return the sum of the losses of statistics and of softmax regression, with the factors alpha and beta."""
         connected = at_least_float32(self.connector(student.features[0]))
         target = teacher.features[0].to(connected.dtype)
         (head,) = self._head
@@ -153,7 +165,7 @@ def _named_feature(made: Trace, name: str, whose: str) -> Feature:
 
 
 def _find_classifier(made: Trace, whose: str, name: str | None = None) -> Call:
-    """Return the call of the layer that makes the logits, which has to be linear."""
+    """Return the call of the layer that makes the logits, which must be linear."""
     call = find_classifier(made) if name is None else named_call(made, name, "classifier", whose)
     model = type(made.model).__name__
     if call is None:
@@ -163,7 +175,7 @@ def _find_classifier(made: Trace, whose: str, name: str | None = None) -> Call:
     if isinstance(weight, Tensor) and weight.dim() > 1 and call.output is not None:
         weight, read = weight.detach().flatten(1), _read(call)
         if read.shape[-1] == weight.shape[1]:
-            # In the weight's precision: what a model computes under autocast is in a lower one.
+            # Compare in the precision of the weight: under autocast, the model computes in a lower one.
             made_here = F.linear(read.to(weight.dtype), weight, None if bias is None else bias.detach())
             logits = call.output.tensor.reshape(-1).to(weight.dtype)
             if made_here.numel() == len(logits) and _agree(made_here.reshape(-1), logits):
@@ -173,7 +185,7 @@ def _find_classifier(made: Trace, whose: str, name: str | None = None) -> Call:
 
 
 def _read(head: Call) -> Tensor:
-    """Return what a classifier read, of shape (N, positions, C)."""
+    """Return the input of a classifier, of shape (N, positions, C)."""
     assert head.input is not None
     tensor = head.input.tensor
     channels_last = tensor.movedim(1, -1) if tensor.dim() == 4 else tensor
@@ -181,7 +193,7 @@ def _read(head: Call) -> Tensor:
 
 
 def _last_feature(made: Trace, head: Call) -> Feature:
-    """Find the map whose mean over positions a classifier reads; what it reads itself if there is none."""
+    """Return the map whose mean over positions a classifier reads; the input of the classifier if there is none."""
     read = _read(head)
     for call in reversed(made.calls if read.shape[1] == 1 else []):
         feature = None if call.output is None or call.output.is_overwritten else locate(made, call.output)
@@ -196,6 +208,6 @@ def _last_feature(made: Trace, head: Call) -> Feature:
 
 
 def _agree(first: Tensor, second: Tensor) -> bool:
-    """Tell whether two tensors are the same, but for the rounding of a half precision."""
+    """Return whether two tensors are equal up to the rounding of half precision."""
     difference = torch.linalg.vector_norm((first - second).float())
     return bool(difference <= _ROUNDING * torch.linalg.vector_norm(second.float()))

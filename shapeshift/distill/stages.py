@@ -1,13 +1,14 @@
-"""Where the stages of a network end, where its activations begin, and which layer classifies.
+"""Stages, activations and classifiers of a network, found in one forward pass.
 
-All of it is read from one forward pass, so that it holds for the models of any library.
+Only the trace of the pass is read, so the functions work on models of any library.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 
@@ -17,8 +18,14 @@ from shapeshift.surgery.attached import is_attached
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A call that takes and returns features, and the number of positions of both."""
+class Step:
+    """A call that takes and returns features.
+
+    Attributes:
+        call: The call of a module.
+        before: The number of positions of the feature that it takes.
+        after: The number of positions of the feature that it returns.
+    """
 
     call: Call
     before: int
@@ -26,27 +33,29 @@ class _Step:
 
 
 def find_stages(trace: Trace) -> list[Value]:
-    """Find what each stage of a network hands on.
+    """Find the output of each stage of a network.
 
-    A stage of a convolutional network is what runs at one resolution, with at least one block that keeps it or goes on
-    at it, so that the stem is none. Where the resolution never changes, as in most transformers, each repeated layer is
-    a stage.
+    A stage of a convolutional network is the part that runs at one resolution. It has at least one block that keeps the
+    resolution, or that leads to it and continues there, unlike the stem. Where the resolution never changes, as in most
+    transformers, each repeated layer is a stage.
     """
-    steps, weighted = _steps(trace), _weighted_modules(trace.model)
-    stages = _resolutions(steps, weighted, trace.calls[0].input)
-    layers = _repeated_layers(steps, weighted)
+    resolutions = Resolutions(steps_of(trace), _weighted_modules(trace.model))
+    computed = resolutions.kept | resolutions.started(trace.calls[0].input)
+    stages = [value for resolution, value in resolutions.ends.items() if resolution in computed]
+    layers = _repeated_layers(resolutions.keeping)
     return layers if len(stages) < 2 <= len(layers) else stages
 
 
-def _steps(trace: Trace) -> list[_Step]:
+def steps_of(trace: Trace) -> list[Step]:
+    """Return the calls of submodules that take and return a batch of features, in the order in which they started."""
     batch = _batch(trace)
     steps = []
     for call in trace.calls:
         if call.path and call.input is not None and call.output is not None:
             shapes = call.input.tensor.shape, call.output.tensor.shape
-            # Windows of an image, or the heads of attention, stand in the batch's place.
+            # The first dimension can also count the windows of an image, or the heads of attention.
             if all(len(shape) > 1 and shape[0] == batch for shape in shapes):
-                steps.append(_Step(call, *map(positions, shapes)))
+                steps.append(Step(call, *map(positions, shapes)))
     return steps
 
 
@@ -65,79 +74,116 @@ def _weighted_modules(model: nn.Module) -> set[str]:
     return weighted
 
 
-def _resolutions(steps: list[_Step], weighted: set[str], entered: Value | None) -> list[Value]:
-    sizes = {step.call: {step.before, step.after} for step in steps if step.call.path in weighted}
-    ends: dict[int, Value] = {}
-    begun: set[int] = set()  # resolutions at which a block goes on that led there
-    keeping = [step for step in steps if 1 < step.before == step.after and step.call.path in weighted]
-    aside = {inner for step in keeping for inner in step.call.inner}  # where a reduction or a padding is undone again
-    reducing: dict[Call, int] = {}  # each call inside a module that leaves a resolution, and that resolution
-    lowest = max((step.before for step in steps), default=1)
-    for step in steps:
-        if step.call not in reducing and step.call not in aside and _leads_on(step, sizes, weighted):
-            reducing.update(dict.fromkeys(step.call.inner, step.before))
-            lowest = min(lowest, step.after)
-            assert step.call.input is not None
-            ends[step.before] = step.call.input
-            # A block that begins a stage may be all of it. One that reads what the model gets is the stem.
-            if step.call.input != entered and any(sizes.get(call) == {step.after} for call in step.call.inner):
-                begun.add(step.after)
-    finals = [step.call for step in steps if step.after == lowest]
-    # A single layer behind the last block belongs to the classifier.
-    blocks = [call for call in finals if call.inner and call.path in weighted]
-    if finals:
-        final = max(blocks or finals, key=lambda call: call.end).output
-        assert final is not None
-        ends[lowest] = final
-    keeping = [step for step in keeping if step.after != reducing.get(step.call)]
-    kept = begun | ({step.after for step in keeping if step.call.inner} or {step.after for step in keeping})
-    return [value for resolution, value in ends.items() if resolution in kept]
+@dataclass(frozen=True)
+class Resolutions:
+    """The resolutions of a network: where it goes from one to the next, and which of them its blocks run at.
 
+    A resolution is a number of positions, such as the pixels of a map.
 
-def _leads_on(step: _Step, sizes: dict[Call, set[int]], weighted: set[str]) -> bool:
-    """Tell whether a module goes from one resolution to the next alone; of a sequence or a stage, a part of it does so.
-
-    Args:
-        step: a call of the module.
-        sizes: the resolutions before and after each call of a module with weights.
-        weighted: the modules with weights.
+    Attributes:
+        steps: The calls that take and return features, in the order in which they started.
+        weighted: The dotted paths of the modules with weights.
     """
-    if not 1 < step.after < step.before or type(step.call.module) is nn.Sequential:
-        return False
-    # A squeeze to one position, as in squeeze-and-excitation, is no resolution of the network, nor is what a padding
-    # makes of the one that the module leaves.
-    inside = [size for call in step.call.inner for size in sizes.get(call, ())]
-    if any(size not in (1, step.after) and size < step.before for size in inside):
-        return False
-    # Several blocks at the resolution before it are a stage. A convolution with its normalisation is no block.
-    blocks = [
-        (call.parent, type(call.module))
-        for call in step.call.inner
-        if sizes.get(call) == {step.before} and sum(not part.inner and part.path in weighted for part in call.inner) > 1
-    ]
-    return len(blocks) == len(set(blocks))
+
+    steps: Sequence[Step]
+    weighted: Set[str]
+
+    @cached_property
+    def sizes(self) -> dict[Call, set[int]]:
+        """The resolutions before and after each call of a module with weights."""
+        return {step.call: {step.before, step.after} for step in self.steps if step.call.path in self.weighted}
+
+    @cached_property
+    def keeping(self) -> list[Step]:
+        """The calls of modules with weights that keep a resolution of several positions."""
+        return [step for step in self.steps if 1 < step.before == step.after and step.call.path in self.weighted]
+
+    @cached_property
+    def reducing(self) -> list[Step]:
+        """The calls that lead from one resolution to the next; of nested ones, the outermost."""
+        # A reduction inside a call that keeps its resolution is undone there.
+        inside = {inner for step in self.keeping for inner in step.call.inner}
+        found = []
+        for step in self.steps:
+            if step.call not in inside and self._leads_on(step):
+                inside.update(step.call.inner)
+                found.append(step)
+        return found
+
+    @cached_property
+    def ends(self) -> dict[int, Value]:
+        """The last value at each resolution: the input of the call that leaves it, or the output of the last block."""
+        ends = {step.before: step.call.input for step in self.reducing}
+        lowest = min([max((step.before for step in self.steps), default=1), *(step.after for step in self.reducing)])
+        finals = [step.call for step in self.steps if step.after == lowest]
+        # A single layer after the last block belongs to the classifier.
+        blocks = [call for call in finals if call.inner and call.path in self.weighted]
+        if finals:
+            ends[lowest] = max(blocks or finals, key=lambda call: call.end).output
+        return {resolution: value for resolution, value in ends.items() if value is not None}
+
+    @cached_property
+    def kept(self) -> set[int]:
+        """The resolutions that a block keeps; those that a single layer keeps, where no block keeps any."""
+        left = {inner: step.before for step in self.reducing for inner in step.call.inner}
+        # Inside a call that leaves a resolution, a part that still keeps it is no block of its own.
+        own = [step for step in self.keeping if step.after != left.get(step.call)]
+        return {step.after for step in own if step.call.inner} or {step.after for step in own}
+
+    def started(self, entered: Value | None) -> set[int]:
+        """Return the resolutions whose first block leads to them and continues there; it may be the whole stage.
+
+        Args:
+            entered: The input of the model. A block that reads it is the stem.
+        """
+        return {
+            step.after
+            for step in self.reducing
+            if step.call.input != entered and any(self.sizes.get(call) == {step.after} for call in step.call.inner)
+        }
+
+    def _leads_on(self, step: Step) -> bool:
+        """Return whether a module by itself leads to the next resolution. In a sequence or a stage, a part does."""
+        if not 1 < step.after < step.before or type(step.call.module) is nn.Sequential:
+            return False
+        # Neither a squeeze to one position, as in squeeze-and-excitation, nor the padded form of the resolution that
+        # the module leaves is a resolution of the network.
+        inside = [size for call in step.call.inner for size in self.sizes.get(call, ())]
+        if any(size not in (1, step.after) and size < step.before for size in inside):
+            return False
+        # Several blocks at the resolution before it are a stage. A convolution with its normalisation is no block.
+        blocks = [
+            (call.parent, type(call.module))
+            for call in step.call.inner
+            if self.sizes.get(call) == {step.before} and self._layers_with_weights(call) > 1
+        ]
+        return len(blocks) == len(set(blocks))
+
+    def _layers_with_weights(self, call: Call) -> int:
+        """Count the calls inside a call that have weights and no calls inside them."""
+        return sum(not part.inner and part.path in self.weighted for part in call.inner)
 
 
-def _repeated_layers(steps: list[_Step], weighted: set[str]) -> list[Value]:
+def _repeated_layers(keeping: Sequence[Step]) -> list[Value]:
+    """Return the outputs of the most numerous siblings of one class among calls that keep their resolution."""
     siblings: defaultdict[tuple[str, type[nn.Module]], dict[str, Value]] = defaultdict(dict)
-    for step in steps:
-        if step.before == step.after > 1 and step.call.inner and step.call.path in weighted:
-            assert step.call.output is not None
+    for step in keeping:
+        if step.call.inner and step.call.output is not None:
             siblings[step.call.parent, type(step.call.module)][step.call.path] = step.call.output
     return list(max(siblings.values(), key=len, default={}).values())
 
 
 def before_activation(trace: Trace, value: Value) -> Feature | None:
-    """Find where a feature can be read before its ReLU (Heo et al. 2019, section 3.1), and the norm in front of it.
+    """Find where a feature can be read before its ReLU (Heo et al. 2019, section 3.1), and the norm before it.
 
     Args:
-        trace: the pass in which the feature was met.
-        value: what a stage hands on. Where a ReLU made it, what entered the ReLU is taken. Where a normalisation reads
-            it first, as in networks with pre-activation, what the normalisation returns is taken. Else it is taken as
-            it is.
+        trace: The pass that computed the value.
+        value: The output of a stage. If a ReLU made it, the feature is the input of the ReLU. If a normalisation reads
+            it, as in networks with pre-activation, the feature is the output of the normalisation. Otherwise the
+            feature is the value itself.
 
     Returns:
-        The place; None if no module takes or returns what entered the ReLU.
+        The place; None if no module takes or returns the feature.
     """
     made_by = [relu for relu in trace.relus if relu.output == value]
     if made_by:
@@ -150,7 +196,7 @@ def before_activation(trace: Trace, value: Value) -> Feature | None:
 
 
 def as_it_is(trace: Trace, value: Value) -> Feature | None:
-    """Find where a feature can be read, and the last norm in front of it; None if no module takes or returns it."""
+    """Find where a feature can be read as it is, and the last norm before it; None if no module takes or returns it."""
     norms = _norms(trace)
     returned = [norm for norm in norms if norm.output == value]
     ends = [call.end for call in trace.calls if call.output == value]
@@ -159,11 +205,11 @@ def as_it_is(trace: Trace, value: Value) -> Feature | None:
 
 
 def _norm_before(trace: Trace, relu: ReLU) -> Call | None:
-    """Find the normalisation whose output a ReLU gets, perhaps with a shortcut added to it."""
+    """Find the normalisation whose output a ReLU takes, perhaps with a shortcut added to it."""
     norms = _norms(trace)
     fused = [norm for norm in norms if norm.path == relu.inside]
     before = [norm for norm in norms if norm.end < relu.end and _shape(norm) == relu.input.tensor.shape]
-    # Of the norms in front of a sum, the main path's stands beside the ReLU; the shortcut's is a part of the shortcut.
+    # Before a sum there are two norms: that of the main path is a sibling of the ReLU, the other is in the shortcut.
     beside = [norm for norm in before if norm.parent == relu.inside]
     return max(fused or beside or before, key=lambda norm: norm.end, default=None)
 
@@ -180,7 +226,7 @@ def find_classifier(trace: Trace) -> Call | None:
     """Find the layer that makes the logits: the one that returns them, or else the last one with parameters.
 
     Returns:
-        Its call; None where that layer is a normalisation, as in a model without a head.
+        The call of the layer; None if it is a normalisation, as in a model without a head.
     """
     layers = [call for call in trace.calls if not call.inner and call.output is not None and _has_parameters(call)]
     logits = first_tensor(trace.output)

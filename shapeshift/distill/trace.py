@@ -1,4 +1,4 @@
-"""What happens in one forward pass: which module sees which tensor, in which order."""
+"""Traces of a forward pass: the calls of modules, in order, and the tensors that they take and return."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shapeshift.errors import ModelError
+from shapeshift.running.batches import call_model
 from shapeshift.running.modes import evaluating
 
 _RELUS: frozenset[Callable[..., Any]] = frozenset(
@@ -21,11 +22,11 @@ _RELUS: frozenset[Callable[..., Any]] = frozenset(
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor as it was at one moment: what is written to it later makes it another value.
+    """A tensor at one moment; a later write to the tensor makes another value of it.
 
     Attributes:
-        tensor: as it is now.
-        version: how often it had been written to.
+        tensor: The tensor, with its present entries.
+        version: The number of writes to the tensor before that moment.
     """
 
     tensor: Tensor
@@ -45,7 +46,7 @@ class Value:
 
     @property
     def is_overwritten(self) -> bool:
-        """Whether something has been written to the tensor since."""
+        """Whether the tensor was written to since."""
         return self.tensor._version != self.version
 
 
@@ -54,12 +55,12 @@ class Call:
     """One call of a module.
 
     Attributes:
-        path: the module's dotted path; empty for the model itself.
-        module: what was called.
-        input: the first tensor among its arguments.
-        output: the first tensor in what it returns.
-        end: its place in the order in which calls ended.
-        inner: the calls inside it, those inside of these included.
+        path: The dotted path of the module; empty for the model itself.
+        module: The module.
+        input: The first tensor among its arguments.
+        output: The first tensor in its output.
+        end: The position of the call in the order in which calls ended.
+        inner: All calls inside it, at any depth.
     """
 
     path: str
@@ -77,13 +78,13 @@ class Call:
 
 @dataclass(frozen=True)
 class ReLU:
-    """One use of a ReLU, whether as a module or as a function.
+    """One use of a ReLU, as a module or as a function.
 
     Attributes:
-        input: what entered.
-        output: what left.
-        inside: the dotted path of the module in whose code it was used; that of an ``nn.ReLU`` is the one around it.
-        end: how many calls of modules had ended before it.
+        input: The input of the ReLU.
+        output: The output of the ReLU.
+        inside: The dotted path of the module whose code uses it; for an ``nn.ReLU``, that of the module around it.
+        end: The number of calls of modules that ended before it.
     """
 
     input: Value
@@ -97,23 +98,16 @@ class Trace:
     """A forward pass.
 
     Attributes:
-        model: what was run.
-        calls: of modules, in the order in which they began; the first is the model's.
-        relus: in order.
-        output: what the model returned.
+        model: The model.
+        calls: The calls of modules, in the order in which they started; the first one is that of the model.
+        relus: The uses of ReLU, in order.
+        output: The output of the model.
     """
 
     model: nn.Module
     calls: list[Call]
     relus: list[ReLU]
     output: Any
-
-
-def call(model: nn.Module, x: Any) -> Any:
-    """Call a model with a batch: a tensor, a tuple or list of arguments, or a dict of arguments by name."""
-    if isinstance(x, Mapping):
-        return model(**x)
-    return model(*x) if isinstance(x, (tuple, list)) else model(x)
 
 
 def first_tensor(nested: Any) -> Tensor | None:
@@ -125,29 +119,29 @@ def first_tensor(nested: Any) -> Tensor | None:
 
 
 def trace(model: nn.Module, x: Any) -> Trace:
-    """Run a model once, in evaluation mode and without gradients, and write down what happens.
+    """Run a model once, in evaluation mode and without gradients, and record its calls.
 
     Args:
-        model: without a wrapper around it; its modes are as before when the pass has ended.
-        x: a batch, as for :func:`call`.
+        model: The model, without a wrapper around it; its modes are restored afterwards.
+        x: A batch, in the forms that :func:`~shapeshift.running.batches.call_model` takes.
 
     Raises:
-        ModelError: if the pass fails.
+        ModelError: If the pass fails.
     """
-    recorder = _Recorder(model)
+    tracer = _Tracer(model)
     try:
-        with recorder, evaluating(model), torch.no_grad():
-            output = call(model, x)
+        with tracer, evaluating(model), torch.no_grad():
+            output = call_model(model, x)
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} fails on an example input ({type(error).__name__}: {error}). "
-            "Give a batch that it takes as example="
+            "Give a batch that the model takes as example="
         ) from error
-    return Trace(model, recorder.calls, recorder.relus, output)
+    return Trace(model, tracer.calls, tracer.relus, output)
 
 
-class _Recorder(TorchFunctionMode):
-    """Writes down the calls of a model's modules, and the uses of ReLU, as long as it is entered."""
+class _Tracer(TorchFunctionMode):
+    """A context that records the calls of a model's modules, and the uses of ReLU."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -158,7 +152,7 @@ class _Recorder(TorchFunctionMode):
         self._ended = 0
         self._handles: list[Any] = []
 
-    def __enter__(self) -> _Recorder:
+    def __enter__(self) -> _Tracer:
         for path, module in self._model.named_modules():
             self._handles += [
                 module.register_forward_pre_hook(self._begin(path), with_kwargs=True),
@@ -174,7 +168,7 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # ReLU6 is a hardtanh from 0.
+        # ReLU6 calls hardtanh with a lower bound of 0.
         if func not in _RELUS and not (func is F.hardtanh and (*args[1:2], kwargs.get("min_val"))[0] == 0):
             return func(*args, **kwargs)
         entered = Value.find((args, kwargs))

@@ -1,4 +1,4 @@
-"""Several distillation losses at once."""
+"""Weighted sums of distillation losses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,26 @@ from shapeshift.errors import ConfigError
 
 
 class WeightedSum(Distiller):
-    """A weighted sum of distillation losses, for which a teacher that several of them share runs once.
+    """A weighted sum of distillation losses; a teacher that several of them share runs once.
 
     Args:
-        terms: pairs of a weight and a distiller.
+        terms: The terms of the sum, as pairs of a factor and a distiller.
 
     Raises:
-        ConfigError: if there is none, one is no such pair, or two of them run one teacher under different autocast.
+        ConfigError: If there is no term, a term is no such pair, or two terms run the same teacher under different
+            autocast.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.distill import KD, SRRL, WeightedSum
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> teacher, student = WideResNet(10, 0.5), WideResNet(10, 0.25)
+        >>> x = torch.randn(4, 3, 32, 32)
+        >>> with WeightedSum([(1.0, SRRL(teacher, student)), (0.5, KD(teacher, student))]) as distiller:
+        ...     logits = student(x)
+        ...     loss = distiller(x)
+        >>> loss.shape, distiller.weights
+        (torch.Size([]), [1.0, 0.5])
     """
 
     def __init__(self, terms: Sequence[tuple[float, TeacherStudent]]) -> None:
@@ -41,7 +54,7 @@ class WeightedSum(Distiller):
                 raise ConfigError(f"one teacher cannot run under autocast={first} and autocast={second} in one pass")
 
     def run_teacher(self, x: Any) -> None:
-        # The hooks of all distillers of a teacher keep what they need of one pass.
+        # The hooks of all distillers of a teacher record in the same pass.
         for distiller in self._by_teacher.values():
             distiller.run_teacher(x)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from shapeshift.disjoint_sets import Unions
+from shapeshift.disjoint_sets import DisjointSets
 from shapeshift.superweights.weight_gradients import Matrix
 from shapeshift.weights import Weight
 
@@ -67,7 +67,7 @@ def agreeing_clusters(
         The cluster of each layer, numbered in the order of the layers; and for each layer of another network the one
         that it was joined to.
     """
-    unions = Unions()
+    disjoint = DisjointSets()
     first: dict[str, list[int]] = {}
     matches: dict[int, int] = {}
     for member in members:
@@ -78,13 +78,13 @@ def agreeing_clusters(
             if label in first:
                 for index in found:
                     matches[index] = max(first[label], key=lambda other: similarity[index, other])
-                    unions.join(matches[index], index)
+                    disjoint.union(matches[index], index)
             else:
                 first[label] = found
                 for place, index in enumerate(found):
                     for other in found[:place]:
                         if similarity[index, other] > threshold:
-                            unions.join(other, index)
+                            disjoint.union(other, index)
     numbers: dict[int, int] = {}
-    labels = [numbers.setdefault(unions.root(index), len(numbers)) for index in range(len(coarse))]
+    labels = [numbers.setdefault(disjoint.find(index), len(numbers)) for index in range(len(coarse))]
     return labels, matches

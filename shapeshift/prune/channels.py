@@ -1,4 +1,4 @@
-"""Which channels of a model have to be removed together, by the dependency graph of Torch-Pruning."""
+"""Channel sets: channels of a model that have to be removed together, by the dependency graph of Torch-Pruning."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from shapeshift.disjoint_sets import Unions
+from shapeshift.disjoint_sets import DisjointSets
 from shapeshift.errors import MissingExtraError, ModelError
-from shapeshift.prune.layers import IN, OUT, channels, count_groups, drops_groups, kind_of
+from shapeshift.prune.layers import IN, OUT, count_groups, drops_groups, kind_of, num_channels
 from shapeshift.prune.operations import Shapes, keeps_channels, operation_name
 from shapeshift.running.batches import Inputs
 
-# A side of a layer by its dotted path, or a dimension of a parameter by itself.
+# A layer's dotted path with "out" or "in", or the path of a parameter outside of known layers with a dimension.
 Place = tuple[str, str]
 
 
@@ -28,38 +28,38 @@ class ChannelSet:
     """Channels of several layers that only make sense together, such as those that a residual sum adds up.
 
     Attributes:
-        members: the channels at each place.
-        obstacle: why they cannot be removed; None if they can.
+        members: The channels at each place.
+        obstacle: The reason why they cannot be removed; None if they can.
     """
 
     members: dict[Place, list[int]]
     obstacle: str | None
 
 
-# No tensor has more channels, however they are flattened.
+# More channels than any tensor has, even a flattened one.
 _MOST_CHANNELS = 2**40
 
 
 def channel_sets(model: nn.Module, example: Inputs) -> list[ChannelSet]:
     """Find the sets of channels that have to be removed together.
 
-    The graph is Torch-Pruning's. It takes unknown operations for elementwise ones; here a set that runs into an
-    operation, a layer or a layout that is not known to keep channels apart has an obstacle, and stays.
+    The graph is Torch-Pruning's, which treats unknown operations as elementwise. Here a set has an obstacle, and stays,
+    if it reaches an operation, a layer or a layout that is not known to keep channels apart.
 
     Args:
-        model: it is not changed.
-        example: its arguments for one sample.
+        model: The model; it is not changed.
+        example: The arguments of the model for one sample.
 
     Raises:
-        MissingExtraError: if torch-pruning is not installed.
-        ModelError: if the graph cannot be built.
+        MissingExtraError: If torch-pruning is not installed.
+        ModelError: If the graph cannot be built.
     """
     try:
         import torch_pruning
     except ImportError:
         raise MissingExtraError("pruning filters", "prune") from None
     model = copy.deepcopy(model)
-    # A parameter without gradients leaves no trace in the graph.
+    # A frozen parameter would be missing from the graph.
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     shapes = Shapes()
@@ -72,20 +72,19 @@ def channel_sets(model: nn.Module, example: Inputs) -> list[ChannelSet]:
 
     graph = torch_pruning.DependencyGraph()
     try:
-        # It warns of what it takes for elementwise, and of depths where it gives up: both are obstacles here.
+        # It warns where it treats an operation as elementwise, or gives up at some depth: both are obstacles here.
         inputs = Inputs(*tree_map_only(Tensor, torch.clone, (example.args, example.kwargs)))
         with torch.enable_grad(), shapes, warnings.catch_warnings(action="ignore"):
             graph.build_dependency(model, inputs, forward_fn=forward, verbose=False)
     except Exception as error:
         raise ModelError(
-            f"the layers of {type(model).__name__} cannot be followed from one to the next: "
-            f"{type(error).__name__}: {error}"
+            f"the graph of the layers of {type(model).__name__} cannot be built: {type(error).__name__}: {error}"
         ) from error
     return _Sets(graph, shapes, set(outputs)).find()
 
 
 class _Index(NamedTuple):
-    """A channel, and where it came from: the form in which the graph maps channels along a dependency."""
+    """A channel and its origin: the form in which the graph maps channels along a dependency."""
 
     idx: int
     root_idx: int
@@ -94,7 +93,8 @@ class _Index(NamedTuple):
 class _Sets:
     """Joins channels that depend on each other, over the whole graph at once.
 
-    A site is a node of the graph with the function that would prune it, which tells its input from its output.
+    A site is a node of the graph together with the function that prunes its output, or the one that prunes its input.
+    The channels of all sites have numbers of their own, so that sets of them can be joined.
     """
 
     def __init__(self, graph: Any, shapes: Shapes, outputs: set[Any]) -> None:
@@ -105,7 +105,7 @@ class _Sets:
         self.paths = {module: path for path, module in graph.model.named_modules()}
         self.names = {parameter: name for name, parameter in graph.model.named_parameters()}
         self.numbers: dict[Any, int] = {}
-        self.unions = Unions()
+        self.disjoint = DisjointSets()
         owners = Counter(
             parameter
             for module in graph.model.modules()
@@ -117,11 +117,11 @@ class _Sets:
     def find(self) -> list[ChannelSet]:
         """Return all sets, in the order of the layers and their channels."""
         for node in list(self.graph.module2node.values()):
-            size = channels(node.module, OUT) if isinstance(node.module, nn.Module) else 0
+            size = num_channels(node.module, OUT) if isinstance(node.module, nn.Module) else 0
             if size and not isinstance(node.module, nn.Embedding):
                 self._spread((node, self._pruner(node).prune_out_channels), range(size))
                 if drops_groups(node.module):
-                    self._spread((node, self._pruner(node).prune_in_channels), range(channels(node.module, IN)))
+                    self._spread((node, self._pruner(node).prune_in_channels), range(num_channels(node.module, IN)))
         for site in list(self.reached):
             self._join_groups(site)
         obstacles: dict[int, str] = {}
@@ -129,7 +129,7 @@ class _Sets:
         for site, indices in self.reached.items():
             obstacle, places, number = self._obstacle(site), self._places(site), self._number(site)
             for index in sorted(indices):
-                root = self.unions.root(number + index)
+                root = self.disjoint.find(number + index)
                 for place, size in places:
                     members[root][place].append(index)
                     if index >= size:
@@ -142,7 +142,7 @@ class _Sets:
         return self.graph.get_pruner_of_module(node.module)
 
     def _spread(self, site: Any, indices: Iterable[int]) -> None:
-        """Follow channels along all dependencies, and join them with those that they are tied to."""
+        """Follow channels along all dependencies, and join those that depend on each other."""
         stack = [(site, set(indices) - self.reached[site])]
         self.reached[site] |= set(indices)
         while stack:
@@ -159,38 +159,57 @@ class _Sets:
                     before, after = [found.root_idx for found in mapped], [found.idx for found in mapped]
                 source_number, target_number = self._number((node, function)), self._number(target)
                 for source, found in zip(before, after, strict=True):
-                    self.unions.join(source_number + source, target_number + found)
+                    self.disjoint.union(source_number + source, target_number + found)
                 fresh = set(after) - self.reached[target]
                 if fresh:
                     self.reached[target] |= fresh
                     stack.append((target, fresh))
 
     def _join_groups(self, site: Any) -> None:
-        """Join what groups of channels tie: those of a group, or those at the same position of every group."""
+        """Join the channels that a grouped convolution or a group norm can only lose together."""
         node = site[0]
         groups = count_groups(node.module) if isinstance(node.module, nn.Module) else 1
         if groups == 1:
             return
-        number = self._number(site)
         for side, size in self._sides(site):
             if not drops_groups(node.module):
-                for index in self.reached[site]:
-                    self.unions.join(number + index, number + index % (size // groups))
+                self._join_positions(site, size // groups)
             elif side == OUT:
-                inner = self._number((node, self._pruner(node).prune_in_channels))
-                width = channels(node.module, IN) // groups
-                for index in self.reached[site]:
-                    group = index // (size // groups)
-                    for read in range(group * width, (group + 1) * width):
-                        self.unions.join(number + index, inner + read)
+                self._join_whole_groups(site, size // groups, num_channels(node.module, IN) // groups)
+
+    def _join_positions(self, site: Any, width: int) -> None:
+        """Join the channels at the same position of every group: all groups get smaller.
+
+        Args:
+            site: A side of a layer.
+            width: The number of channels of a group on that side.
+        """
+        first = self._number(site)
+        for index in self.reached[site]:
+            self.disjoint.union(first + index, first + index % width)
+
+    def _join_whole_groups(self, site: Any, out_width: int, in_width: int) -> None:
+        """Join the channels that a group of a convolution reads and returns: whole groups go.
+
+        Args:
+            site: The output of the convolution.
+            out_width: The number of output channels of a group.
+            in_width: The number of input channels of a group.
+        """
+        node = site[0]
+        first_out, first_in = self._number(site), self._number((node, self._pruner(node).prune_in_channels))
+        for index in self.reached[site]:
+            group = index // out_width
+            for read in range(group * in_width, (group + 1) * in_width):
+                self.disjoint.union(first_out + index, first_in + read)
 
     def _sides(self, site: Any) -> Iterator[tuple[str, int]]:
         """List the sides of a layer that a site stands for, with their numbers of channels."""
         node, function = site
         pruner = self._pruner(node)
         for side, own in ((OUT, pruner.prune_out_channels), (IN, pruner.prune_in_channels)):
-            if function == own and channels(node.module, side):
-                yield side, channels(node.module, side)
+            if function == own and num_channels(node.module, side):
+                yield side, num_channels(node.module, side)
 
     def _places(self, site: Any) -> list[tuple[Place, int]]:
         """Return the places that a site stands for, each with its number of channels; none for an operation."""
@@ -205,11 +224,11 @@ class _Sets:
         return [((path, side), size) for side, size in self._sides(site)]
 
     def _obstacle(self, site: Any) -> str | None:
-        """Return why no channel can be removed at a site; None if one can."""
+        """Return the reason why no channel can be removed at a site; None if channels can."""
         node, function = site
         if node.grad_fn in self.outputs and function == self._pruner(node).prune_out_channels:
             return "are the model's output"
-        # The neighbours as well: an operation may read some channels only, by numbers that would no longer be theirs.
+        # Check the neighbours as well: an operation may pick channels by indices, which a removal would shift.
         beside = [dependency.target for dependency in node.dependencies if dependency.trigger == function]
         for operation in (node, *beside):
             if not self._is_place(operation) and not keeps_channels(operation, self.shapes):
@@ -217,6 +236,7 @@ class _Sets:
         return self._obstacle_of_place(node) if self._is_place(node) else None
 
     def _obstacle_of_place(self, node: Any) -> str | None:
+        """Return the reason why no channel of a layer or parameter can be removed; None if channels can."""
         module = node.module
         if isinstance(module, nn.Parameter):
             return f"share {self.names[module]} with another layer" if module in self.tied else None
@@ -235,5 +255,5 @@ class _Sets:
         return node.module in self.paths or node.module in self.names
 
     def _number(self, site: Any) -> int:
-        """Return the number of a site's first channel; those of its others follow."""
+        """Return the number of a site's first channel; its other channels have the numbers that follow."""
         return self.numbers.setdefault(site, len(self.numbers) * _MOST_CHANNELS)

@@ -1,4 +1,4 @@
-"""HRank's measure of filters: the mean rank of their feature maps."""
+"""Feature ranks: the mean rank of each filter's feature maps, by which HRank orders filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shapeshift.prune.maps import FILTERED, MapTracer
 from shapeshift.prune.ranks import matrix_ranks
 from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.running.modes import evaluating
-from shapeshift.running.wrappers import compiled_from
+from shapeshift.running.wrappers import wrapped_attribute
 from shapeshift.surgery.roots import is_compressed
 
 
@@ -25,25 +25,37 @@ def feature_ranks(
 ) -> dict[str, Tensor]:
     """Measure the mean rank of each channel's feature map over images (Lin et al. 2020, eq. 4).
 
-    Maps are taken as the next layer reads them: after norm, sum, concatenation and activation, so the second
+    Maps are taken as the next layer reads them: after norm, sum, concatenation and activation. So the second
     convolution of a residual block has the maps of the block. Convolutions whose outputs are summed before the
     activation, as with a projected shortcut, have the same maps and are listed once, under the first.
 
     Args:
-        model: a plain model; it runs in evaluation mode, without gradients, and is left as it was.
-        loader: batches ``x``, ``(x, y)`` or dicts, of images of shape (N, C, H, W). The paper takes 500 images.
-        layers: dotted paths. A convolution or linear layer is measured as above, and any other module, such as a
-            block, at its output. None takes all convolutions and linear layers that have maps of more than a pixel.
-        progress: whether to show a progress bar.
+        model: The plain model. It runs in evaluation mode, without gradients, and is not changed.
+        loader: Batches ``x``, ``(x, y)`` or dicts of keyword arguments, of images of shape (N, C, H, W). The paper
+            takes 500 images.
+        layers: The dotted paths of the layers to measure. A convolution or linear layer is measured as described above,
+            and any other module, such as a block, at its output. None measures all convolutions and linear layers whose
+            maps have more than one pixel.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The mean ranks of each layer, float32, of shape (channels,), on the CPU, in the order in which the layers run.
+        The mean ranks of each layer, float32 of shape (channels,) on the CPU, in the order in which the layers run.
 
     Raises:
-        ConfigError: if a layer is unknown.
-        DataError: if the loader is empty, or yields no tensors.
-        ModelError: if the model is compressed, a layer has no feature maps, or maps are not finite.
-        MissingExtraError: if the progress bar is asked for and tqdm is not installed.
+        ConfigError: If a layer is unknown.
+        DataError: If the loader is empty, or yields no tensors.
+        ModelError: If the model is compressed or wrapped, a layer has no feature maps, or maps are not finite.
+        MissingExtraError: If the progress bar is asked for and tqdm is not installed.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from shapeshift.prune import feature_ranks
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> ranks = feature_ranks(model, [images], progress=False)
+        >>> {layer: tuple(values.shape) for layer, values in ranks.items()}
+        {'0': (8,), '2': (4,)}
     """
     check_plain(model)
     batches: Iterable[Any] = Batches(loader)
@@ -54,7 +66,7 @@ def feature_ranks(
 
 
 def measure_ranks(model: nn.Module, batches: Iterable[Inputs], layers: Sequence[str] | None) -> dict[str, Tensor]:
-    """Do what :func:`feature_ranks` does, given batches as arguments of the model."""
+    """Measure ranks as :func:`feature_ranks` does, given the model's arguments for each batch."""
     modules = dict(model.named_modules())
     if layers is None:
         names = [path for path, module in modules.items() if isinstance(module, FILTERED)]
@@ -71,7 +83,7 @@ def measure_ranks(model: nn.Module, batches: Iterable[Inputs], layers: Sequence[
             return
         ranks = matrix_ranks(maps).cpu()
         if (ranks < 0).any():
-            raise ModelError(f"the feature maps of {paths[0]} hold values that are not finite: they have no rank")
+            raise ModelError(f"the feature maps of {paths[0]} hold values that are not finite, so they have no rank")
         for path in paths:
             sums[path] = sums.get(path, 0) + ranks.sum(0)
             images[path] += len(maps)
@@ -94,15 +106,14 @@ def measure_ranks(model: nn.Module, batches: Iterable[Inputs], layers: Sequence[
 
 
 def check_plain(model: nn.Module) -> None:
-    """Refuse a compressed model, whose layers have no filters of their own, and a wrapper, whose copy is none.
+    """Refuse a compressed model, whose layers have no filters of their own, and a wrapper, which cannot be copied.
 
     Raises:
-        ModelError: if the model is one of them.
+        ModelError: If the model is one of them.
     """
-    compiled = compiled_from(model) is not model
-    if compiled or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inner = "_orig_mod" if compiled else "module"
-        raise ModelError(f"{type(model).__name__} wraps the model: prune model.{inner}, and wrap what is left of it")
+    inner = wrapped_attribute(model)
+    if inner is not None:
+        raise ModelError(f"{type(model).__name__} wraps the model: prune model.{inner}, and wrap the pruned model")
     if is_compressed(model):
         raise ModelError(
             "the model is compressed: its filters are generated from shared parameters and cannot be removed one by "
@@ -111,15 +122,15 @@ def check_plain(model: nn.Module) -> None:
 
 
 def known_layers(names: Iterable[str], known: Iterable[str], field: str) -> list[str]:
-    """Return names of layers as a list.
+    """Return names of layers as a list, after a check that all of them are known.
 
     Args:
-        names: what the user wrote.
-        known: the names there are.
-        field: where it was written, for the error.
+        names: The names that the user gave.
+        known: The known names.
+        field: The argument that holds the names, for the error.
 
     Raises:
-        ConfigError: if one is unknown; it names what comes close.
+        ConfigError: If a name is unknown. The error lists similar names.
     """
     if isinstance(names, str):
         raise ConfigError(f"{field}: give a list of names, not the string {names!r}")

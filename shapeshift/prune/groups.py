@@ -1,4 +1,4 @@
-"""Layers that lose filters together, and which of them go at which rate."""
+"""Filter groups: layers that lose filters together, and the filters that go at a rate."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class FilterGroup:
     """Layers whose filters are tied to each other, such as those of one residual stream; often a single layer.
 
     Attributes:
-        layers: by dotted path, in the order in which they run.
-        sets: their filters, each with all the channels that go with it.
+        layers: Their dotted paths, in the order in which they run.
+        sets: The filters, each with all the channels that go with it.
     """
 
     layers: tuple[str, ...]
@@ -45,7 +45,7 @@ class FilterGroup:
         )
 
     def dropped(self, ranks: Mapping[str, Tensor], rate: float) -> list[ChannelSet]:
-        """Return what a rate drops."""
+        """Return the filters that go at a rate."""
         return [self.sets[index] for index in lowest(self.scores(ranks), rate).tolist()]
 
 
@@ -54,9 +54,9 @@ class Filters:
     """All filters of a model that can be removed.
 
     Attributes:
-        groups: the layers that lose filters together, in the order in which they run.
-        layers: those of all groups, in the order in which they run.
-        obstacles: why the other layers have to stay whole.
+        groups: The layers that lose filters together, in the order in which they run.
+        layers: The layers of all groups, in the order in which they run.
+        obstacles: The reasons why the other layers stay whole.
     """
 
     groups: tuple[FilterGroup, ...]
@@ -64,13 +64,14 @@ class Filters:
     obstacles: dict[str, str]
 
     def rates(self, rate: Rate) -> list[float]:
-        """Read the rate of each group.
+        """Return the rate of each group: the mean of the rates given for its layers, or 0 if none is given.
 
         Args:
-            rate: as in :func:`shapeshift.prune.hrank`.
+            rate: The rates in any of the forms that :func:`shapeshift.prune.hrank` takes.
 
         Raises:
-            ConfigError: if it names a layer that cannot be pruned, is of another length, or lies outside of [0, 1).
+            ConfigError: If a rate lies outside of [0, 1) or names a layer that cannot be pruned, or if a list has
+                another length.
         """
         by_layer = self._by_layer(rate)
         for layer, value in by_layer.items():
@@ -103,12 +104,14 @@ def find_filters(sets: Iterable[ChannelSet], layers: Sequence[str]) -> Filters:
     """Group the filters whose channels are at the same places.
 
     Args:
-        sets: the channels that have to be removed together.
-        layers: the layers whose filters have ranks, in the order in which they run.
+        sets: The sets of channels that have to be removed together.
+        layers: The layers whose filters have ranks, in the order in which they run.
     """
     position = {layer: index for index, layer in enumerate(layers)}
     by_places: dict[frozenset[Place], list[ChannelSet]] = defaultdict(list)
     obstacles = dict.fromkeys(layers, "belong to a class of layer that cannot be made smaller")
+    # A set without an obstacle that holds an output channel of a ranked layer is a filter. Sets at the same places form
+    # a group, such as those of one residual stream.
     for found in sets:
         ranked = [path for path, side in found.members if side == OUT and path in position]
         if found.obstacle is not None:
@@ -120,7 +123,7 @@ def find_filters(sets: Iterable[ChannelSet], layers: Sequence[str]) -> Filters:
         members = tuple(
             sorted((path for path, side in places if side == OUT and path in position), key=position.__getitem__)
         )
-        # Among equal scores, the filter that comes first in the layer that runs first.
+        # Of equal scores, the first one is dropped: sort filters by their channels in the layer that runs first.
         own.sort(key=lambda found: min(found.members[members[0], OUT]))
         groups.append(FilterGroup(members, tuple(own)))
     groups.sort(key=lambda group: position[group.layers[0]])
@@ -130,7 +133,7 @@ def find_filters(sets: Iterable[ChannelSet], layers: Sequence[str]) -> Filters:
 
 
 def breakpoints(groups: Iterable[FilterGroup]) -> list[float]:
-    """List the rates at which one more filter of some group is dropped, ascending, beginning with 0."""
+    """List the rates at which one more filter of a group is dropped, in ascending order from 0."""
     found = set()
     for size in {len(group.sets) for group in groups}:
         for count in range(size):

@@ -17,10 +17,10 @@ from shapeshift.errors import ConfigError, ModelError
 from shapeshift.prune.channels import ChannelSet, Place, channel_sets
 from shapeshift.prune.feature_ranks import check_plain, feature_ranks, known_layers, measure_ranks
 from shapeshift.prune.groups import Filters, Rate, find_filters
-from shapeshift.prune.layers import OUT, channels, kind_of
+from shapeshift.prune.layers import OUT, kind_of, num_channels
 from shapeshift.prune.masks import mask as mask_entries
 from shapeshift.prune.masks import unmask
-from shapeshift.prune.record import Kept, Pruning, attach_record, cut
+from shapeshift.prune.record import Kept, PruningRecord, attach_record, cut
 from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.running.macs import count_macs, describe_inputs
 from shapeshift.running.modes import evaluating
@@ -30,7 +30,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 _SHOWN = 5
 
 
-@torch.inference_mode(mode=False)  # whose tensors no graph can be made of, and could never be trained
+@torch.inference_mode(mode=False)  # tensors made in inference mode have no graph, and can never be trained
 def hrank(
     model: ModelT,
     loader: Iterable[Any],
@@ -42,29 +42,42 @@ def hrank(
 ) -> ModelT:
     """Remove the filters whose feature maps have the lowest mean ranks (HRank: Lin et al. 2020, section 3).
 
-    In each layer the ``floor(rate * filters)`` filters of the lowest rank go. Channels that need each other (those that
-    a residual sum adds up, and what reads them) go together, by the mean of their ranks, and at the mean of the rates
-    given for their layers. Attention heads stay whole, and so does what cannot be followed safely.
+    Each layer loses the ``floor(rate * filters)`` filters of the lowest rank. Channels that depend on each other, such
+    as those that a residual sum adds up, go together, by the mean of their ranks and at the mean of the rates given for
+    their layers. Attention heads stay whole, and so do layers that cannot be followed safely.
 
     Args:
-        model: a plain model, or one that was masked; it is not changed.
-        loader: as in :func:`feature_ranks`; it is read once.
-        rate: the share of filters to remove, in [0, 1): one for all layers, a dict from dotted paths to rates (other
+        model: The plain model, which may be masked; it is not changed.
+        loader: Batches as in :func:`feature_ranks`; they are read once.
+        rate: The share of filters to remove, in [0, 1): one for all layers, a dict from dotted paths to rates (other
             layers stay whole), or a list with one for each layer that can be pruned, in the order in which they run.
-        mask: whether to set the filters to zero instead, in a model of the same shapes. They stay zero in training:
+        mask: Whether to set the filters to zero instead, in a model of the same shapes. They stay zero in training:
             their gradients are dropped, and before each forward pass they are set to zero again.
-        ranks: what :func:`feature_ranks` returned, to measure nothing again.
-        progress: whether to show a progress bar.
+        ranks: The ranks that :func:`feature_ranks` returned. None measures them.
+        progress: Whether to show a progress bar.
 
     Returns:
         The pruned copy, a plain model of the same classes. :func:`report` describes it.
 
     Raises:
-        ConfigError: if a rate lies outside of [0, 1) or names a layer that cannot be pruned, if a list is of another
-            length, or if ranks are not those of the model.
-        DataError: if the loader is empty, or yields no tensors.
-        ModelError: if the model is compressed, has no filters that can be removed, or does not run without them.
-        MissingExtraError: if torch-pruning, or tqdm for the progress bar, is not installed.
+        ConfigError: If a rate lies outside of [0, 1) or names a layer that cannot be pruned, a list has another length,
+            or the ranks are not those of the model.
+        DataError: If the loader is empty, or yields no tensors.
+        ModelError: If the model is compressed or wrapped, has no filters that can be removed, or does not run without
+            them.
+        MissingExtraError: If torch-pruning, or tqdm for the progress bar, is not installed.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from shapeshift.prune import hrank
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> pruned = hrank(model, [images], rate=0.5, progress=False)
+        >>> pruned[0].out_channels, pruned[2].in_channels
+        (4, 4)
+        >>> pruned(images).shape == model(images).shape
+        True
     """
     check_plain(model)
     batches = Batches(loader)
@@ -80,7 +93,7 @@ def hrank(
         mask_entries(pruned, _entries(pruned, dropped))
         return pruned
     cuts = cuts_of(pruned, dropped)
-    record = Pruning(cuts, describe_inputs(example), count_parameters(pruned), count_macs(pruned, example))
+    record = PruningRecord(cuts, describe_inputs(example), count_parameters(pruned), count_macs(pruned, example))
     expected = _output_shapes(pruned, example)
     cut(pruned, cuts)
     try:
@@ -88,18 +101,18 @@ def hrank(
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} does not run without its filters of low rank ({type(error).__name__}: {error}): "
-            "its code relies on a number of channels. Give rates for some layers only, as rate={layer: rate}"
+            "its code relies on a number of channels. Give rates for other layers only, as rate={layer: rate}"
         ) from error
     if found != expected:
         raise ModelError(
-            f"{type(model).__name__} would have outputs of shape {found} instead of {expected} without its filters of "
-            "low rank. Give rates for some layers only, as rate={layer: rate}"
+            f"{type(model).__name__} has outputs of shape {found} instead of {expected} without its filters of low "
+            "rank. Give rates for other layers only, as rate={layer: rate}"
         )
     broken = _error_in_training(pruned, example)
     if broken is not None and _error_in_training(model, example) is None:
         raise ModelError(
             f"{type(model).__name__} does not train without its filters of low rank ({type(broken).__name__}: {broken})"
-            ": layers that run in training only read them. Give rates for some layers only, as rate={layer: rate}"
+            ": layers that run in training only read them. Give rates for other layers only, as rate={layer: rate}"
         )
     attach_record(pruned, cuts, record)
     return pruned
@@ -109,14 +122,14 @@ def removable_filters(model: nn.Module, example: Inputs, ranks: Mapping[str, Ten
     """Find the filters of a model that can be removed.
 
     Args:
-        model: a plain model.
-        example: its arguments for one image.
-        ranks: the ranks that were measured; None looks for all layers that have them.
+        model: The plain model.
+        example: The arguments of the model for one image.
+        ranks: The ranks that were measured. None looks for all layers with feature maps.
 
     Raises:
-        ConfigError: if ranks are not those of the model.
-        ModelError: if it has no such filters.
-        MissingExtraError: if torch-pruning is not installed.
+        ConfigError: If the ranks are not those of the model.
+        ModelError: If the model has no such filters.
+        MissingExtraError: If torch-pruning is not installed.
     """
     if not isinstance(ranks, Mapping | None):
         raise ConfigError(f"ranks: give the dict that feature_ranks returned, not a {type(ranks).__name__}")
@@ -125,13 +138,13 @@ def removable_filters(model: nn.Module, example: Inputs, ranks: Mapping[str, Ten
         ranks = measure_ranks(model, [example], None)
     modules = dict(model.named_modules())
     for layer in known_layers(ranks, modules, "ranks"):
-        size = channels(modules[layer], OUT)
+        size = num_channels(modules[layer], OUT)
         if size and tuple(ranks[layer].shape) != (size,):
             shape = tuple(ranks[layer].shape)
             kind = type(modules[layer]).__name__
             raise ConfigError(f"ranks: those of {layer} have the shape {shape}, and the {kind} has {size} filters")
     if not ranks:
-        raise ConfigError("ranks: they are those of no layer; leave them out, and they are measured")
+        raise ConfigError("ranks: the dict is empty; leave it out to measure the ranks")
     filters = find_filters(sets, list(ranks))
     if not filters.groups:
         reasons = [f"\n  {layer}: its filters {reason}" for layer, reason in filters.obstacles.items()]
@@ -147,12 +160,14 @@ def dropped_sets(filters: Filters, ranks: Mapping[str, Tensor], rates: Sequence[
 
 
 def cuts_of(model: nn.Module, dropped: Iterable[ChannelSet]) -> dict[str, dict[str, Kept]]:
-    """Return what is left of each layer without some channels."""
+    """Return the channels that each layer keeps without some sets of channels."""
     order = {path: index for index, (path, _) in enumerate([*model.named_modules(), *model.named_parameters()])}
     cuts: dict[str, dict[str, Kept]] = {}
     for (path, side), gone in sorted(_by_place(dropped).items(), key=lambda found: order[found[0][0]]):
         size = (
-            model.get_parameter(path).shape[int(side)] if side.isdigit() else channels(model.get_submodule(path), side)
+            model.get_parameter(path).shape[int(side)]
+            if side.isdigit()
+            else num_channels(model.get_submodule(path), side)
         )
         kept = tuple(index for index in range(size) if index not in gone)
         cuts.setdefault(path, {})[side] = Kept(size, kept)
@@ -160,7 +175,7 @@ def cuts_of(model: nn.Module, dropped: Iterable[ChannelSet]) -> dict[str, dict[s
 
 
 def _entries(model: nn.Module, dropped: Iterable[ChannelSet]) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Return the entries of parameters that make the output of dropped channels: filters, biases and scales."""
+    """Return the entries of parameters that the output of dropped channels depends on: filters, biases and scales."""
     entries = {}
     for (path, side), gone in _by_place(dropped).items():
         if side.isdigit():
@@ -176,6 +191,7 @@ def _entries(model: nn.Module, dropped: Iterable[ChannelSet]) -> dict[str, tuple
 
 
 def _by_place(dropped: Iterable[ChannelSet]) -> dict[Place, set[int]]:
+    """Return the dropped channels at each place."""
     places: dict[Place, set[int]] = defaultdict(set)
     for found in dropped:
         for place, indices in found.members.items():
@@ -184,7 +200,7 @@ def _by_place(dropped: Iterable[ChannelSet]) -> dict[Place, set[int]]:
 
 
 def _error_in_training(model: nn.Module, example: Inputs) -> Exception | None:
-    """Run a copy of a model in training mode if some of its layers do not run in evaluation; return what was raised."""
+    """Return the error that a model raises in training mode; run only if some layers do not run in evaluation."""
     idle = {module for module in model.modules() if next(module.parameters(recurse=False), None) is not None}
     with ExitStack() as stack, evaluating(model), torch.no_grad():
         for module in list(idle):

@@ -1,4 +1,4 @@
-"""Which numbers of a layer belong to one of its channels, and how the layer is made without some of them."""
+"""Kinds of layers: the entries that belong to a channel, and the removal of channels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ OUT, IN = "out", "in"
 
 
 @dataclass(frozen=True)
-class Kind:
+class LayerKind:
     """A kind of layer.
 
     Attributes:
-        classes: of its modules, derived ones included.
-        sizes: the attribute with the number of channels, for each side.
-        tensors: the tensors that a channel has a part of, with the dimension of the channels, for each side.
+        classes: The classes of its modules; derived classes are included.
+        sizes: The attribute with the number of channels, for each side.
+        tensors: The tensors that have a dimension of channels, with that dimension, for each side.
     """
 
     classes: tuple[type[nn.Module], ...]
@@ -32,23 +32,23 @@ _NORM = {**_SCALE, "running_mean": 0, "running_var": 0}
 _CONV_SIZES = {OUT: "out_channels", IN: "in_channels"}
 
 KINDS = (
-    Kind((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV_SIZES, {OUT: _SCALE, IN: {"weight": 1}}),
-    Kind(
+    LayerKind((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV_SIZES, {OUT: _SCALE, IN: {"weight": 1}}),
+    LayerKind(
         (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
         _CONV_SIZES,
         {OUT: {"weight": 1, "bias": 0}, IN: {"weight": 0}},
     ),
-    Kind((nn.Linear,), {OUT: "out_features", IN: "in_features"}, {OUT: _SCALE, IN: {"weight": 1}}),
-    Kind((_NormBase,), {OUT: "num_features"}, {OUT: _NORM}),
-    Kind((nn.GroupNorm,), {OUT: "num_channels"}, {OUT: _SCALE}),
-    Kind((nn.LayerNorm,), {OUT: "normalized_shape"}, {OUT: _SCALE}),
-    Kind((nn.PReLU,), {OUT: "num_parameters"}, {OUT: {"weight": 0}}),
-    Kind((nn.Embedding,), {OUT: "embedding_dim"}, {OUT: {"weight": 1}}),
+    LayerKind((nn.Linear,), {OUT: "out_features", IN: "in_features"}, {OUT: _SCALE, IN: {"weight": 1}}),
+    LayerKind((_NormBase,), {OUT: "num_features"}, {OUT: _NORM}),
+    LayerKind((nn.GroupNorm,), {OUT: "num_channels"}, {OUT: _SCALE}),
+    LayerKind((nn.LayerNorm,), {OUT: "normalized_shape"}, {OUT: _SCALE}),
+    LayerKind((nn.PReLU,), {OUT: "num_parameters"}, {OUT: {"weight": 0}}),
+    LayerKind((nn.Embedding,), {OUT: "embedding_dim"}, {OUT: {"weight": 1}}),
 )
 
 
-def kind_of(module: nn.Module) -> Kind | None:
-    """Return how channels lie in a module; None if it is of no known kind, or keeps tensors that its kind does not."""
+def kind_of(module: nn.Module) -> LayerKind | None:
+    """Return the kind of a module; None if it is of no known kind, or has tensors that its kind does not know."""
     kind = next((kind for kind in KINDS if isinstance(module, kind.classes)), None)
     if kind is None or hasattr(module, "parametrizations"):
         return None
@@ -59,8 +59,8 @@ def kind_of(module: nn.Module) -> Kind | None:
     return None if held - known or several or transposed_groups else kind
 
 
-def channels(module: nn.Module, side: str) -> int:
-    """Return how many channels a module of a known kind has on a side; 0 if it has no such side."""
+def num_channels(module: nn.Module, side: str) -> int:
+    """Return the number of channels on a side of a module; 0 if its kind is not known, or has no such side."""
     kind = kind_of(module)
     if kind is None or side not in kind.sizes:
         return 0
@@ -69,39 +69,38 @@ def channels(module: nn.Module, side: str) -> int:
 
 
 def count_groups(module: nn.Module) -> int:
-    """Return the number of groups of a grouped convolution or a group norm; 1 for all else."""
+    """Return the number of groups of a grouped convolution or a group norm; 1 for any other module."""
     name = "num_groups" if isinstance(module, nn.GroupNorm) else "groups"
     return int(getattr(module, name, 1)) if kind_of(module) is not None else 1
 
 
 def drops_groups(module: nn.Module) -> bool:
-    """Tell how a grouped convolution gets smaller: by whole groups, as a depthwise one, or by filters in every group.
+    """Return whether a grouped convolution loses whole groups, as a depthwise one does, or channels in every group.
 
-    It is what leaves more choice: the number of groups, or the number of channels in one.
+    It loses whole groups if it has at least as many groups as a group has channels, which leaves more choice.
     """
     groups = count_groups(module)
-    return (
-        IN in sides_of(module) and groups > 1 and groups >= max(channels(module, OUT), channels(module, IN)) // groups
-    )
+    widest = max(num_channels(module, OUT), num_channels(module, IN))
+    return IN in sides_of(module) and groups > 1 and groups >= widest // groups
 
 
 def sides_of(module: nn.Module) -> set[str]:
-    """Return the sides that a module has channels on; none if it is of no known kind."""
+    """Return the sides on which a module has channels; none if it is of no known kind."""
     kind = kind_of(module)
     return set(kind.sizes) if kind is not None else set()
 
 
-def keep(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
+def keep_channels(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
     """Keep some channels of a module of a known kind, in place.
 
     Args:
-        module: its parameters are replaced by smaller ones, and its sizes set.
-        kept: the channels to keep on each side, ascending; a side that is left out stays whole.
+        module: The module. Its parameters are replaced by smaller ones, and its sizes are set.
+        kept: The channels to keep on each side, in ascending order. A side that is left out stays whole.
     """
     kind = kind_of(module)
     assert kind is not None, "channels are only looked for in layers of a known kind"
     groups, whole_groups = count_groups(module), drops_groups(module)
-    width = channels(module, IN) // groups
+    width = num_channels(module, IN) // groups
     for side, indices in kept.items():
         within: Sequence[int] = indices
         if side == IN and groups > 1:
@@ -109,7 +108,7 @@ def keep(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
         for name, dim in kind.tensors[side].items():
             tensor = getattr(module, name)
             if tensor is not None:
-                setattr(module, name, select(tensor, dim, within))
+                setattr(module, name, select_channels(tensor, dim, within))
     if whole_groups:
         module.groups = len(kept[IN]) // width  # type: ignore[assignment]
     for side, indices in kept.items():
@@ -117,8 +116,8 @@ def keep(module: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:
         setattr(module, name, (len(indices),) if isinstance(module, nn.LayerNorm) else len(indices))
 
 
-def select(tensor: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
-    """Return a tensor with some entries of a dimension; a parameter if it was one, with gradients if it had them."""
+def select_channels(tensor: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
+    """Return some channels of a tensor along a dimension; a parameter stays one, and keeps its ``requires_grad``."""
     with torch.no_grad():
         selected = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
     return nn.Parameter(selected, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else selected

@@ -1,4 +1,4 @@
-"""The feature map of each filter, found while a model runs: what the next layer reads of it."""
+"""Feature maps: the output of each filter in the form that the next layer reads, found while a model runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shapeshift.running.channels import channel_axis
 
 FILTERED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
-# What a filter's output is followed to. Gates (sigmoid, hardsigmoid) are multiplied with what they come from, so the
-# product is followed instead.
+# Operations at which a filter's output is measured. Gates (sigmoid, hardsigmoid) are left out: their product with the
+# gated tensor is followed instead.
 _ACTIVATIONS = {"relu", "gelu", "silu", "hardswish", "hardtanh", "tanh", "elu", "leaky_relu", "mish", "softplus"}
 _ACTIVATIONS |= {"prelu", "_prelu_kernel", "threshold", "log_sigmoid_forward"}
-# What shrinks maps within a network. Pooling over the whole image leaves none, and is not followed.
+# Operations that make maps smaller within a network. Pooling over the whole image leaves no map, and is left out.
 _POOLS = {"avg_pool2d", "max_pool2d_with_indices"}
-# What reads a map as it is: the next layer, or a change of layout before it.
+# Operations that read a map as it is: those of the next layer, or a change of layout before it.
 _READERS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "view", "_unsafe_view", "permute", "transpose"}
 
 Measure = Callable[[list[str], Tensor], None]
@@ -31,7 +31,14 @@ Measure = Callable[[list[str], Tensor], None]
 
 @dataclass(eq=False)
 class _Filters:
-    """The output of one call of a layer, until its maps are measured."""
+    """The output of one call of a layer, until its maps are measured.
+
+    Attributes:
+        layer: The dotted path of the layer.
+        channel_dim: The dimension of the channels.
+        latest: The tensor that holds the output by now, and the first and the last channel (exclusive) in it.
+        done: Whether the maps were measured.
+    """
 
     layer: str
     channel_dim: int
@@ -41,7 +48,7 @@ class _Filters:
 
 @dataclass(eq=False)
 class _Tag:
-    """Where in a tensor the channels of a layer's output are."""
+    """The range of channels of a tensor that a layer's output has."""
 
     filters: _Filters
     start: int
@@ -50,26 +57,34 @@ class _Tag:
 
 @dataclass
 class _State:
+    """The state of one forward pass.
+
+    Attributes:
+        grid: The rows and columns of the last convolution's output.
+        channels: The number of channels of the last convolution's output.
+        pending: The outputs that were not measured yet.
+    """
+
     grid: tuple[int, int] | None = None
     channels: int | None = None
     pending: list[_Filters] = field(default_factory=list)
 
 
 class MapTracer(TorchDispatchMode):
-    """Hands over feature maps as they come up in a forward pass.
+    """Finds feature maps in a forward pass, and passes them on.
 
-    The output of a convolution or linear layer is followed through what keeps its channels apart (norms, sums,
-    products, concatenations) to the first activation. Where there is none before the next layer, it is measured as
-    that layer reads it. Lin et al. 2020 take the maps at the same places: after ReLU in VGG, after the sum of a block
-    in ResNet, after the concatenation and ReLU in DenseNet, and the parts of a module's output in GoogLeNet.
+    The output of a convolution or linear layer is followed through operations that keep its channels apart (norms,
+    sums, products, concatenations) to the first activation. Where there is none before the next layer, it is measured
+    as that layer reads it. Lin et al. 2020 take the maps at the same places: after ReLU in VGG, after the sum of a
+    block in ResNet, after the concatenation and ReLU in DenseNet, and the parts of a module's output in GoogLeNet.
 
     Args:
-        layers: by dotted path; the outputs of those that are neither convolutions nor linear layers are taken as they
-            are.
-        measure: called with the paths of layers and their common maps, of shape (N, C, H, W).
+        layers: The layers, by dotted path. Modules that are neither convolutions nor linear layers are measured at
+            their output.
+        measure: A function that is called with the paths of layers and their common maps, of shape (N, C, H, W).
 
     Attributes:
-        order: the convolutions and linear layers that ran, in order.
+        order: The convolutions and linear layers that ran, in the order of their first runs.
     """
 
     def __init__(self, layers: dict[str, nn.Module], measure: Measure) -> None:
@@ -116,12 +131,14 @@ class MapTracer(TorchDispatchMode):
         return hook
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Three steps: measure the outputs that this operation reads as a layer would; run it; then move the tags of its
+        # arguments to its result, or measure the result if the operation is an activation.
         name = func.overloadpacket.__name__
         if name in _READERS:
             for tensor in args:
                 if isinstance(tensor, Tensor) and tensor in self._tags:
                     self._finish(tensor, self._tags[tensor])
-        # Read before the call: an operation in place returns what it was given.
+        # Read the tags before the call: an operation in place returns its argument.
         carried = self._carried(name, args)
         result = func(*args, **(kwargs or {}))
         output = result[0] if isinstance(result, tuple | list) and result else result
@@ -139,7 +156,7 @@ class MapTracer(TorchDispatchMode):
         return result
 
     def _carried(self, name: str, args: Sequence[Any]) -> list[tuple[torch.Size | None, _Tag]]:
-        """List the tags that an operation may hand on, each with the shape that its result needs; None for any."""
+        """List the tags that an operation may pass on, each with the shape that the result must have; None for any."""
         if name == "cat":
             return [(None, tag) for tag in self._concatenated(args[0], args[1] if len(args) > 1 else 0)]
         tensors = [tensor for tensor in args if isinstance(tensor, Tensor) and tensor in self._tags]
@@ -149,7 +166,7 @@ class MapTracer(TorchDispatchMode):
             for tag in self._tags[tensor]
             if not tag.filters.done
         ]
-        # x * gate(x) reaches the product twice.
+        # The product x * gate(x) has the same tag twice.
         return list({id(tag.filters): (shape, tag) for shape, tag in reversed(found)}.values())[::-1]
 
     def _concatenated(self, tensors: Sequence[Tensor], dim: int) -> list[_Tag]:
@@ -162,7 +179,7 @@ class MapTracer(TorchDispatchMode):
         return tags
 
     def _finish(self, tensor: Tensor, tags: Sequence[_Tag]) -> None:
-        """Measure the maps of a tensor, once for all layers that have the same ones."""
+        """Measure the maps of a tensor, once for all layers that have them in common."""
         open_tags = [tag for tag in tags if not tag.filters.done]
         for start, stop, dim in dict.fromkeys((tag.start, tag.stop, tag.filters.channel_dim) for tag in open_tags):
             same = [tag.filters for tag in open_tags if (tag.start, tag.stop) == (start, stop)]
@@ -179,12 +196,14 @@ def as_maps(tensor: Tensor, channel_dim: int, grid: tuple[int, int] | None) -> T
     """Arrange a layer's output as feature maps.
 
     Args:
-        tensor: (N, C, H, W), (N, H, W, C), or tokens (N, T, C), of which the last H * W are those of the grid.
-        channel_dim: the position of C.
-        grid: H and W of the last convolution before the tokens, which merging may since have halved; None without one.
+        tensor: The output, of shape (N, C, H, W) or (N, H, W, C), or tokens of shape (N, T, C), of which the last H * W
+            are those of the grid.
+        channel_dim: The dimension of C.
+        grid: H and W of the last convolution before the tokens; None without one. Tokens may have been merged since,
+            which halves both.
 
     Returns:
-        Maps of shape (N, C, H, W); None if the output is not made of maps.
+        Maps of shape (N, C, H, W); None if the output has none.
     """
     if tensor.ndim == 4:
         return tensor.movedim(channel_dim, 1)

@@ -1,4 +1,4 @@
-"""The masking form of pruning: filters that are zero, and stay zero in training."""
+"""Masks: pruning in a model of the same shapes, by filters that are zero and stay zero in training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 class Masks:
     """Keeps entries of a model's parameters at zero; registered as the model's forward pre-hook.
 
-    Gradients of the entries are dropped as they are accumulated, so an optimizer with momentum or weight decay leaves
-    zeros where they are. What reaches them otherwise, such as values loaded into the model, is set to zero before the
-    next forward pass.
+    Gradients of the entries are set to zero as soon as they are accumulated, so an optimizer with momentum or weight
+    decay does not change the entries. Values from elsewhere, such as those loaded into the model, are set to zero
+    before the next forward pass.
 
     Args:
-        entries: for each parameter by its dotted name, the dimension of its channels and the channels.
+        entries: The dimension of channels, and the channels, of each parameter, by its dotted name.
     """
 
     def __init__(self, entries: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
@@ -42,7 +42,7 @@ class Masks:
                 self._watched[name] = weakref.ref(parameter)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has parameters of its own, which nothing watches.
+        # A copy has parameters of its own, which are not watched yet.
         return {"entries": self.entries, "_watched": {}}
 
 
@@ -66,12 +66,12 @@ def mask(model: nn.Module, entries: Mapping[str, tuple[int, tuple[int, ...]]]) -
 
 
 def unmask(model: nn.Module) -> None:
-    """Stop keeping entries at zero, in place; their values stay."""
+    """Remove the masks of a model, in place; the entries stay zero until they are trained."""
     for key, hook in list(model._forward_pre_hooks.items()):
         if isinstance(hook, Masks):
             del model._forward_pre_hooks[key]
 
 
 def is_masked(model: nn.Module) -> bool:
-    """Tell whether entries of a model's parameters are kept at zero."""
+    """Return whether entries of a model's parameters are kept at zero."""
     return any(isinstance(hook, Masks) for hook in model._forward_pre_hooks.values())

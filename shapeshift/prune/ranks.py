@@ -1,4 +1,4 @@
-"""The numerical rank of many small matrices at once."""
+"""Numerical ranks of many small matrices."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import math
 import torch
 from torch import Tensor
 
-# How many numbers are looked at together: the working memory is a few times 8 bytes for each of them.
+# The number of entries that are processed at once; the working memory is a few times 8 bytes per entry.
 _CHUNK = 2**18
 
 
 def matrix_ranks(maps: Tensor) -> Tensor:
     """Count the singular values of each matrix above ``largest * max(H, W) * eps``, with the eps of float32.
 
-    The squares of the singular values are the eigenvalues of the Gram matrix. It is formed in float64, whose rounding
-    lies far below the square of the threshold. Matrices that a Cholesky factorization proves to have full rank need no
-    eigenvalues.
+    The squares of the singular values are the eigenvalues of the Gram matrix, which is computed in float64: the
+    rounding errors are far below the square of the threshold. Matrices whose full rank a Cholesky factorization proves
+    need no eigenvalues.
 
     Args:
-        maps: matrices of any floating-point dtype, of shape (N, ..., H, W). However many there are, a bounded number of
-            them is worked on at a time.
+        maps: The matrices, of any floating-point dtype and of shape (N, ..., H, W). A bounded number of them is
+            processed at a time.
 
     Returns:
-        The ranks, int64, of shape (N, ...); -1 for a matrix with entries that are not finite.
+        The ranks, int64 of shape (N, ...); -1 for a matrix with entries that are not finite.
     """
     height, width = maps.shape[-2:]
     ranks = maps.new_empty(maps.shape[:-2], dtype=torch.int64)
-    # By images first, so that what has to be copied to lie in one row is bounded, too.
+    # Split by images first: a reshape may copy, and then copies one chunk only.
     size = max(1, _CHUNK // max(1, math.prod(maps.shape[1:])))
     for chunk, found in zip(maps.split(size), ranks.split(size), strict=True):
         if maps.ndim > 3:
@@ -38,17 +38,17 @@ def matrix_ranks(maps: Tensor) -> Tensor:
 
 
 def _ranks(maps: Tensor, side: int) -> Tensor:
-    """Return the ranks of a few matrices (N, H, W) with H <= W, the longer side given."""
+    """Return the ranks of a few matrices of shape (N, H, W) with H <= W, given the longer side of the originals."""
     relative = (side * torch.finfo(torch.float32).eps) ** 2
     exact = maps.double()
     gram = exact @ exact.mT
-    # The trace bounds the largest eigenvalue from above.
+    # The trace is an upper bound of the largest eigenvalue.
     trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
     finite = trace.isfinite()
     gram = torch.where(finite[..., None], gram, 0)
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    # Rows of zeros, which ReLU leaves often, are set apart: on the others, a factorization after subtracting the bound
-    # on the threshold proves every eigenvalue to exceed it.
+    # Rows of zeros are frequent after ReLU, and left out. If the rest, minus the bound on the threshold, has a Cholesky
+    # factorization, all of its eigenvalues exceed the threshold.
     alive = diagonal > 0
     shifted = gram.clone()
     shifted.diagonal(dim1=1, dim2=2).copy_(torch.where(alive, diagonal - relative * trace, 1))

@@ -1,4 +1,4 @@
-"""What was removed from a model: the record that a pruned model carries and a checkpoint stores."""
+"""Pruning records: the channels that a pruned model kept, as the model carries and a checkpoint stores them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from shapeshift.prune.layers import IN, OUT, channels, keep, select
+from shapeshift.prune.layers import IN, OUT, keep_channels, num_channels, select_channels
 
 ATTRIBUTE = "shapeshift_pruning"
 
@@ -20,33 +20,33 @@ class Kept:
     """The channels that one side of a layer kept.
 
     Attributes:
-        total: how many there were.
-        indices: the kept ones, ascending.
+        total: The number of channels before.
+        indices: The kept channels, in ascending order.
     """
 
     total: int
     indices: tuple[int, ...]
 
     def after(self, earlier: Kept | None) -> Kept:
-        """Return what is kept of the first model by this step and an earlier one."""
+        """Return the channels of the full model that are kept by an earlier step and then by this one."""
         if earlier is None:
             return self
         return Kept(earlier.total, tuple(earlier.indices[index] for index in self.indices))
 
 
-# The sides of layers, "out" and "in", by dotted path; for a parameter by itself its dimensions, as digits.
+# For each dotted path, the kept channels on each side: "out" and "in" of a layer, or a parameter's dimension as digits.
 Cuts = Mapping[str, Mapping[str, Kept]]
 
 
 @dataclass(frozen=True)
-class Pruning:
-    """How a pruned model came from the full one.
+class PruningRecord:
+    """The difference between a pruned model and the full one.
 
     Attributes:
-        cuts: what each layer kept.
-        inputs: the shape and dtype of each input, by name or by position as digits, for a batch of one.
-        parameters: the number of trainable parameters of the full model.
-        macs: the multiply-accumulates of the full model for these inputs.
+        cuts: The channels that each layer kept.
+        inputs: The shape and dtype of each input, by name or by position as digits, for a batch of one.
+        parameters: The number of trainable parameters of the full model.
+        macs: The number of multiply-accumulates of the full model for these inputs.
     """
 
     cuts: Cuts
@@ -67,8 +67,8 @@ class Pruning:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Pruning:
-        """Read what :meth:`to_dict` wrote; anything else raises a ``KeyError``, ``TypeError`` or ``ValueError``."""
+    def from_dict(cls, content: Mapping[str, Any]) -> PruningRecord:
+        """Read the output of :meth:`to_dict`; anything else raises a ``KeyError``, ``TypeError`` or ``ValueError``."""
         cuts = {
             str(path): {
                 str(side): Kept(int(kept["total"]), tuple(map(int, kept["kept"]))) for side, kept in sides.items()
@@ -78,7 +78,7 @@ class Pruning:
         for path, sides in cuts.items():
             for kept in sides.values():
                 if not kept.indices or list(kept.indices) != sorted(set(kept.indices) & set(range(kept.total))):
-                    raise ValueError(f"the kept channels of {path} are not ascending numbers below {kept.total}")
+                    raise ValueError(f"the kept channels of {path} are not ascending integers below {kept.total}")
         inputs = {
             str(name): (tuple(map(int, found["shape"])), str(found["dtype"]))
             for name, found in dict(content["inputs"]).items()
@@ -87,18 +87,18 @@ class Pruning:
 
 
 def find_pruned(model: nn.Module) -> nn.Module | None:
-    """Return the pruned model in a module, which may wrap it (as DDP does); None without one."""
+    """Return the pruned model in a module, which may be a wrapper such as DDP; None if there is none."""
     return next((module for module in model.modules() if ATTRIBUTE in module.__dict__), None)
 
 
-def record_of(model: nn.Module) -> Pruning | None:
-    """Return the record of the pruned model in a module; None without one."""
+def record_of(model: nn.Module) -> PruningRecord | None:
+    """Return the record of the pruned model in a module; None if there is none."""
     pruned = find_pruned(model)
     return None if pruned is None else pruned.__dict__[ATTRIBUTE]
 
 
-def attach_record(model: nn.Module, cuts: Cuts, record: Pruning) -> None:
-    """Give a model the record of its pruning, which continues the one that it may already have."""
+def attach_record(model: nn.Module, cuts: Cuts, record: PruningRecord) -> None:
+    """Give a model the record of its pruning, combined with the record that it may already have."""
     earlier = record_of(model)
     if earlier is not None:
         composed = {path: dict(sides) for path, sides in earlier.cuts.items()}
@@ -110,7 +110,7 @@ def attach_record(model: nn.Module, cuts: Cuts, record: Pruning) -> None:
 
 
 def cut_differences(model: nn.Module, cuts: Cuts) -> list[str]:
-    """List why a model cannot be cut as recorded: layers that are missing, or have another number of channels."""
+    """List the layers that keep a model from being cut as recorded: missing, or with other numbers of channels."""
     modules = dict(model.named_modules(remove_duplicate=False))
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found = []
@@ -120,7 +120,7 @@ def cut_differences(model: nn.Module, cuts: Cuts) -> list[str]:
             continue
         for side, kept in sides.items():
             if path in modules:
-                size = channels(modules[path], side)
+                size = num_channels(modules[path], side)
             else:
                 size = dict(enumerate(parameters[path].shape)).get(int(side), 0)
             if size != kept.total:
@@ -130,21 +130,21 @@ def cut_differences(model: nn.Module, cuts: Cuts) -> list[str]:
 
 
 def cut(model: nn.Module, cuts: Cuts) -> None:
-    """Remove channels from a model that has all of them, in place."""
+    """Remove channels from a full model, in place."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for path, sides in cuts.items():
         if path in modules:
-            keep(modules[path], {side: kept.indices for side, kept in sides.items()})
+            keep_channels(modules[path], {side: kept.indices for side, kept in sides.items()})
         else:
             owner, _, name = path.rpartition(".")
             module = model.get_submodule(owner)
             for dim, kept in sides.items():
-                setattr(module, name, select(getattr(module, name), int(dim), kept.indices))
+                setattr(module, name, select_channels(getattr(module, name), int(dim), kept.indices))
 
 
 @contextmanager
-def pruned_as(model: nn.Module, record: Pruning) -> Iterator[None]:
-    """Prune a model as recorded, and undo it if what follows fails."""
+def pruned_as(model: nn.Module, record: PruningRecord) -> Iterator[None]:
+    """Prune a model as recorded, and undo it if the code in the ``with`` block fails."""
     before = {
         module: {name: dict(value) if isinstance(value, dict) else value for name, value in module.__dict__.items()}
         for module in model.modules()

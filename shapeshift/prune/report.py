@@ -1,4 +1,4 @@
-"""What became of a pruned model: its parameters, its multiply-accumulates, and the channels that each layer kept."""
+"""Pruning reports: parameters and multiply-accumulates of a pruned model, and the channels that each layer kept."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ from torch import nn
 
 from shapeshift.budget import count_parameters
 from shapeshift.errors import ModelError
-from shapeshift.prune.layers import IN, OUT, channels, sides_of
+from shapeshift.prune.layers import IN, OUT, num_channels, sides_of
 from shapeshift.prune.record import Kept, find_pruned, record_of
 from shapeshift.running.macs import blank_inputs, count_macs
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution, linear or other layer with filters.
+    """The filters that one convolution, linear or other layer kept.
 
     Attributes:
-        name: its dotted path.
-        before: the number of its output channels in the full model.
-        kept: the output channels that it kept, as numbered there; all of them if it was left whole.
+        name: The dotted path of the layer.
+        before: The number of output channels in the full model.
+        kept: The output channels that the layer kept, as numbered in the full model; all of them if it stayed whole.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from shapeshift.prune import hrank, report
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> pruned = hrank(model, [torch.randn(2, 3, 16, 16)], rate=0.5, progress=False)
+        >>> layer = report(pruned).layers[0]
+        >>> layer.name, layer.before, len(layer.kept)
+        ('0', 8, 4)
     """
 
     name: str
@@ -31,14 +41,26 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """A pruned model in numbers. Printing it gives a table.
+    """The sizes of a pruned model and of the full one; printing it gives a table.
 
     Attributes:
-        layers: all layers with filters.
-        parameters: the number of trainable parameters.
-        macs: the multiply-accumulates for one image, of convolutions, matrix products and attention.
-        parameters_before: the number of trainable parameters of the full model.
-        macs_before: the multiply-accumulates of the full model.
+        layers: All layers with filters, in the order of the model's modules.
+        parameters: The number of trainable parameters.
+        macs: The number of multiply-accumulates for one image, of convolutions, matrix products and attention.
+        parameters_before: The number of trainable parameters of the full model.
+        macs_before: The number of multiply-accumulates of the full model for one image.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from shapeshift.prune import hrank, report
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> pruned = hrank(model, [torch.randn(2, 3, 16, 16)], rate=0.5, progress=False)
+        >>> print(report(pruned))
+        0      4 of 8
+        2      4 of 4
+        260 parameters, 50.4% of 516
+        41,904 multiply-accumulates, 50.0% of 83,808
     """
 
     layers: tuple[LayerReport, ...]
@@ -48,7 +70,7 @@ class PruningReport:
     macs_before: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict that JSON can hold."""
+        """Return the fields as a dict that JSON can hold, with ``layers`` as a list of dicts."""
         layers = [{"name": layer.name, "before": layer.before, "kept": list(layer.kept)} for layer in self.layers]
         return {
             "parameters": self.parameters,
@@ -70,16 +92,26 @@ class PruningReport:
 
 
 def report(pruned: nn.Module) -> PruningReport:
-    """Report on a pruned model.
+    """Report on the size of a pruned model, and on the filters that its layers kept.
 
     Args:
-        pruned: what :func:`hrank` returned, also after training, saving and loading, or a wrapper around it.
+        pruned: The model that :func:`hrank` returned, also after training, or after saving and loading, or a wrapper
+            around it.
 
     Returns:
-        The report, which is a table when printed, and a dict by ``as_dict()``.
+        The report, which prints as a table; ``as_dict()`` turns it into a dict.
 
     Raises:
-        ModelError: if the model is not pruned.
+        ModelError: If the model is not pruned.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from shapeshift.prune import hrank, report
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> pruned = hrank(model, [torch.randn(2, 3, 16, 16)], rate=0.5, progress=False)
+        >>> report(pruned).parameters == sum(parameter.numel() for parameter in pruned.parameters())
+        True
     """
     root = find_pruned(pruned)
     record = record_of(pruned)
@@ -90,7 +122,7 @@ def report(pruned: nn.Module) -> PruningReport:
     layers = []
     for path, module in root.named_modules():
         if IN in sides_of(module):
-            size = channels(module, OUT)
+            size = num_channels(module, OUT)
             kept = record.cuts.get(path, {}).get(OUT, Kept(size, tuple(range(size))))
             layers.append(LayerReport(path, kept.total, kept.indices))
     macs = count_macs(root, blank_inputs(record.inputs, root))

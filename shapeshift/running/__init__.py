@@ -1,1 +1,1 @@
-"""Running any model, compressed or not."""
+"""Tools to run any model, compressed or not."""

@@ -1,4 +1,8 @@
-"""What a loader yields, as the arguments of a model."""
+"""Batches: the batches of a data loader, and the arguments of a model in them.
+
+A tuple has two meanings. A loader yields ``(x, y)``, of which a model takes ``x``: :func:`read_batch`. A caller who
+passes on the arguments of a forward pass writes ``(x1, x2)``, of which it takes both: :func:`call_model`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shapeshift.errors import DataError
 
-# What transformers' collators call the targets: with them a model returns a loss beside its outputs.
+# The names that transformers' collators give to targets: with one of them a model also returns a loss.
 _TARGETS = {"label", "labels", "label_ids"}
 
 
@@ -22,19 +26,19 @@ class Inputs:
     """The arguments of one forward pass.
 
     Attributes:
-        args: by position.
-        kwargs: by name.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     def run(self, model: nn.Module) -> Any:
-        """Call a model."""
+        """Call a model with the arguments."""
         return model(*self.args, **self.kwargs)
 
     def example(self) -> Inputs:
-        """Return the first image as a batch of one."""
+        """Return the first sample as a batch of one."""
         args, kwargs = tree_map_only(
             Tensor, lambda tensor: tensor[:1] if tensor.ndim else tensor, (self.args, self.kwargs)
         )
@@ -42,14 +46,15 @@ class Inputs:
 
 
 def read_batch(batch: Any, device: torch.device) -> Inputs:
-    """Read one batch of a loader.
+    """Read the model's arguments in a batch that a loader yields; a tuple or list is ``(x, y, ...)``.
 
     Args:
-        batch: ``x``, ``(x, y, ...)``, or a dict of arguments, in which labels are left out; ``x`` may itself be a dict.
-        device: where to put its tensors.
+        batch: The batch: ``x``, ``(x, y, ...)``, or a dict of keyword arguments, whose labels are left out. ``x`` may
+            itself be such a dict.
+        device: The device that its tensors are moved to.
 
     Raises:
-        DataError: if it holds no tensor.
+        DataError: If the batch holds no tensor.
     """
     if isinstance(batch, list | tuple) and batch:
         return read_batch(batch[0], device)
@@ -67,17 +72,32 @@ def read_batch(batch: Any, device: torch.device) -> Inputs:
     return inputs
 
 
-class Batches:
-    """The batches of a loader, the first of which can be looked at before.
+def call_model(model: nn.Module, x: Any) -> Any:
+    """Call a model with given arguments; a tuple or list is ``(x1, x2, ...)``.
 
     Args:
-        loader: it is iterated over once.
+        model: The model.
+        x: A tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+
+    Returns:
+        The model's output.
+    """
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, tuple | list) else model(x)
+
+
+class Batches:
+    """The batches of a loader, of which the first one is known in advance.
+
+    Args:
+        loader: The loader; it is iterated over once.
 
     Attributes:
-        first: the first batch.
+        first: The first batch.
 
     Raises:
-        DataError: if it has no batch.
+        DataError: If the loader is empty.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:

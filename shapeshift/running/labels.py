@@ -1,4 +1,4 @@
-"""Batches with labels, and what networks make of them."""
+"""Labelled batches, and the predictions and losses of classifiers on them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from shapeshift.running.modes import evaluating
 
 
 def read_labelled(batch: Any, device: torch.device) -> tuple[Inputs, Tensor]:
-    """Read one batch of inputs and classes.
+    """Read the model's arguments and the labels in a batch that a loader yields.
 
     Args:
-        batch: ``(x, y)``, or a dict of arguments with the classes as "labels" or "label".
-        device: where to put its tensors.
+        batch: The batch: ``(x, y)``, or a dict of keyword arguments with the labels as "labels" or "label". Labels are
+            classes, of shape (N,).
+        device: The device that its tensors are moved to.
 
     Raises:
-        DataError: if it holds no classes.
+        DataError: If the batch holds no labels.
     """
     labels: Any = None
     if isinstance(batch, Mapping):
@@ -32,17 +33,17 @@ def read_labelled(batch: Any, device: torch.device) -> tuple[Inputs, Tensor]:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dim() != 1:
         found = f"a {tuple(labels.shape)} tensor of {labels.dtype}" if isinstance(labels, Tensor) else "none"
         raise DataError(
-            f"the loader has to yield (x, y), or a dict with 'labels': one class per sample, as whole numbers; "
+            f"the loader has to yield (x, y), or a dict with 'labels': one integer class per sample; "
             f"found {found} in a {type(batch).__name__}"
         )
     return read_batch(batch, device), labels.to(device)
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits, of shape (N, classes), in what a classifier returned.
+    """Return the logits, of shape (N, classes), in a classifier's output.
 
     Raises:
-        ModelError: if there are none.
+        ModelError: If the output holds none.
     """
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
@@ -52,30 +53,32 @@ def logits_of(output: Any) -> Tensor:
 
 
 def probabilities_of(output: Any) -> Tensor:
-    """Return the probabilities, of shape (N, classes), in what a classifier returned, in float32 at least."""
+    """Return the probabilities, of shape (N, classes), that a classifier's output stands for, in float32 at least."""
     logits = logits_of(output)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
 
 def members_probabilities(outputs: Iterable[Any]) -> Tensor:
-    """Return the probabilities, of shape (members, N, classes), in what the members of a family returned.
+    """Return the probabilities, of shape (members, N, classes), that the outputs of a family's members stand for.
 
     Raises:
-        ModelError: if a member returned no logits, or they tell different numbers of classes apart.
+        ModelError: If an output holds no logits, or the members predict different numbers of classes.
     """
     found = [probabilities_of(output) for output in outputs]
     classes = [probabilities.shape[1] for probabilities in found]
     if len(set(classes)) > 1:
-        raise ModelError(f"the members tell {classes} classes apart: only those of equal classes predict together")
+        raise ModelError(
+            f"the members predict different numbers of classes, {classes}; an ensemble needs the same classes from all"
+        )
     return torch.stack(found)
 
 
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
-    """Return the mean cross-entropy of a classifier on a batch; for a family, the sum of its members'.
+    """Return the mean cross-entropy of a classifier on a batch; for a family, the sum over its members.
 
     Args:
-        model: returns logits, or a list of them.
-        batch: as :func:`read_labelled` reads it.
+        model: The classifier, which returns logits, or the family, which returns a list of them.
+        batch: A batch that :func:`read_labelled` reads.
     """
     inputs, labels = read_labelled(batch, device_of(model))
     outputs = inputs.run(model)
@@ -88,15 +91,15 @@ def predict_all(model: nn.Module, data: Iterable[Any]) -> tuple[Tensor, Tensor]:
     """Run a family in evaluation mode over labelled data.
 
     Args:
-        model: returns a list of outputs, one per member.
-        data: batches, as :func:`read_labelled` reads them.
+        model: The family, which returns a list of outputs, one per member.
+        data: Batches that :func:`read_labelled` reads.
 
     Returns:
         The probabilities, of shape (members, N, classes), and the labels, of shape (N,).
 
     Raises:
-        DataError: if the data is empty, or has no labels.
-        ModelError: if a member returns no logits.
+        DataError: If the data is empty, or has no labels.
+        ModelError: If a member returns no logits.
     """
     found, labels, device = [], [], device_of(model)
     with evaluating(model):

@@ -1,4 +1,4 @@
-"""Counting multiply-accumulates."""
+"""Multiply-accumulates of a forward pass."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shapeshift.running.modes import evaluating
 def count_macs(model: nn.Module, inputs: Inputs) -> int:
     """Count the multiply-accumulates of one forward pass: of convolutions, matrix products and attention.
 
-    Norms, activations, poolings, sums and the steps of recurrent layers are not counted. Half the operations that
-    :class:`torch.utils.flop_counter.FlopCounterMode` counts.
+    Norms, activations, poolings, sums and the steps of recurrent layers are not counted. The count is half that of
+    :class:`torch.utils.flop_counter.FlopCounterMode`, which counts multiplications and additions.
 
     Args:
-        model: it runs in evaluation mode, without gradients; on the meta device nothing is computed.
-        inputs: its arguments.
+        model: The model. It runs in evaluation mode, without gradients; on the meta device nothing is computed.
+        inputs: The arguments of the model.
     """
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), _countable(model), counter:
@@ -31,10 +31,10 @@ def count_macs(model: nn.Module, inputs: Inputs) -> int:
 
 @contextmanager
 def _countable(model: nn.Module) -> Iterator[None]:
-    """Keep a model from what the counter does not see, or does not bear.
+    """Switch off what the counter cannot handle.
 
-    That are the fused kernels of torch's own transformer layers, and parameters that are handed to a submodule: the
-    counter watches the gradients of a module's arguments.
+    It does not see the fused kernels of torch's own transformer layers, and it fails on gradients of parameters that
+    are passed to a submodule as arguments.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -49,7 +49,7 @@ def _countable(model: nn.Module) -> Iterator[None]:
 
 
 def describe_inputs(inputs: Inputs) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return shape and dtype of each tensor among the arguments, by name, or by position as digits."""
+    """Return the shape and dtype of each tensor among the arguments, by name, or by position as digits."""
     named = {str(position): value for position, value in enumerate(inputs.args)} | inputs.kwargs
     return {
         name: (tuple(value.shape), str(value.dtype).removeprefix("torch."))

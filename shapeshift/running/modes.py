@@ -1,4 +1,4 @@
-"""The mode that a model or an operation runs in: evaluation, eager, sharded."""
+"""Modes that a model or an operation runs in: evaluation, eager, sharded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and afterwards each module into the mode that it was in."""
+    """Put a model into evaluation mode, and restore the mode of each module afterwards."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -22,12 +22,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def is_eager() -> bool:
-    """Tell whether no compiler, tracer or function transform is looking on: these want plain operations."""
+    """Return whether no compiler, tracer or function transform is active; these need plain operations."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     return not torch._C._are_functorch_transforms_active()
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether a tensor is a ``DTensor``, whose class takes long to import."""
+    """Return whether a tensor is a ``DTensor``, without the slow import of that class."""
     return hasattr(tensor, "full_tensor")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.disjoint_sets import Unions
+from shapeshift.disjoint_sets import DisjointSets
 from shapeshift.errors import ConfigError
 from shapeshift.generators.mixing.combinations import Combination
 from shapeshift.generators.superweights import SuperWeights
@@ -103,14 +103,14 @@ def _separate(
     group: SuperWeights, source: int, combinations: Sequence[Combination], gradients: Sequence[Tensor], threshold: float
 ) -> None:
     """Split tied combinations into sets that agree; all sets but that of the source get values of their own."""
-    unions = Unions()
+    disjoint = DisjointSets()
     for index, gradient in enumerate(gradients):
         for other in range(index):
             if cosine(gradient, gradients[other]) > threshold:
-                unions.join(other, index)
+                disjoint.union(other, index)
     sets: dict[int, list[Combination]] = defaultdict(list)
     for index, combination in enumerate(combinations):
-        sets[unions.root(index)].append(combination)
+        sets[disjoint.find(index)].append(combination)
     assert group.coefficients is not None
     values = group.coefficients.detach()
     for found in sets.values():

@@ -19,10 +19,10 @@ from shapeshift import ModelError
 from shapeshift.distill import DISTILLERS, KD, OFD, SRRL, TeacherStudent
 from shapeshift.distill.ofd import margins
 from shapeshift.distill.srrl import match_softmax_regression, match_statistics
-from shapeshift.distill.trace import call
 from shapeshift.networks.densenet import DenseNet
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.wide_resnet import WideResNet
+from shapeshift.running.batches import call_model
 from tests.models import loss_of
 from tests.tolerances import assert_close
 
@@ -173,7 +173,7 @@ class TestEveryMethodOnEveryPair:
         distiller, teacher, student, x = build(pair, method)
         keys = list(student.state_dict())
         before = {name: value.clone() for name, value in teacher.state_dict().items()}
-        own = loss_of(call(student.train(), x))
+        own = loss_of(call_model(student.train(), x))
         loss = distiller.train()(x)
 
         assert loss.shape == ()
@@ -202,7 +202,7 @@ class TestEveryMethodOnEveryPair:
         losses = []
         for _ in range(2):
             optimizer.zero_grad()
-            call(student, x)
+            call_model(student, x)
             loss = distiller(x)
             loss.backward()
             optimizer.step()
@@ -217,7 +217,7 @@ class TestEveryMethodOnEveryPair:
         for is_checkpointed in (False, True):
             student.set_grad_checkpointing(is_checkpointed)
             student.eval().zero_grad()
-            (loss_of(call(student, x)) + distiller.eval()(x)).backward()
+            (loss_of(call_model(student, x)) + distiller.eval()(x)).backward()
             found.append([parameter.grad.clone() for parameter in student.parameters()])
         assert_close(found[1], found[0], "reordered gradient")
 
@@ -229,7 +229,7 @@ class TestEveryMethodOnEveryPair:
             assert hooks(teacher)
             assert hooks(student)
         assert not hooks(teacher, student)
-        call(student, pair.x())
+        call_model(student, pair.x())
         with pytest.raises(ModelError, match="the distiller was closed"):
             distiller(pair.x())
 

@@ -19,8 +19,8 @@ from shapeshift.distill import KD, OFD, SRRL
 from shapeshift.distill.features import locate
 from shapeshift.distill.pairs import pair_stages
 from shapeshift.distill.recorder import Recorder
-from shapeshift.distill.stages import before_activation, find_stages
-from shapeshift.distill.trace import trace
+from shapeshift.distill.stages import Resolutions, before_activation, find_stages, steps_of
+from shapeshift.distill.trace import Trace, trace
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.wide_resnet import WideResNet
 from tests.distill.test_distill import (
@@ -221,6 +221,49 @@ class TestStages:
         assert not hooks(teacher, student)
 
 
+class TestResolutions:
+    """The facts about a residual network of four stages with one block each, on images of 64 x 64 pixels."""
+
+    @pytest.fixture
+    def made(self) -> Trace:
+        return trace(timm_resnet(8, 8, 8, 16).eval(), images(64))
+
+    @pytest.fixture
+    def resolutions(self, made: Trace) -> Resolutions:
+        return Resolutions(steps_of(made), {call.path for call in made.calls if call.module.state_dict()})
+
+    def test_calls_that_reduce_are_the_outermost_ones(self, resolutions: Resolutions) -> None:
+        assert [(step.call.path, step.before, step.after) for step in resolutions.reducing] == [
+            ("conv1.0", 64**2, 32**2),
+            ("maxpool", 32**2, 16**2),
+            ("layer2.0", 16**2, 8**2),
+            ("layer3.0", 8**2, 4**2),
+            ("layer4.0", 4**2, 2**2),
+        ]
+
+    def test_ends_are_the_inputs_of_these_and_the_output_of_the_last_block(
+        self, made: Trace, resolutions: Resolutions
+    ) -> None:
+        outputs = {call.path: call.output for call in made.calls}
+        expected = [made.calls[0].input, *(outputs[name] for name in ("act1", "layer1", "layer2", "layer3", "layer4"))]
+        assert list(resolutions.ends.values()) == expected
+
+    def test_the_first_stage_keeps_its_resolution_and_the_others_start_at_theirs(
+        self, made: Trace, resolutions: Resolutions
+    ) -> None:
+        assert resolutions.kept == {16**2}
+        assert resolutions.started(made.calls[0].input) == {8**2, 4**2, 2**2}
+
+    def test_a_block_that_reads_the_models_input_starts_no_stage(self, resolutions: Resolutions) -> None:
+        entered = resolutions.reducing[2].call.input
+        assert resolutions.started(entered) == {4**2, 2**2}
+
+    def test_calls_that_keep_a_resolution(self, resolutions: Resolutions) -> None:
+        paths = {step.call.path for step in resolutions.keeping}
+        assert {"layer1", "layer1.0", "layer2.0.conv2"} <= paths
+        assert not paths & {"layer2", "layer2.0", "act1", "fc"}
+
+
 class Functional(nn.Module):
     """A residual network whose ReLU is a function of a sum, so that no module sees the sum."""
 
@@ -274,7 +317,7 @@ class TestErrors:
         assert not hooks(teacher, student)
 
     def test_a_margin_without_a_norm(self) -> None:
-        with pytest.raises(ModelError, match=r"margin .* none in front of stages\.0.*SRRL or KD"):
+        with pytest.raises(ModelError, match=r"margin .* none before stages\.0.*SRRL or KD"):
             OFD(*(timm.create_model("nf_resnet26", num_classes=CLASSES) for _ in range(2)))
 
     def test_a_classifier_that_is_not_linear(self) -> None:
