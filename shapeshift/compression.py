@@ -24,7 +24,7 @@ from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-@torch.inference_mode(mode=False)  # whose tensors could never be trained
+@torch.inference_mode(mode=False)  # inference tensors could never be trained
 def compress(
     model: ModelT,
     budget: Budget,
@@ -39,17 +39,17 @@ def compress(
     Shapeshifter networks: Plummer et al., "Neural Parameter Allocation Search", ICLR 2022, section 3.
 
     Args:
-        model: any module; it is changed in place, and its forward and backward work as before. On the meta device
+        model: Any module. It is changed in place, and its forward and backward work as before. On the meta device
             nothing is allocated; call ``model.to_empty(...)`` and ``model.shapeshift.reset_parameters()`` afterwards.
-        budget: the most trainable parameters that the model may have, each tensor counted once: an int, a fraction
+        budget: The most trainable parameters that the model may have, each tensor counted once: an int, a fraction
             of the model's own count as a float, or a string such as "300k", "25%" or "4x". At least 99% of it is used,
-            but for very small ones and for ``combine="softmax"`` and ``upsample="inter"``, whose stores grow in steps.
-        config: how to share; the defaults if None.
-        calibration: batches ``x``, ``(x, y)`` or dicts of the model's arguments, read once. A fit (``init="fit"``)
-            then counts the errors of a weight as the outputs of its layer feel them on this data; None counts all
-            numbers of a weight alike.
-        progress: whether a fit shows a progress bar.
-        **options: fields of :class:`Config` to set on top of ``config``, such as ``exclude=["head"]``.
+            except for very small budgets and for ``combine="softmax"`` and ``upsample="inter"``, whose stores grow in
+            steps.
+        config: How weights share; None for the defaults.
+        calibration: Batches ``x``, ``(x, y)`` or dicts of the model's arguments, read once. A fit (``init="fit"``)
+            then minimises the error of each layer's outputs on this data; without it, that of the weights.
+        progress: Whether a fit shows a progress bar.
+        **options: Fields of :class:`Config` to set on top of ``config``, such as ``exclude=["head"]``.
 
     Returns:
         The same model.
@@ -58,9 +58,20 @@ def compress(
         BudgetError: if the budget cannot be read, or lies outside of what the config allows; it names the bound.
         ConfigError: if an option is unknown, a pattern matches nothing, or there is nothing to calibrate.
         DataError: if the calibration data is empty, or holds no inputs of the model.
-        ModelError: if the model has nothing to generate, or cannot be attached to, or has no values to fit. The model
-            is unchanged after any error.
+        ModelError: if the model has nothing to generate, cannot read generated weights, or has no values to fit. The
+            model is unchanged after any error.
         MissingExtraError: if the progress bar is asked for and tqdm is not installed.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64))
+        >>> shapeshift.count_parameters(model)
+        8320
+        >>> model = shapeshift.compress(model, "25%")
+        >>> shapeshift.count_parameters(model)
+        2080
+        >>> model[0].weight.shape
+        torch.Size([64, 64])
     """
     inner = compiled_from(model)
     plan = plan_compression(inner, budget, config, **options)
@@ -78,8 +89,25 @@ def compress(
 def plan_compression(model: nn.Module, budget: Budget, config: Config | None = None, **options: Any) -> Plan:
     """Plan what :func:`compress` would do with the same arguments, and change nothing.
 
+    Args:
+        model: Any module, also one on the meta device.
+        budget: As in :func:`compress`.
+        config: As in :func:`compress`.
+        **options: As in :func:`compress`.
+
+    Returns:
+        The plan. :func:`report` and :func:`plot_mapping` show it.
+
     Raises:
         BudgetError, ConfigError, ModelError: as :func:`compress`.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> with torch.device("meta"):
+        ...     model = torch.nn.Sequential(torch.nn.Linear(4096, 4096), torch.nn.Linear(4096, 4096))
+        >>> plan = shapeshift.plan_compression(model, "10%")
+        >>> plan.total <= plan.budget, plan.dense
+        (True, 33562624)
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model is a torch.nn.Module, not {model!r}; build it first, by timm.create_model(...), say")
@@ -110,7 +138,7 @@ def materialize(model: ModelT) -> ModelT:
     """Write the generated weights back into plain layers: an ordinary model, of the original classes and keys.
 
     Args:
-        model: a compressed model, or a module that holds one or several; it is changed in place.
+        model: A compressed model, or a module that holds one or several. It is changed in place.
 
     Returns:
         The same model, with equal outputs. Weights that were generated are contiguous; set another memory format again
@@ -119,6 +147,14 @@ def materialize(model: ModelT) -> ModelT:
     Raises:
         ModelError: if nothing in the model is compressed, its shared parameters are sharded over processes, or a layer
             was parametrized since it was compressed. The model is then unchanged.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> model = shapeshift.compress(torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 8)), "25%")
+        >>> list(model.state_dict())
+        ['shapeshift.all.gains', 'shapeshift.all.store.0', '0.bias', '1.bias']
+        >>> list(shapeshift.materialize(model).state_dict())
+        ['0.weight', '0.bias', '1.weight', '1.bias']
     """
     roots = find_roots(model) or [require_root(model)]
     if any(map(is_sharded, model.parameters())):

@@ -1,4 +1,4 @@
-"""What can go wrong, by name: each error says what, where, and what to do about it."""
+"""Errors: each says what is wrong, where, and what to do about it."""
 
 
 class ShapeshiftError(Exception):
@@ -26,15 +26,15 @@ class DataError(ShapeshiftError, ValueError):
 
 
 class GeneratedWeightError(ShapeshiftError, RuntimeError):
-    """A write to a weight that is generated, and would therefore be lost."""
+    """A write to a generated weight, which would be lost."""
 
 
 class MissingExtraError(ShapeshiftError, ImportError):
     """A feature whose optional dependency is not installed.
 
     Args:
-        feature: what was asked for.
-        extra: the extra of this package that brings it.
+        feature: The feature that was asked for.
+        extra: The extra of this package that installs it.
     """
 
     def __init__(self, feature: str, extra: str) -> None:

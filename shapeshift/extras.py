@@ -14,7 +14,7 @@ def progress_bar(**options: Any) -> Any:
     """Return a progress bar of tqdm.
 
     Args:
-        **options: of ``tqdm.tqdm``, such as ``iterable`` and ``desc``.
+        **options: Options of ``tqdm.tqdm``, such as ``iterable`` and ``desc``.
 
     Raises:
         MissingExtraError: if tqdm is not installed.
@@ -29,11 +29,11 @@ def progress_bar(**options: Any) -> Any:
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of matplotlib.
 
-    It stands outside of pyplot: it needs no display, and leaves the user's own figures alone.
+    It is not part of pyplot: it needs no display, and leaves the user's own figures alone.
 
     Args:
-        width: in inches.
-        height: in inches.
+        width: The width in inches.
+        height: The height in inches.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.

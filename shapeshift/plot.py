@@ -1,4 +1,4 @@
-"""A picture of a mapping: which layer draws on which part of which store."""
+"""A picture of a mapping: which layer reads which part of which store."""
 
 from __future__ import annotations
 
@@ -30,26 +30,34 @@ _WIDTH = 10.0  # inches
 _ROW = 0.17  # inches: a name of 7 points fits
 # Beyond this many rows the picture stops growing: rows get thinner, and only every few of them bear a name.
 _TALLEST = 150
-# However small a store, its templates are to be told apart.
+# The least share of the width for a store, and of the height for a template: small ones stay visible.
 _NARROWEST = 0.15
 _SHORTEST = 0.002
-# How much of a row's height is filled.
+# The filled share of a row's height.
 _BAND = 0.84
 
 
 def plot_mapping(model: nn.Module | Plan | Report, path: str | os.PathLike[str]) -> None:
-    """Draw which layer draws on which part of which store.
+    """Draw which layer reads which part of which store.
 
     Each parameter group is a block with one row per layer, in the model's order. The grey band is the store, as long
     as the square root of its size, and the bars in a row are the layer's templates, one under the other.
 
     Args:
-        model: a compressed model, a plan, or the report of either.
-        path: the image to write; its suffix names the format, such as .png.
+        model: A compressed model, a plan, or the report of either.
+        path: The image to write. Its suffix names the format, such as .png.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
         ModelError: if the model is not compressed.
+
+    Example:
+        >>> import os, tempfile, torch, shapeshift
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+        >>> file = os.path.join(tempfile.mkdtemp(), "mapping.png")
+        >>> shapeshift.plot_mapping(shapeshift.plan_compression(model, "25%"), file)
+        >>> os.path.exists(file)
+        True
     """
     found = model if isinstance(model, Report) else report(model)
     rows = sum(len(group.weights) + 2 for group in found.groups)

@@ -1,4 +1,4 @@
-"""What became of a model: its parameters before and after, and who shares what."""
+"""Reports: a model's parameters before and after compression, and which weights share them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class WeightReport:
         name: its dotted path.
         shape: its shape.
         source: the parts of stores that it comes from.
-        error: how far a fit came from the model's own weight, relative to that weight's norm; after a calibration, in
-            the outputs of its layer. None without a fit. Training that follows does not change it.
+        error: the distance of a fit from the model's own weight, relative to that weight's norm; after a calibration,
+            measured in the outputs of its layer. None without a fit. Training that follows does not change it.
     """
 
     name: str
@@ -61,9 +61,9 @@ class GroupReport:
 
     Attributes:
         name: its name.
-        stores: the number of shared numbers in each store, by name.
-        coefficients: the number of trainable numbers beside the stores.
-        weights: what it generates.
+        stores: the number of parameters in each store, by name.
+        coefficients: the number of trainable parameters beside the stores.
+        weights: the weights that it generates.
     """
 
     name: str
@@ -83,17 +83,17 @@ class GroupReport:
 
     @property
     def templates(self) -> tuple[int, int]:
-        """The fewest and the most templates that a weight is mixed from."""
+        """The fewest and the most templates that a weight combines."""
         counts = [len(weight.source.templates) for weight in self.weights]
         return min(counts), max(counts)
 
     @property
     def sampling(self) -> dict[str, int]:
-        """How many weights are mixed from several templates ("down"), stretched ("up"), or neither ("none")."""
+        """How many weights combine several templates ("down"), are stretched ("up"), or neither ("none")."""
         return dict(Counter(weight.source.sampling for weight in self.weights))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields, and what follows from them, as a dict that JSON can hold."""
+        """Return the fields and the properties as a dict that JSON can hold."""
         return {
             "name": self.name,
             "dense": self.dense,
@@ -113,7 +113,7 @@ class Report:
     Attributes:
         groups: the parameter groups.
         dense: the model's own number of trainable parameters.
-        untouched: how many of them stay as they are.
+        untouched: the number of these that are not generated.
         parameters: the number of trainable parameters after compression.
         budget: the number that was allowed.
         checkpoint_bytes: the size of the tensors in a checkpoint; for a plan, of the trainable ones.
@@ -205,14 +205,21 @@ def report(model: nn.Module | Plan) -> Report:
     """Report on a compressed model, or on a plan for one.
 
     Args:
-        model: a compressed model, a wrapper around one (by DDP, say), or what
-            :func:`shapeshift.plan_compression` returned.
+        model: A compressed model, a wrapper around one (DDP, say), or a plan of
+            :func:`shapeshift.plan_compression`.
 
     Returns:
-        The report, which is a table when printed, and a dict by ``as_dict()``.
+        The report. Printing it gives a table, ``as_dict()`` a dict.
 
     Raises:
         ModelError: if the model is not compressed.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+        >>> found = shapeshift.report(shapeshift.compress(model, "25%"))
+        >>> found.dense, found.parameters, found.groups[0].templates
+        (8320, 2080, (1, 1))
     """
     if isinstance(model, Plan):
         trainable = sum(group.layout.num_parameters * group.weights[0].dtype.itemsize for group in model.groups)

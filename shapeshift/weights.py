@@ -1,4 +1,4 @@
-"""The weights of a model that can be generated, and how each of them starts."""
+"""The weights of a model that can be generated, and the deviation that each starts with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from shapeshift.errors import ModelError
 from shapeshift.names import match_names
 
-# Narrower ones hold quantised values, which torch does not calculate with.
+# Narrower dtypes hold quantised values, which torch does not compute with.
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -66,14 +66,14 @@ class Weight:
 def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Weight]:
     """List the weights of a model that can be generated, in the order of ``model.named_parameters()``.
 
-    A candidate is a trainable floating-point parameter with two or more dimensions. Biases, norms and what
-    amounts to them stay as they are: tensors of a single extent, such as a (1, 1, C) token, and gains, whose
-    entries all start at one non-zero value.
+    A candidate is a trainable floating-point parameter with two or more dimensions. Everything else stays: biases,
+    norms, tensors with one axis longer than 1 such as a (1, 1, C) token, and gains, which start as a non-zero
+    constant.
 
     Args:
-        model: the model to look through; it is not changed.
-        include: names or shell patterns of parameters or modules; when given, nothing else is generated.
-        exclude: names or shell patterns of parameters or modules that stay as they are.
+        model: The model; it is not changed.
+        include: Names or shell patterns of parameters or modules. When given, nothing else is generated.
+        exclude: Names or shell patterns of parameters or modules that stay as they are.
 
     Returns:
         One :class:`Weight` per tensor, tied tensors once.
@@ -117,14 +117,14 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
 
 
 def fan_in_std(module: nn.Module, shape: Sequence[int]) -> float:
-    """Return the standard deviation that a layer's type starts its weight with, without looking at values.
+    """Return the standard deviation that a layer of this type starts with, without its values.
 
     Embeddings start as N(0, 1) and everything else as torch's ``kaiming_uniform_(a=sqrt(5))``, whose standard
     deviation is ``1 / sqrt(3 * fan_in)``.
 
     Args:
-        module: the layer that owns the weight.
-        shape: the weight's shape, (out, in, ...); GPT-2's ``Conv1D`` stores (in, out).
+        module: The layer that owns the weight.
+        shape: The weight's shape, (out, in, ...); GPT-2's ``Conv1D`` stores (in, out).
     """
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return 1.0
@@ -155,7 +155,7 @@ def _is_candidate(parameter: nn.Parameter) -> bool:
 
 
 def _starting_std(module: nn.Module, parameter: nn.Parameter, name: str) -> float | None:
-    """Measure what the initialisation gave a weight; None for a gain, which is no weight."""
+    """Measure the deviation that the initialisation gave a weight; None for a gain, which is not generated."""
     if parameter.is_meta:
         return fan_in_std(module, parameter.shape)
     mean, std = mean_and_std(parameter)

@@ -38,6 +38,15 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
         CheckpointError: if a file is missing, damaged or foreign, was written by a newer version, or belongs to
             another architecture. The model is then unchanged.
         ModelError: if the model cannot be compressed, such as a scripted one. It is then unchanged.
+
+    Example:
+        >>> import tempfile, torch, shapeshift
+        >>> build = lambda: torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.Linear(64, 8))
+        >>> model, folder = shapeshift.compress(build(), "20%"), tempfile.mkdtemp()
+        >>> shapeshift.save(model, folder)
+        >>> x = torch.randn(2, 32)
+        >>> torch.equal(shapeshift.load(folder, build())(x), model(x))
+        True
     """
     checkpoint = read(Path(directory))
     with pruned(model, checkpoint):

@@ -57,5 +57,18 @@ def require_shared(model: nn.Module) -> SharedParameters:
 
 
 def is_compressed(model: nn.Module) -> bool:
-    """Tell whether a model is compressed, holds one that is, or is a part of one."""
+    """Tell whether a model is compressed, holds one that is, or is a part of one.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        True if any module in it reads generated weights.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 8))
+        >>> shapeshift.is_compressed(model), shapeshift.is_compressed(shapeshift.compress(model, "25%"))
+        (False, True)
+    """
     return any(map(is_attached, model.modules()))
