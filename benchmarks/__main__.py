@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.harness import run
 from benchmarks.markdown import RESULTS
 from benchmarks.report import PAGE, result_file, write_page, write_report
-from benchmarks.tables import COMPARISONS
+from benchmarks.tables import TABLES
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands.add_parser("list", help="name the benchmarks")
     commands.add_parser("report", help="make the tables, the pictures and docs/results.md from the JSON files")
     runner = commands.add_parser("run", help="train what is missing, and write JSON, table and picture")
-    runner.add_argument("names", nargs="+", choices=list(COMPARISONS), metavar="NAME", help="as `list` names them")
-    datasets = list(dict.fromkeys(name for each in COMPARISONS.values() for name in each.experiment.datasets))
+    runner.add_argument("names", nargs="+", choices=list(TABLES), metavar="NAME", help="as `list` names them")
+    datasets = list(dict.fromkeys(name for each in TABLES.values() for name in each.experiment.datasets))
     runner.add_argument("--data", choices=datasets, help="default: the benchmark's first, such as digits")
     runner.add_argument("--data-dir", type=Path, help="the folder of a data set that is read from files")
     runner.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
@@ -32,27 +32,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     if arguments.command == "list":
-        for name, comparison in COMPARISONS.items():
-            print(f"{name:<26}{comparison.title} ({comparison.source}; {len(comparison.rows)} rows)")
+        for name, table in TABLES.items():
+            print(f"{name:<26}{table.title} ({table.source}; {len(table.rows)} rows)")
     elif arguments.command == "report":
         write_page()
         print(f"Wrote {PAGE}")
     else:
         for name in arguments.names:
-            experiment = COMPARISONS[name].experiment
+            experiment = TABLES[name].experiment
             data = arguments.data or experiment.datasets[0]
             if data not in experiment.datasets:
                 runner.error(f"{name} has no data set {data!r}; choose from {', '.join(experiment.datasets)}")
             task = experiment.task(data, arguments.device, arguments.data_dir)
             files = {
-                result_file(comparison, data, arguments.device, arguments.output): comparison
-                for comparison in COMPARISONS.values()
-                if comparison.experiment is experiment
+                result_file(table, data, arguments.device, arguments.output): table
+                for table in TABLES.values()
+                if table.experiment is experiment
             }
-            path = result_file(COMPARISONS[name], data, arguments.device, arguments.output)
+            path = result_file(TABLES[name], data, arguments.device, arguments.output)
             seeds, processes = arguments.seeds, arguments.processes
-            results = run(COMPARISONS[name], task, seeds, processes, path, arguments.rows, arguments.again, files)
-            print(write_report(COMPARISONS[name], results, path))
+            results = run(TABLES[name], task, seeds, processes, path, arguments.rows, arguments.again, files)
+            print(write_report(TABLES[name], results, path))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.claims import Ordering, Verdict, judge
+from benchmarks.claims import Claim, Verdict, judge
 from benchmarks.markdown import RESULTS, markdown_table
 from benchmarks.results import Results
 from benchmarks.row import Row
-from benchmarks.table import Comparison
-from benchmarks.tables import COMPARISONS
+from benchmarks.table import Table
+from benchmarks.tables import TABLES
 from shapeshift.experiments.error_plot import plot_errors, spread
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -50,50 +50,50 @@ generator mixes as many templates of a store of the same size, but slices the st
 }
 
 
-def result_file(comparison: Comparison, data: str, device: str, folder: Path = RESULTS) -> Path:
-    """Return the JSON file of a comparison on a data set and device."""
-    return folder / f"{comparison.name}_{data}_{device}.json"
+def result_file(table: Table, data: str, device: str, folder: Path = RESULTS) -> Path:
+    """Return the JSON file of a table on a data set and device."""
+    return folder / f"{table.name}_{data}_{device}.json"
 
 
-def write_report(comparison: Comparison, results: Results, path: Path) -> str:
-    """Write the table of a comparison, and its picture if it has one, beside its JSON file.
+def write_report(table: Table, results: Results, path: Path) -> str:
+    """Write the table of a table, and its picture if it has one, beside its JSON file.
 
     Args:
-        comparison: what was compared.
+        table: what was compared.
         results: the runs.
         path: of the JSON file.
 
     Returns:
         The table with the verdicts, as Markdown.
     """
-    text = render(comparison, results)
+    text = render(table, results)
     path.with_suffix(".md").write_text(text, encoding="utf-8")
-    if comparison.line:
-        plot(comparison, results, path.with_suffix(".png"))
-    elif comparison.experiment.picture:
-        runs = {row.method: results.of(row.key) for row in comparison.rows if results.has(row.key)}
-        comparison.experiment.draw(runs, results.settings["data"], path.with_suffix(".png"))
+    if table.line:
+        plot(table, results, path.with_suffix(".png"))
+    elif table.experiment.picture:
+        runs = {row.method: results.of(row.key) for row in table.rows if results.has(row.key)}
+        table.experiment.draw(runs, results.settings["data"], path.with_suffix(".png"))
     return text
 
 
 def write_page() -> None:
     """Make all tables, all pictures and the page of results anew from the JSON files."""
-    for comparison in COMPARISONS.values():
-        for path in result_files(comparison):
-            write_report(comparison, Results.read(path), path)
+    for table in TABLES.values():
+        for path in result_files(table):
+            write_report(table, Results.read(path), path)
     PAGE.write_text(page(), encoding="utf-8")
 
 
 def page() -> str:
     """Return the page of results."""
     parts = [INTRODUCTION]
-    for comparison in COMPARISONS.values():
-        files = result_files(comparison)
+    for table in TABLES.values():
+        files = result_files(table)
         if files:
-            parts.append(f"## {comparison.title}\n\n*{comparison.source}.* {comparison.expectation}\n")
+            parts.append(f"## {table.title}\n\n*{table.source}.* {table.expectation}\n")
         for path in files:
-            parts.append(render(comparison, Results.read(path)))
-            shown = "Test error against parameters" if comparison.line else comparison.experiment.picture
+            parts.append(render(table, Results.read(path)))
+            shown = "Test error against parameters" if table.line else table.experiment.picture
             if shown:
                 parts.append(f"![{shown}](../benchmarks/results/{path.stem}.png)\n")
     for name, introduction in MEASUREMENTS.items():
@@ -103,39 +103,39 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def render(comparison: Comparison, results: Results) -> str:
-    """Return the table of a comparison, and under it whether the expected orderings were reproduced, as Markdown."""
-    parts = [_caption(comparison, results), _table(comparison, results)]
-    missing = sum(not results.has(row.key) for row in comparison.rows)
+def render(table: Table, results: Results) -> str:
+    """Return the table of a table, and under it the verdicts on its claims, as Markdown."""
+    parts = [_caption(table, results), _table(table, results)]
+    missing = sum(not results.has(row.key) for row in table.rows)
     if missing:
-        parts.append(f"Not run yet: {missing} of {len(comparison.rows)} rows.")
-    verdicts = [text for ordering in comparison.orderings if (text := _ordering(ordering, comparison, results))]
+        parts.append(f"Not run yet: {missing} of {len(table.rows)} rows.")
+    verdicts = [text for claim in table.claims if (text := _verdicts(claim, table, results))]
     parts += ["Expected, and found:", "\n".join(verdicts)] if verdicts else []
     return "\n\n".join(parts) + "\n"
 
 
-def plot(comparison: Comparison, results: Results, path: Path) -> None:
-    """Draw the first metric against parameters, with the lines that the comparison asks for."""
-    metric = comparison.experiment.metrics[0]
+def plot(table: Table, results: Results, path: Path) -> None:
+    """Draw the first metric against parameters, with the lines that the table asks for."""
+    metric = table.experiment.metrics[0]
     lines: dict[str, list[tuple[int, list[float]]]] = {}
-    for row in comparison.rows:
+    for row in table.rows:
         if values := results.values(row.key, metric):
-            label = ", ".join(str(getattr(row, name)) for name in comparison.line)
+            label = ", ".join(str(getattr(row, name)) for name in table.line)
             lines.setdefault(label, []).append((results.parameters(row.key), values))
-    plot_errors(lines, f"{comparison.title}, {results.settings['data']['name']}", path, metric.title)
+    plot_errors(lines, f"{table.title}, {results.settings['data']['name']}", path, metric.title)
 
 
-def _caption(comparison: Comparison, results: Results) -> str:
+def _caption(table: Table, results: Results) -> str:
     data, device, recipe = (results.settings[key] for key in ("data", "device", "recipe"))
-    command = f"python -m benchmarks run {comparison.name} --data {data['name']} --device {device}"
-    clause = comparison.experiment.caption(data, recipe)
+    command = f"python -m benchmarks run {table.name} --data {data['name']} --device {device}"
+    clause = table.experiment.caption(data, recipe)
     return f"Made by `{command}`: {clause}, on {results.settings['machine']['processor']}."
 
 
-def _table(comparison: Comparison, results: Results) -> str:
-    metrics = comparison.experiment.metrics
+def _table(table: Table, results: Results) -> str:
+    metrics = table.experiment.metrics
     lines = []
-    for row in comparison.rows:
+    for row in table.rows:
         if results.has(row.key):
             values = [results.values(row.key, metric) for metric in metrics]
             size = f"{results.parameters(row.key):,}"
@@ -149,23 +149,23 @@ def _score(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {spread(values):.2f}"
 
 
-def _ordering(ordering: Ordering, comparison: Comparison, results: Results) -> str:
+def _verdicts(claim: Claim, table: Table, results: Results) -> str:
     """Return a claim with its verdicts as an item of a list, or nothing where no pair was run."""
-    rows, metrics = {row.key: row for row in comparison.rows}, comparison.experiment.metrics
-    metric = {each.name: each for each in metrics}[ordering.metric] if ordering.metric else metrics[0]
+    rows, metrics = {row.key: row for row in table.rows}, table.experiment.metrics
+    metric = {each.name: each for each in metrics}[claim.metric] if claim.metric else metrics[0]
     found: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
-    for first, second in ordering.pairs:
+    for first, second in claim.pairs:
         if results.has(first) and results.has(second):
             values = results.values(first, metric), results.values(second, metric)
             verdict = judge(*reversed(values) if metric.higher_is_better else values)
-            place = _place((rows[first], rows[second]), [(rows[one], rows[other]) for one, other in ordering.pairs])
+            place = _place((rows[first], rows[second]), [(rows[one], rows[other]) for one, other in claim.pairs])
             found[verdict].append(f"{place} ({_score(values[0])} against {_score(values[1])})".lstrip())
     verdicts = [f"\n  * **{verdict}**: {'; '.join(places)}" for verdict, places in found.items() if places]
-    return "".join([f"* {ordering.claim}:", *verdicts]) if verdicts else ""
+    return "".join([f"* {claim.sentence}:", *verdicts]) if verdicts else ""
 
 
 def _place(pair: tuple[Row, Row], pairs: Sequence[tuple[Row, Row]]) -> str:
-    """Name a pair of rows by that in which it differs from the other pairs of its ordering, or else by the budget."""
+    """Name a pair of rows by that in which it differs from the other pairs of its claim, or else by the budget."""
     parts = []
     for name in ("network", "method", "budget"):
         first, second = (str(getattr(row, name)) for row in pair)
@@ -179,6 +179,6 @@ def _place(pair: tuple[Row, Row], pairs: Sequence[tuple[Row, Row]]) -> str:
     return ", ".join(parts) or pair[0].budget
 
 
-def result_files(comparison: Comparison) -> list[Path]:
-    """Return the JSON files that a comparison has."""
-    return sorted(RESULTS.glob(f"{comparison.name}_*_*.json"))
+def result_files(table: Table) -> list[Path]:
+    """Return the JSON files that a table has."""
+    return sorted(RESULTS.glob(f"{table.name}_*_*.json"))

@@ -1,4 +1,4 @@
-"""The runs of a comparison on one data set and device, as they are kept on disk."""
+"""The runs of a table on one data set and device, as they are kept on disk."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Results:
         Args:
             path: of the file.
             settings: what all runs have in common.
-            rows: of the comparison.
+            rows: of the table.
         """
         results = cls(settings, {row.key: row.settings for row in rows})
         if path.exists():
@@ -54,11 +54,11 @@ class Results:
         return results
 
     def borrow(self, path: Path, rows: Sequence[Row], own: Sequence[Row]) -> None:
-        """Take over the runs of another comparison that would be the same here.
+        """Take over the runs of another table that would be the same here.
 
         Args:
-            path: the other comparison's file.
-            rows: the other comparison's.
+            path: the other table's file.
+            rows: the other table's.
             own: this one's.
         """
         kept = Results.read(path)

@@ -32,7 +32,7 @@ class Experiment(ABC):
     """A kind of benchmark: which data sets there are, how a network is trained on them, and what is measured.
 
     Attributes:
-        metrics: what a run measures; the expected orderings are judged by the first, unless they name another.
+        metrics: what a run measures; claims are judged by the first, unless they name another.
         datasets: names of the data sets; the first is the default.
         picture: what :meth:`draw` shows; empty for no picture.
     """

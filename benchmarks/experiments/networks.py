@@ -50,8 +50,8 @@ class WideNetwork(Network):
 
 
 @dataclass(frozen=True)
-class FamilyNetwork(Network):
-    """A network of another family.
+class OtherNetwork(Network):
+    """A network of another architecture.
 
     Attributes:
         title: its name in tables and files.

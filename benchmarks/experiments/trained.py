@@ -11,7 +11,7 @@ from torch import nn
 import shapeshift
 from benchmarks.baselines.low_rank import factorise
 from benchmarks.baselines.magnitude_pruning import prune_by_magnitude
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.distillation import Distillation
 from benchmarks.experiments.networks import Network, Training, compressed, dense
 from benchmarks.experiments.pretraining import pretrained
@@ -88,16 +88,16 @@ def rows(network: Network, short: Mapping[str, Any], long: Mapping[str, Any], **
     )
 
 
-def orderings(rows: Sequence[Row]) -> tuple[Ordering, ...]:
-    """Return what is expected of the rows."""
-    claims = {
+def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
+    """Return what is claimed of the rows."""
+    sentences = {
         "A fit is ahead of decomposing layer by layer": ("fit", "SVD per layer"),
         "A fit is ahead of starting from scratch": ("fit", "scratch"),
         "A fit is ahead of removing channels by magnitude": ("fit", "magnitude"),
         "Calibration helps": ("fit, calibrated", "fit"),
     }
     return tuple(
-        Ordering(claim + when, pairs(rows, better + length, worse + length))
+        Claim(sentence + when, pairs(rows, better + length, worse + length))
         for when, length in (("", ""), (" after a longer training", ", long"))
-        for claim, (better, worse) in claims.items()
+        for sentence, (better, worse) in sentences.items()
     )

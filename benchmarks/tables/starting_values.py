@@ -9,10 +9,10 @@ from unittest import mock
 import torch
 from torch import nn
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_QUARTER, Network, Training, compressed, dense
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 from shapeshift.generators.wavg import WeightedAverage
 
 DEFAULT = "geometric, length 5"
@@ -76,7 +76,7 @@ ROWS = (
     ),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="starting_values",
     title="Starting values, above the network's own size",
     source="How the defaults were chosen",
@@ -86,8 +86,8 @@ COMPARISON = Comparison(
         "expected to be on par with all of them or ahead."
     ),
     rows=ROWS,
-    orderings=(
-        Ordering(
+    claims=(
+        Claim(
             "The default is on par with the others or ahead",
             tuple(
                 pair

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
 import statistics
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +16,7 @@ import torch
 import shapeshift
 from benchmarks import __main__, harness, report, step_time
 from benchmarks.baselines.paper_style import share_in_paper_style
-from benchmarks.claims import Ordering, Verdict, judge
+from benchmarks.claims import Claim, Verdict, judge
 from benchmarks.experiments.base import Experiment, Metric
 from benchmarks.experiments.classification import CLASSIFICATION, ERROR, ImageClassification
 from benchmarks.experiments.networks import Training, WideNetwork, compressed, dense, soft_shared
@@ -27,8 +25,8 @@ from benchmarks.experiments.trained import factorised, fitted, magnitude_pruned
 from benchmarks.markdown import RESULTS, markdown_table
 from benchmarks.results import Results
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
-from benchmarks.tables import COMPARISONS
+from benchmarks.table import Table, pairs
+from benchmarks.tables import TABLES
 from benchmarks.task import Task
 from benchmarks.workloads import WORKLOADS, Workload
 from shapeshift.budget import parse_budget
@@ -38,21 +36,19 @@ from shapeshift.networks.wide_resnet import WideResNet
 
 TINY = WideNetwork(10, 0.25, stem=8)
 ROWS = (Row(TINY, "dense", "", dense), Row(TINY, "compressed", "50%", compressed, {"mapping": "single"}))
-COMPARISON = Comparison(
+TABLE = Table(
     name="tiny",
     title="Tiny networks",
     source="Nobody",
     expectation="Anything.",
     rows=ROWS,
-    orderings=(Ordering("Less is more", pairs(ROWS, "compressed", "dense")),),
+    claims=(Claim("Less is more", pairs(ROWS, "compressed", "dense")),),
     line=("method",),
 )
 TASK = Task("digits", Recipe(epochs=2))
-CLASSIFIERS = {name: each for name, each in COMPARISONS.items() if type(each.experiment) is ImageClassification}
+CLASSIFIERS = {name: each for name, each in TABLES.items() if type(each.experiment) is ImageClassification}
 COMMITTED = [
-    pytest.param(comparison, path, id=path.stem)
-    for comparison in COMPARISONS.values()
-    for path in report.result_files(comparison)
+    pytest.param(table, path, id=path.stem) for table in TABLES.values() for path in report.result_files(table)
 ]
 
 
@@ -80,16 +76,16 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_list_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     __main__.main(["list"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(COMPARISONS)
-    assert all(comparison.title in line for comparison, line in zip(COMPARISONS.values(), lines, strict=True))
+    assert [line.split()[0] for line in lines] == list(TABLES)
+    assert all(table.title in line for table, line in zip(TABLES.values(), lines, strict=True))
 
 
-@pytest.mark.parametrize("comparison", CLASSIFIERS.values(), ids=CLASSIFIERS)
-def test_every_row_can_be_built(comparison: Comparison) -> None:
+@pytest.mark.parametrize("table", CLASSIFIERS.values(), ids=CLASSIFIERS)
+def test_every_row_can_be_built(table: Table) -> None:
     data = Images(torch.randn(16, 1, 8, 8), torch.arange(16) % 10, num_classes=10)
     training = Training(data, Recipe(epochs=1, batch_size=8), seed=0, device="cpu")
     # Each fit of a network takes seconds: one budget stands for the others.
-    for row in [row for row in comparison.rows if row.build is not fitted or row.budget == "25%"]:
+    for row in [row for row in table.rows if row.build is not fitted or row.budget == "25%"]:
         json.dumps(row.settings)
         replace(training.recipe, **row.recipe)
         model = row.build(row.network, row.budget, training, **row.options)
@@ -107,7 +103,7 @@ def test_every_row_can_be_built(comparison: Comparison) -> None:
 def test_most_of_the_upsampled_networks_is_upsampled() -> None:
     data = Images(torch.randn(2, 1, 8, 8), torch.arange(2), num_classes=10)
     training = Training(data, Recipe(), seed=0, device="cpu")
-    rows = [row for row in COMPARISONS["upsampling"].rows if row.build is compressed]
+    rows = [row for row in TABLES["upsampling"].rows if row.build is compressed]
     assert rows
     for row in rows:
         model = compressed(row.network, row.budget, training, **row.options)
@@ -117,21 +113,21 @@ def test_most_of_the_upsampled_networks_is_upsampled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "orderings", "message"),
+    ("rows", "claims", "message"),
     [
         (ROWS[:1] * 2, (), "two rows of one name: WRN-10-0.25/dense/"),
-        (ROWS[:1], COMPARISON.orderings, "does not have: WRN-10-0.25/compressed/50%"),
+        (ROWS[:1], TABLE.claims, "does not have: WRN-10-0.25/compressed/50%"),
     ],
 )
-def test_a_comparison_is_consistent(rows: tuple[Row, ...], orderings: tuple[Ordering, ...], message: str) -> None:
+def test_a_table_is_consistent(rows: tuple[Row, ...], claims: tuple[Claim, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(COMPARISON, rows=rows, orderings=orderings)
+        replace(TABLE, rows=rows, claims=claims)
 
 
 def test_a_benchmark_runs_resumes_and_writes_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(__main__, "COMPARISONS", {"tiny": COMPARISON})
+    monkeypatch.setattr(__main__, "TABLES", {"tiny": TABLE})
     monkeypatch.setattr(ImageClassification, "task", lambda self, data, device, data_dir: TASK)
     command = ["run", "tiny", "--seeds", "1", "--processes", "1", "--output", str(tmp_path)]
     __main__.main(command)
@@ -146,8 +142,8 @@ def test_a_benchmark_runs_resumes_and_writes_its_table(
     capsys.readouterr()
     monkeypatch.setattr(harness, "measure", None)  # would fail if anything were trained
     __main__.main(command)
-    assert "12.34 ± 0.00" in (table := capsys.readouterr().out)
-    assert table == path.with_suffix(".md").read_text() + "\n"
+    assert "12.34 ± 0.00" in (text := capsys.readouterr().out)
+    assert text == path.with_suffix(".md").read_text() + "\n"
 
 
 @pytest.mark.usefixtures("in_threads")
@@ -160,10 +156,10 @@ def test_rows_are_repeated_when_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(harness, "measure", note)
     path = tmp_path / "tiny.json"
-    harness.run(COMPARISON, TASK, seeds=2, processes=1, path=path)
+    harness.run(TABLE, TASK, seeds=2, processes=1, path=path)
     assert trained == [("dense", 0), ("compressed", 0), ("dense", 1), ("compressed", 1)]
     trained.clear()
-    results = harness.run(COMPARISON, TASK, seeds=2, processes=1, path=path, again=["*/compressed/*"])
+    results = harness.run(TABLE, TASK, seeds=2, processes=1, path=path, again=["*/compressed/*"])
     assert trained == [("compressed", 0), ("compressed", 1)]
     assert Results.read(path) == results
 
@@ -171,7 +167,7 @@ def test_rows_are_repeated_when_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("in_threads")
 def test_only_the_chosen_rows_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "measure", lambda experiment, row, task, seed: {"parameters": 1, "error": 1.0})
-    results = harness.run(COMPARISON, TASK, seeds=1, processes=1, path=tmp_path / "tiny.json", rows=["*/50%"])
+    results = harness.run(TABLE, TASK, seeds=1, processes=1, path=tmp_path / "tiny.json", rows=["*/50%"])
     assert list(results.runs) == ["WRN-10-0.25/compressed/50%/0"]
 
 
@@ -184,9 +180,9 @@ def test_runs_of_the_same_network_under_another_name_are_taken_over(
     # "single" is the default, so this is the same network; "shape" is another one.
     same = replace(ROWS[1], method="by default", options={})
     other = replace(ROWS[1], method="by shape", options={"mapping": "shape"})
-    comparison = replace(COMPARISON, name="other", rows=(same, other), orderings=())
+    table = replace(TABLE, name="other", rows=(same, other), claims=())
     written = tmp_path / "other.json"
-    results = harness.run(comparison, TASK, 2, 1, written, rows=["*/by default/*"], others={path: COMPARISON})
+    results = harness.run(table, TASK, 2, 1, written, rows=["*/by default/*"], others={path: TABLE})
     assert results.values(same.key, ERROR) == [1.0, 2.0]
     assert not results.has(other.key)
     assert Results.read(written) == results
@@ -195,9 +191,9 @@ def test_runs_of_the_same_network_under_another_name_are_taken_over(
 @pytest.mark.usefixtures("in_threads")
 def test_a_failure_names_its_run_and_keeps_the_others(tmp_path: Path) -> None:
     impossible = replace(ROWS[1], budget="3")
-    comparison = replace(COMPARISON, rows=(ROWS[0], impossible), orderings=())
+    table = replace(TABLE, rows=(ROWS[0], impossible), claims=())
     with pytest.raises(shapeshift.BudgetError) as caught:
-        harness.run(comparison, TASK, seeds=1, processes=1, path=tmp_path / "tiny.json")
+        harness.run(table, TASK, seeds=1, processes=1, path=tmp_path / "tiny.json")
     assert caught.value.__notes__ == ["in the run WRN-10-0.25/compressed/3/0"]
     assert list(Results.read(tmp_path / "tiny.json").runs) == ["WRN-10-0.25/dense//0"]
 
@@ -241,11 +237,9 @@ def test_verdicts(first: list[float], second: list[float], verdict: Verdict) -> 
 def test_verdicts_stand_under_the_table_with_their_numbers() -> None:
     small, large = (tuple(replace(row, network=WideNetwork(depth, 1)) for row in ROWS) for depth in (10, 16))
     rows = small + large
-    comparison = replace(
-        COMPARISON, rows=rows, orderings=(Ordering("Less is more", pairs(rows, "compressed", "dense")),)
-    )
+    table = replace(TABLE, rows=rows, claims=(Claim("Less is more", pairs(rows, "compressed", "dense")),))
     errors = {"WRN-10-1/compressed/50%": [1.0, 3.0], "WRN-10-1/dense/": [7.0, 9.0], "WRN-16-1/dense/": [2.0, 4.0]}
-    text = report.render(comparison, made_up(errors, rows))
+    text = report.render(table, made_up(errors, rows))
     spread = f"{statistics.stdev([1.0, 3.0]):.2f}"
     assert text.endswith(
         "Not run yet: 1 of 4 rows.\n\nExpected, and found:\n\n* Less is more:\n"
@@ -257,49 +251,40 @@ def test_verdicts_stand_under_the_table_with_their_numbers() -> None:
 def test_a_pair_is_named_by_what_tells_it_apart() -> None:
     networks = [WideNetwork(depth, 1) for depth in (10, 16, 22)]
     rows = tuple(Row(network, "compressed", "25k", compressed) for network in networks)
-    deeper = Ordering("Deeper is better", ((rows[1].key, rows[0].key), (rows[2].key, rows[1].key)))
-    comparison = replace(COMPARISON, rows=rows, orderings=(deeper,))
-    text = report.render(comparison, made_up({row.key: [1.0, 1.0] for row in rows}, rows))
+    deeper = Claim("Deeper is better", ((rows[1].key, rows[0].key), (rows[2].key, rows[1].key)))
+    table = replace(TABLE, rows=rows, claims=(deeper,))
+    text = report.render(table, made_up({row.key: [1.0, 1.0] for row in rows}, rows))
     assert "WRN-16-1 after WRN-10-1 (1.00 ± 0.00 against 1.00 ± 0.00); WRN-22-1 after WRN-16-1 (" in text
 
 
-@pytest.mark.parametrize(("comparison", "path"), COMMITTED)
-def test_committed_tables_come_from_the_committed_runs(comparison: Comparison, path: Path) -> None:
+@pytest.mark.parametrize(("table", "path"), COMMITTED)
+def test_committed_tables_come_from_the_committed_runs(table: Table, path: Path) -> None:
     results = Results.read(path)
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.render(comparison, results)
-    assert path.with_suffix(".png").exists() == bool(comparison.line or comparison.experiment.picture)
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.render(table, results)
+    assert path.with_suffix(".png").exists() == bool(table.line or table.experiment.picture)
 
 
-@pytest.mark.parametrize(("comparison", "path"), COMMITTED)
-def test_committed_runs_are_those_of_the_present_rows_and_settings(comparison: Comparison, path: Path) -> None:
+@pytest.mark.parametrize(("table", "path"), COMMITTED)
+def test_committed_runs_are_those_of_the_present_rows_and_settings(table: Table, path: Path) -> None:
     results = Results.read(path)
-    experiment, data = comparison.experiment, results.settings["data"]["name"]
-    task = comparison.adapt(experiment.task(data, results.settings["device"]))
+    experiment, data = table.experiment, results.settings["data"]["name"]
+    task = table.adapt(experiment.task(data, results.settings["device"]))
     settings = {**results.settings, "recipe": asdict(task.recipe), "config": shapeshift.Config().to_dict()}
     assert results.runs
-    assert Results.resume(path, settings, comparison.rows).runs == results.runs
+    assert Results.resume(path, settings, table.rows).runs == results.runs
 
 
 def test_the_page_of_results_is_made_from_the_committed_files() -> None:
     assert report.PAGE.read_text(encoding="utf-8") == report.page(), "run `python -m benchmarks report`"
 
 
-def test_the_budget_sweep_has_a_module_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["budget_sweep", "--data", "unknown"])
-    with pytest.raises(SystemExit):
-        runpy.run_module("benchmarks.budget_sweep", run_name="__main__")
-    assert "invalid choice: 'unknown'" in capsys.readouterr().err
-
-
 def test_a_metric_may_be_better_when_it_is_higher() -> None:
     recall = Metric("recall", "recall, %", higher_is_better=True)
-    comparison = replace(COMPARISON, experiment=ImageClassification((recall, ERROR)))
+    table = replace(TABLE, experiment=ImageClassification((recall, ERROR)))
     results = made_up({row.key: [1.0, 1.0] for row in ROWS})
     for key, run in results.runs.items():
         run["recall"] = 90.0 if "compressed" in key else 80.0
-    text = report.render(comparison, results)
+    text = report.render(table, results)
     assert "| parameters | recall, %    | test error, % | seeds |" in text
     assert "**reproduced**: 50% (90.00 ± 0.00 against 80.00 ± 0.00)" in text
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import shapeshift
 from benchmarks.experiments.shortest_paths import WINDOWS, PathRecipe, ShortestPaths, load, score, train_phases
-from benchmarks.tables.shortest_paths import COMPARISON, ROWS
+from benchmarks.tables.shortest_paths import ROWS, TABLE
 from benchmarks.task import Task
 from shapeshift.errors import ConfigError
 from shapeshift.experiments.data.shortest_paths import (
@@ -272,7 +272,7 @@ def test_the_size_of_the_task_follows_the_device() -> None:
 def test_rows_differ_in_the_weights_alone() -> None:
     assert [row.recipe for row in ROWS[:2]] == [{}, {}]
     assert set(ROWS[2].recipe) == {"regulariser"}
-    assert COMPARISON.experiment.metrics[0].higher_is_better
+    assert TABLE.experiment.metrics[0].higher_is_better
 
 
 def test_the_curves_are_drawn(runs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
