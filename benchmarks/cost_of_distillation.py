@@ -21,7 +21,8 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.machine import describe, made_by
-from benchmarks.markdown import RESULTS, markdown_table, write_json
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate
 from shapeshift.distill import DISTILLERS
 from shapeshift.networks.wide_resnet import WideResNet

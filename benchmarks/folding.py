@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 import shapeshift
 from benchmarks.machine import describe
-from benchmarks.markdown import RESULTS, markdown_table, write_json
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS, write_json
 from shapeshift.experiments.data import Images
 from shapeshift.experiments.data.digits import digits
 from shapeshift.experiments.error_plot import spread

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import shapeshift
 from benchmarks.machine import describe
-from benchmarks.markdown import RESULTS, write_json
+from benchmarks.results import RESULTS, write_json
 from shapeshift.experiments.data.glyphs import glyphs
 from shapeshift.experiments.training import Recipe, error, train
 from shapeshift.networks.wide_resnet import WideResNet

@@ -30,7 +30,8 @@ from tqdm import tqdm
 import shapeshift
 from benchmarks.baselines.paper_style import share_in_paper_style
 from benchmarks.machine import describe, made_by
-from benchmarks.markdown import RESULTS, markdown_table, write_json
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate, timed
 from benchmarks.workloads import WORKLOADS, Workload, loss
 from shapeshift.budget import parse_budget

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from benchmarks.claims import Claim
 from benchmarks.experiments.base import Experiment
@@ -51,6 +53,14 @@ class Table:
         missing = {key for claim in self.claims for pair in claim.pairs for key in pair} - set(counts)
         if missing:
             raise ValueError(f"{self.name} makes claims about rows that it does not have: {', '.join(sorted(missing))}")
+
+    def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
+        """Return the table's task on a data set and a device."""
+        return self.adapt(self.experiment.task(data, device, data_dir))
+
+    def settings(self, row: Row, task: Task) -> dict[str, Any]:
+        """Return everything that determines the runs of a row, except for their seeds."""
+        return {**self.experiment.settings(task), **row.settings}
 
 
 def pairs(rows: Sequence[Row], first: str, second: str) -> tuple[tuple[str, str], ...]:

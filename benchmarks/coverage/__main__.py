@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.coverage.report import PAGE, result_file, write_page
 from benchmarks.coverage.sweep import LIBRARIES, Limits, sweep
-from benchmarks.markdown import RESULTS
+from benchmarks.results import RESULTS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from benchmarks.coverage.check import BUDGET, UNFINISHED, check
 from benchmarks.machine import describe
-from benchmarks.markdown import write_json
+from benchmarks.results import write_json
 
 LIBRARIES = ("timm", "transformers")
 
