@@ -2,8 +2,8 @@
 
     python -m benchmarks.cost_of_distillation
 
-What distillation cannot do without is one forward pass of the teacher; what it adds beside that are its connectors and
-its loss. The three actions take turns within one process, and the ratio of medians is reported.
+Distillation needs one forward pass of the teacher, and adds its connectors and its loss. The three actions take turns
+within one process, and the ratio of medians is reported.
 """
 
 from __future__ import annotations

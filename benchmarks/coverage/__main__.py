@@ -13,7 +13,7 @@ from benchmarks.results import RESULTS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the command line says."""
+    """Run the sweeps of the command line, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__.partition(":")[0])
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES, help="default: both")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Families of networks: what they are compared with, and what is measured of their predictions."""
+"""Families of networks, their baselines, and the metrics of their predictions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EnsembleNetwork(Network):
     """An ensemble of wide residual networks of several sizes.
 
     Attributes:
-        members: the networks, the deepest and widest first.
+        members: The networks, the deepest and widest first.
     """
 
     members: tuple[WideNetwork, ...]

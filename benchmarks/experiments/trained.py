@@ -36,11 +36,12 @@ def fitted(network: Network, budget: str, training: Training, calibrate: bool = 
     """Train a network, and fit shared parameters to its weights.
 
     Args:
-        network: what is trained.
-        budget: of shared parameters.
-        training: how it is trained.
-        calibrate: whether errors count as the layers' outputs feel them on part of the training set.
-        **options: fields of :class:`shapeshift.Config`.
+        network: The network that is trained.
+        budget: The budget of shared parameters.
+        training: The training of the network.
+        calibrate: Whether errors of a weight are weighed by their effect on the layer's outputs for part of the
+            training set.
+        **options: Fields of :class:`shapeshift.Config`.
     """
     model = copy.deepcopy(pretrained(network, "", training))
     inputs = training.data.inputs[:_CALIBRATION].to(training.device).split(64) if calibrate else None
@@ -64,10 +65,10 @@ def rows(network: Network, short: Mapping[str, Any], long: Mapping[str, Any], **
     """List the ways to make a trained network smaller, at four budgets, each trained by the original afterwards.
 
     Args:
-        network: what is trained and made smaller.
-        short: the fields of the recipe in which the training afterwards differs from the one before.
-        long: the same for rows of a longer training afterwards, whose names say so.
-        **options: fields of :class:`shapeshift.Config`, where parameters are shared.
+        network: The network that is trained and made smaller.
+        short: The fields of the recipe in which the training afterwards differs from the one before.
+        long: The same fields for rows of a longer training afterwards, whose names say so.
+        **options: Fields of :class:`shapeshift.Config`, where parameters are shared.
     """
     ways: dict[str, tuple[Build, Mapping[str, Any]]] = {
         "fit": (fitted, options),
@@ -89,7 +90,7 @@ def rows(network: Network, short: Mapping[str, Any], long: Mapping[str, Any], **
 
 
 def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
-    """Return what is claimed of the rows."""
+    """Return the claims about the rows of :func:`rows`."""
     sentences = {
         "A fit is ahead of decomposing layer by layer": ("fit", "SVD per layer"),
         "A fit is ahead of starting from scratch": ("fit", "scratch"),

@@ -13,7 +13,7 @@ MAPPINGS, GENERATORS = ("single", "shape"), ("wavg", "emb", "avg", "rr")
 
 
 def _allowed(generator: str, budget: str) -> bool:
-    # Round robin gives each weight one template, so a store has no use for more numbers than the weights.
+    # Round robin gives each weight one template, so it cannot use a store of more entries than the weights have.
     return generator != "rr" or budget != "200%"
 
 

@@ -1,4 +1,4 @@
-"""What a budget above the model's own size needs: starts of the coefficients, numbers of templates, recipes."""
+"""Starting values, numbers of templates and recipes at budgets above the network's own size."""
 
 from __future__ import annotations
 
