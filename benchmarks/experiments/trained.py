@@ -19,14 +19,14 @@ from benchmarks.row import Build, Row
 from benchmarks.table import pairs
 from shapeshift.budget import parse_budget
 
-SOURCE = "Compressing what is trained; the comparisons are SVD-LLM's and Basis Sharing's (ICLR 2025), at small sizes"
+SOURCE = "Compressing trained models; the comparisons are SVD-LLM's and Basis Sharing's (ICLR 2025), at small sizes"
 EXPECTATION = (
     "A network is trained, made smaller, and trained for a short while by the original as a teacher (KD). Shared "
-    "parameters are fitted to its weights, on all of their numbers alike or calibrated on 512 inputs, or start from "
-    "scratch; each layer's weight is truncated to its largest singular values; or channels are removed by magnitude. "
-    "The fit is expected to be ahead at each budget. In the long rows the training afterwards is three times as long. "
-    "Batch norms average the training set anew before an error is measured: after so few steps, the averages that they "
-    "took on the way would be of weights that are no more."
+    "parameters are fitted to its weights, with equal weight on all entries or calibrated on 512 inputs, or start "
+    "from scratch; each layer's weight is truncated to its largest singular values; or channels are removed by "
+    "magnitude. The fit is expected to be ahead at each budget. In the long rows the training afterwards is three "
+    "times as long. Batch norms average the training set anew before an error is measured: after so few steps, "
+    "running averages would be those of earlier weights."
 )
 
 _CALIBRATION = 512  # inputs of the training set

@@ -40,7 +40,7 @@ TABLE = Table(
     expectation=(
         "WRN-16-1 at budgets below its own size against the *reduced baseline*, the same network made thinner until "
         "it fits the budget, and both WRN-16-1 and the thin WRN-16-0.25 at their own size and above. The compressed "
-        "rows without a remark are the default config; the others differ from it in what they name."
+        "rows without a remark are the default config; the others name their difference from it."
     ),
     rows=ROWS,
     claims=(

@@ -32,7 +32,7 @@ TABLE = Table(
     source="Teterwak et al. 2024, section 4",
     expectation=(
         "Four networks of two depths and two widths that share SuperWeights, all but the classifiers, in a budget that "
-        "is a share of what they have separately, against an ensemble of the separate networks; one network of the "
+        "is a share of their separate parameters, against an ensemble of the separate networks; one network of the "
         "deepest member's depth, as wide as the same budget allows; and the deepest member alone, its weights shared "
         "in groups that are learned by K-means at the same budget. Predictions are averages of probabilities. The "
         "family is expected to be ahead of one network at each budget, and at 83% not to be behind the separate "

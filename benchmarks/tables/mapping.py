@@ -28,7 +28,7 @@ ROWS = (
             Row(WRN_16_1, "learned", budget, learned, {"num_groups": 4}),
         )
     ),
-    # At 25k the coarse clusters that the search begins with have no room for a template each.
+    # At 25k the coarse clusters that the search starts with have no room for a template each.
     Row(WRN_16_1, "learned from gradients", "50%", learned, {"num_groups": 4, "method": "gradient"}),
 )
 
@@ -39,8 +39,8 @@ TABLE = Table(
     expectation=(
         "One store for all layers, one per shape, four by chance, one per stage of the network by hand, and four that "
         "are learned in a fifth of the epochs before the training proper: by K-means on coefficients, or from "
-        "gradients (Teterwak et al. 2024), as many as these say. Learned groups are expected to be on par with those "
-        "by hand or ahead of them, and ahead of those by chance."
+        "gradients (Teterwak et al. 2024), as many as these suggest. Learned groups are expected to be on par with "
+        "those by hand or ahead of them, and ahead of those by chance."
     ),
     rows=ROWS,
     claims=(

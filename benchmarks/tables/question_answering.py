@@ -36,8 +36,8 @@ TABLE = Table(
     title="Question answering",
     source="Plummer et al. 2022, table 2",
     expectation=(
-        "ALBERT repeats one layer (`one layer`). Within the same number of parameters, layers can instead share what "
-        "they have: all weights one store, four groups by chance, four by the role of a weight, and four that are "
+        "ALBERT repeats one layer (`one layer`). Within the same number of parameters, layers can instead share their "
+        "parameters: all weights one store, four groups by chance, four by the role of a weight, and four that are "
         "learned in a part of the pretraining. `distinct layers` is the encoder unrolled, in its own size. All are "
         "pretrained by predicting masked tokens and go on to extractive question answering; budgets are relative to "
         "ALBERT's size, and parameters are those of the encoder and of the head that answers. The data set "

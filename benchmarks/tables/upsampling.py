@@ -28,8 +28,8 @@ TABLE = Table(
     expectation=(
         "Budgets so small that the store does not hold the larger layers once: the paper's interpolation (`inter`), "
         "learned masks over repetitions (`mask`), plain repetition (`repeat`) and learned averages of the store's "
-        "halves (`wavg`), and two of our own: interpolation that leaves kernel positions apart (`interpolate`), and "
-        "repetition that moves on by one number (`tile`, the default). Forms that tell the copies apart are expected "
+        "halves (`wavg`), and two of our own: interpolation that keeps kernel positions separate (`interpolate`), "
+        "and repetition that moves on by one entry (`tile`, the default). Forms whose copies differ are expected "
         "to be ahead of plain repetition, and all of them ahead of a thinner network."
     ),
     rows=ROWS,
