@@ -1,4 +1,7 @@
-"""The papers' tables and our own: ``python -m benchmarks``."""
+"""The tables of the papers and our own: ``python -m benchmarks``.
+
+The package's docstring explains tables, rows, experiments, tasks, runs and claims.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness import run
-from benchmarks.markdown import RESULTS
-from benchmarks.report import PAGE, result_file, write_page, write_report
-from benchmarks.tables import COMPARISONS
+from benchmarks.report import PAGE, write_page, write_report
+from benchmarks.results import RESULTS
+from benchmarks.runs import RunStore
+from benchmarks.table_runs import stale_runs
+from benchmarks.tables import TABLES
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the command line says."""
+    """Run a command of ``python -m benchmarks``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition(":")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="name the benchmarks")
+    commands.add_parser("list", help="name the tables")
     commands.add_parser("report", help="make the tables, the pictures and docs/results.md from the JSON files")
-    runner = commands.add_parser("run", help="train what is missing, and write JSON, table and picture")
-    runner.add_argument("names", nargs="+", choices=list(COMPARISONS), metavar="NAME", help="as `list` names them")
-    datasets = list(dict.fromkeys(name for each in COMPARISONS.values() for name in each.experiment.datasets))
-    runner.add_argument("--data", choices=datasets, help="default: the benchmark's first, such as digits")
+    runner = commands.add_parser("run", help="train what is missing, and write runs, table and picture")
+    runner.add_argument("names", nargs="+", choices=list(TABLES), metavar="NAME", help="as `list` names them")
+    datasets = list(dict.fromkeys(name for table in TABLES.values() for name in table.experiment.datasets))
+    runner.add_argument("--data", choices=datasets, help="default: the table's first, such as digits")
     runner.add_argument("--data-dir", type=Path, help="the folder of a data set that is read from files")
     runner.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     runner.add_argument("--seeds", type=int, default=5, help="runs of each row (default: 5)")
@@ -29,30 +34,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     runner.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="rows to train, such as '*/25k'")
     runner.add_argument("--again", nargs="+", default=[], metavar="PATTERN", help="rows to repeat, such as '*/dense/'")
     runner.add_argument("--output", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
+    pruner = commands.add_parser("prune", help="delete the runs that no table asks for any more")
+    pruner.add_argument("--dry-run", action="store_true", help="only name them")
+    pruner.add_argument("--output", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
     arguments = parser.parse_args(argv)
 
     if arguments.command == "list":
-        for name, comparison in COMPARISONS.items():
-            print(f"{name:<26}{comparison.title} ({comparison.source}; {len(comparison.rows)} rows)")
+        for name, table in TABLES.items():
+            print(f"{name:<26}{table.title} ({table.source}; {len(table.rows)} rows)")
     elif arguments.command == "report":
-        write_page()
+        write_page(_store(RESULTS))
         print(f"Wrote {PAGE}")
+    elif arguments.command == "prune":
+        _prune(_store(arguments.output), arguments.dry_run)
     else:
-        for name in arguments.names:
-            experiment = COMPARISONS[name].experiment
-            data = arguments.data or experiment.datasets[0]
-            if data not in experiment.datasets:
-                runner.error(f"{name} has no data set {data!r}; choose from {', '.join(experiment.datasets)}")
-            task = experiment.task(data, arguments.device, arguments.data_dir)
-            files = {
-                result_file(comparison, data, arguments.device, arguments.output): comparison
-                for comparison in COMPARISONS.values()
-                if comparison.experiment is experiment
-            }
-            path = result_file(COMPARISONS[name], data, arguments.device, arguments.output)
-            seeds, processes = arguments.seeds, arguments.processes
-            results = run(COMPARISONS[name], task, seeds, processes, path, arguments.rows, arguments.again, files)
-            print(write_report(COMPARISONS[name], results, path))
+        _run(arguments, runner)
+
+
+def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    for table in (TABLES[name] for name in arguments.names):
+        datasets = table.experiment.datasets
+        data = arguments.data or datasets[0]
+        if data not in datasets:
+            parser.error(f"{table.name} has no data set {data!r}; choose from {', '.join(datasets)}")
+        task, store = table.task(data, arguments.device, arguments.data_dir), _store(arguments.output)
+        found = run(table, task, arguments.seeds, arguments.processes, store, arguments.rows, arguments.again)
+        print(write_report(found, arguments.output))
+
+
+def _prune(store: RunStore, dry_run: bool) -> None:
+    stale = stale_runs(TABLES.values(), store)
+    for name in stale:
+        settings, seed = store.runs[name].settings, store.runs[name].seed
+        print(f"{name}: {settings['experiment']}, {settings['data']['name']}, {settings['build']}, seed {seed}")
+        if not dry_run:
+            store.remove(name)
+    print(f"{len(stale)} of {len(store.runs) + (0 if dry_run else len(stale))} runs are stale")
+
+
+def _store(folder: Path) -> RunStore:
+    return RunStore(folder / "runs")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which rows are expected to end ahead of which, and whether they do."""
+"""Claims that some rows of a table end ahead of others, and whether the runs bear them out."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from shapeshift.experiments.error_plot import spread
 
 
 @dataclass(frozen=True)
-class Ordering:
-    """A claim that in each of some pairs of rows the first ends ahead.
+class Claim:
+    """A claim that in each pair of rows the first row ends ahead of the second.
 
     Attributes:
-        claim: a sentence.
-        pairs: the keys of two rows each, the one that is expected to be ahead first.
-        metric: the name of the metric that is judged; empty for the experiment's first.
+        sentence: The claim in words, as the report prints it.
+        pairs: The keys of two rows each. The row that is expected to be ahead comes first.
+        metric: The name of the metric that is judged. Empty means the experiment's first metric.
     """
 
-    claim: str
+    sentence: str
     pairs: tuple[tuple[str, str], ...]
     metric: str = ""
 
 
 class Verdict(StrEnum):
-    """What measured values say to a claim."""
+    """The outcome of a claim for one pair of rows."""
 
     REPRODUCED = "reproduced"
     WITHIN = "within one standard deviation"
@@ -35,16 +35,16 @@ class Verdict(StrEnum):
 
 
 def judge(first: Sequence[float], second: Sequence[float]) -> Verdict:
-    """Judge whether values are lower than others.
+    """Judge whether the values of one row are lower than those of another.
 
-    The means are compared by the larger one of the two standard deviations over seeds.
+    The means have to differ by more than the larger one of the two standard deviations over seeds.
 
     Args:
-        first: the values of all seeds that are expected to be lower.
-        second: those that they are compared with.
+        first: The values of the row that is expected to be lower, one for each seed.
+        second: The values of the row that it is compared with, one for each seed.
 
     Returns:
-        The verdict; undecided where there is a single seed, which has no deviation.
+        The verdict. It is undecided where a row has a single seed, which has no deviation.
     """
     if min(len(first), len(second)) < 2:
         return Verdict.ONE_SEED

@@ -2,8 +2,8 @@
 
     python -m benchmarks.cost_of_distillation
 
-What distillation cannot do without is one forward pass of the teacher; what it adds beside that are its connectors and
-its loss. The three actions take turns within one process, and the ratio of medians is reported.
+Distillation needs one forward pass of the teacher, and adds its connectors and its loss. The three actions take turns
+within one process, and the ratio of medians is reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.machine import describe, made_by
-from benchmarks.markdown import RESULTS, markdown_table, write_json
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate
 from shapeshift.distill import DISTILLERS
 from shapeshift.networks.wide_resnet import WideResNet

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import describe, made_by
-from benchmarks.markdown import RESULTS, markdown_table, write_json
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate
 from shapeshift.networks.densenet import DenseNet
 from shapeshift.networks.googlenet import GoogLeNet

@@ -1,4 +1,4 @@
-"""Soft sharing and folding: what layers come to share in training, and what it costs to make loops of it.
+"""Soft sharing and folding: the layers that come to share in training, and the cost of making loops of them.
 
     python -m benchmarks.folding    # three minutes on a core that is free; writes JSON, a table and pictures
 
@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 import shapeshift
 from benchmarks.machine import describe
-from benchmarks.markdown import RESULTS, markdown_table, write_json
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS, write_json
 from shapeshift.experiments.data import Images
 from shapeshift.experiments.data.digits import digits
 from shapeshift.experiments.error_plot import spread
@@ -41,8 +42,8 @@ class Sharing(nn.Module):
     """The recurrence regulariser as a loss beside the model's own.
 
     Args:
-        model: what it is taken of; it does not become a part.
-        weight: of the loss.
+        model: The model whose layers are compared. It does not become a submodule.
+        weight: The weight of the loss.
     """
 
     def __init__(self, model: nn.Module, weight: float) -> None:
@@ -100,11 +101,11 @@ def measure(
     """Train one network; fold it and train it on if its layers share.
 
     Args:
-        weight: of the regulariser; None leaves the network its own weights.
-        data: the training set and the test set.
-        recipe: how it is trained.
-        seed: of the network and of the order of the images.
-        pictures: what the names of the pictures begin with; None makes none.
+        weight: The weight of the regulariser. None leaves the network its own weights.
+        data: The training set and the test set.
+        recipe: The recipe.
+        seed: The seed of the network and of the order of the images.
+        pictures: The path of the pictures without their endings. None draws no picture.
     """
     training, test = data
     torch.manual_seed(seed)

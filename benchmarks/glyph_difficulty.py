@@ -3,7 +3,7 @@
     python -m benchmarks.glyph_difficulty    # some ten minutes on a core that is free; writes JSON and a line
 
 The ranges in experiments/data/glyphs.py are chosen so that WRN-16-1 ends between 5% and 15% test error: far enough
-from zero that networks can be told apart, and low enough that each of them has learned the task.
+from zero that networks differ, and low enough that each of them has learned the task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import shapeshift
 from benchmarks.machine import describe
-from benchmarks.markdown import RESULTS, write_json
+from benchmarks.results import RESULTS, write_json
 from shapeshift.experiments.data.glyphs import glyphs
 from shapeshift.experiments.training import Recipe, error, train
 from shapeshift.networks.wide_resnet import WideResNet

@@ -1,26 +1,26 @@
-"""Many trainings, kept as they finish."""
+"""The training of a table's rows, each run kept as soon as it is finished."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-import shapeshift
 from benchmarks.experiments.base import Experiment
 from benchmarks.experiments.pretraining import share_in
 from benchmarks.machine import describe
-from benchmarks.results import Results
 from benchmarks.row import Row
-from benchmarks.table import Comparison
+from benchmarks.runs import Run, RunStore, run_name
+from benchmarks.table import Table
+from benchmarks.table_runs import TableRuns
 from benchmarks.task import Task
 
 
@@ -32,65 +32,62 @@ def measure(experiment: Experiment, row: Row, task: Task, seed: int) -> dict[str
 
 
 def run(
-    comparison: Comparison,
+    table: Table,
     task: Task,
     seeds: int,
     processes: int,
-    path: Path,
+    store: RunStore,
     rows: Sequence[str] = ("*",),
     again: Sequence[str] = (),
-    others: Mapping[Path, Comparison] = MappingProxyType({}),
-) -> Results:
-    """Train the rows of a comparison over seeds, and keep each run in a file as soon as it is finished.
-
-    Runs that the file holds already are not repeated, unless they were made under other settings: then they are left
-    out.
+) -> TableRuns:
+    """Train the rows of a table over seeds, except for the runs that the store holds already.
 
     Args:
-        comparison: what to train.
-        task: what to train it on.
-        seeds: runs of each row, of the seeds 0, 1, 2 and so on.
-        processes: how many trainings at once, each on one thread.
-        path: the JSON file.
-        rows: shell patterns of the rows to train.
-        again: shell patterns of the rows whose runs in the file are repeated.
-        others: comparisons whose files hold runs that may be the same ones.
+        table: The table.
+        task: The table's task, from :meth:`benchmarks.table.Table.task`.
+        seeds: The number of runs of each row. Their seeds are 0, 1, 2 and so on.
+        processes: The number of trainings at once, each on one thread.
+        store: The store that runs are looked up in and added to.
+        rows: Shell patterns of the rows to train.
+        again: Shell patterns of the rows to repeat. Their runs are removed first.
 
     Returns:
-        All runs.
+        All runs of the table.
     """
     torch.set_num_threads(1)
-    task = comparison.adapt(task)
-    settings = {
-        **comparison.experiment.settings(task),
-        "config": shapeshift.Config().to_dict(),
-        "machine": describe(task.device),
+    machine, sizes = describe(task.device), json.loads(json.dumps(table.experiment.describe(task)))
+    for row in table.rows:
+        if _fits(row, again):
+            for found in store.find(table.settings(row, task)):
+                store.remove(found.name)
+    # Seed by seed: a table that is stopped early has seen every row equally often.
+    jobs = {
+        run_name(table.settings(row, task), seed): (row, task, seed)
+        for seed in range(seeds)
+        for row in table.rows
+        if _fits(row, rows)
     }
-    results = Results.resume(path, settings, comparison.rows)
-    results.drop(again)
-    for other, compared in others.items():
-        if other != path and other.exists() and not again:
-            results.borrow(other, compared.rows, comparison.rows)
-    # Seed by seed: a comparison that is stopped early has seen every row equally often.
-    chosen = [row for row in comparison.rows if any(fnmatchcase(row.key, pattern) for pattern in rows)]
-    jobs = {f"{row.key}/{seed}": (row, task, seed) for seed in range(seeds) for row in chosen}
-    missing = {key: job for key, job in jobs.items() if key not in results.runs}
+    # A folder of images may hold other ones than it did: then the sizes of the data have changed.
+    missing = [job for name, job in jobs.items() if name not in store.runs or store.runs[name].sizes != sizes]
     folder = TemporaryDirectory()
     # CUDA does not work in a forked process.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), share_in, (Path(folder.name),))
     try:
-        futures = {pool.submit(measure, comparison.experiment, *job): key for key, job in missing.items()}
+        futures = {pool.submit(measure, table.experiment, *job): job for job in missing}
         done = len(jobs) - len(missing)
-        for future in tqdm(as_completed(futures), comparison.name, len(jobs), initial=done, unit="run"):
-            key = futures[future]
+        for future in tqdm(as_completed(futures), table.name, len(jobs), initial=done, unit="run"):
+            row, _, seed = futures[future]
             try:
-                results.runs[key] = future.result()
+                values = future.result()
             except Exception as exception:
-                exception.add_note(f"in the run {key}")
+                exception.add_note(f"in the run {row.key}/{seed}")
                 raise
-            results.write(path)
+            store.add(Run(table.settings(row, task), seed, sizes, machine, values))
     finally:
         pool.shutdown(cancel_futures=True)
         folder.cleanup()
-    results.write(path)  # also where every run was taken over
-    return results
+    return TableRuns.find(table, task, store)
+
+
+def _fits(row: Row, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(row.key, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine that a figure was measured on."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def made_by(script: str, machine: Mapping[str, Any]) -> str:
-    """Begin a caption: which command measured, and where.
+    """Return the start of a caption: the command that measured, and the machine.
 
     Args:
-        script: the module's name in this package.
-        machine: what :func:`describe` returned.
+        script: The module's name in this package.
+        machine: The machine, as :func:`describe` returns it.
     """
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     return (

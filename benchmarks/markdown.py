@@ -1,23 +1,12 @@
-"""Results on disk: JSON as measured, and the Markdown table made from it."""
+"""The writer of Markdown tables."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-RESULTS = Path(__file__).parent / "results"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a result where others find it; folders are made as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows of text as a Markdown table."""
+    """Lay out rows of text as a Markdown table, with columns that are aligned in the source too."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(

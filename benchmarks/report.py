@@ -1,17 +1,20 @@
-"""Tables, pictures and the page of results, all made from the JSON files that the benchmarks wrote."""
+"""Tables, pictures and the page of results, all made from the runs and the other JSON files on disk."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.claims import Ordering, Verdict, judge
-from benchmarks.markdown import RESULTS, markdown_table
-from benchmarks.results import Results
+from benchmarks.claims import Claim, Verdict, judge
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS
 from benchmarks.row import Row
-from benchmarks.table import Comparison
-from benchmarks.tables import COMPARISONS
+from benchmarks.runs import RunStore
+from benchmarks.table import Table
+from benchmarks.table_runs import TableRuns, find_table_runs
+from benchmarks.tables import TABLES
 from shapeshift.experiments.error_plot import plot_errors, spread
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -19,18 +22,18 @@ PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 INTRODUCTION = """\
 # Results
 
-Every number on this page is read from a JSON file in `benchmarks/results` that the named command wrote, and
-`python -m benchmarks report` makes the page from the files. `python -m benchmarks list` names the benchmarks; each
+Every number on this page is read from JSON files in `benchmarks/results` that the named command wrote, and
+`python -m benchmarks report` makes the page from the files. `python -m benchmarks list` names the tables; each
 resumes where it was stopped. Repeat a command to measure your own machine.
 
 Test errors are means and standard deviations over seeds. All rows of a table are trained by one recipe unless a row
 says otherwise, without augmentation and without a validation set. Where a paper has the table, its networks and data
-sets are larger ones: orderings can be compared, values cannot. The expected order of two rows is called *reproduced*
-or *not reproduced* if their means lie further apart than the larger one of their standard deviations, and otherwise
-*within one standard deviation*, which is where rows are that are expected to be on par.
+sets are larger ones: the order of rows can be compared, values cannot. The expected order of two rows is called
+*reproduced* or *not reproduced* if their means lie further apart than the larger one of their standard deviations, and
+otherwise *within one standard deviation*, which is where rows are that are expected to be on par.
 """
 
-# What other scripts measured, and how each begins on the page.
+# The results of other scripts, and the introduction of each on the page.
 MEASUREMENTS = {
     "step_time": """\
 ## Time and memory of a training step
@@ -50,96 +53,97 @@ generator mixes as many templates of a store of the same size, but slices the st
 }
 
 
-def result_file(comparison: Comparison, data: str, device: str, folder: Path = RESULTS) -> Path:
-    """Return the JSON file of a comparison on a data set and device."""
-    return folder / f"{comparison.name}_{data}_{device}.json"
-
-
-def write_report(comparison: Comparison, results: Results, path: Path) -> str:
-    """Write the table of a comparison, and its picture if it has one, beside its JSON file.
+def write_report(found: TableRuns, folder: Path = RESULTS) -> str:
+    """Write a table, and its picture if it has one.
 
     Args:
-        comparison: what was compared.
-        results: the runs.
-        path: of the JSON file.
+        found: The runs of the table.
+        folder: The folder that both are written into.
 
     Returns:
         The table with the verdicts, as Markdown.
     """
-    text = render(comparison, results)
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    if comparison.line:
-        plot(comparison, results, path.with_suffix(".png"))
-    elif comparison.experiment.picture:
-        runs = {row.method: results.of(row.key) for row in comparison.rows if results.has(row.key)}
-        comparison.experiment.draw(runs, results.settings["data"], path.with_suffix(".png"))
+    text, picture = render(found), folder / f"{found.name}.png"
+    (folder / f"{found.name}.md").write_text(text, encoding="utf-8")
+    if found.table.line:
+        plot(found, picture)
+    elif found.table.experiment.picture:
+        values = {row.method: [run.values for run in found.runs[row.key]] for row in found.table.rows}
+        found.table.experiment.draw({method: runs for method, runs in values.items() if runs}, found.sizes, picture)
     return text
 
 
-def write_page() -> None:
-    """Make all tables, all pictures and the page of results anew from the JSON files."""
-    for comparison in COMPARISONS.values():
-        for path in result_files(comparison):
-            write_report(comparison, Results.read(path), path)
-    PAGE.write_text(page(), encoding="utf-8")
+def reported(table: Table, store: RunStore) -> list[TableRuns]:
+    """Return a table's runs on each data set and device that it was run on.
+
+    Its Markdown file tells where it was run: on other data sets, it may share some runs with tables that were.
+    """
+    return [found for found in find_table_runs(table, store) if (RESULTS / f"{found.name}.md").exists()]
 
 
-def page() -> str:
+def write_page(store: RunStore) -> None:
+    """Make all tables, all pictures and the page of results anew."""
+    for table in TABLES.values():
+        for found in reported(table, store):
+            write_report(found)
+    PAGE.write_text(page(store), encoding="utf-8")
+
+
+def page(store: RunStore) -> str:
     """Return the page of results."""
     parts = [INTRODUCTION]
-    for comparison in COMPARISONS.values():
-        files = result_files(comparison)
-        if files:
-            parts.append(f"## {comparison.title}\n\n*{comparison.source}.* {comparison.expectation}\n")
-        for path in files:
-            parts.append(render(comparison, Results.read(path)))
-            shown = "Test error against parameters" if comparison.line else comparison.experiment.picture
+    for table in TABLES.values():
+        shown = "Test error against parameters" if table.line else table.experiment.picture
+        for place, found in enumerate(reported(table, store)):
+            if place == 0:
+                parts.append(f"## {table.title}\n\n*{table.source}.* {table.expectation}\n")
+            parts.append(render(found))
             if shown:
-                parts.append(f"![{shown}](../benchmarks/results/{path.stem}.png)\n")
+                parts.append(f"![{shown}](../benchmarks/results/{found.name}.png)\n")
     for name, introduction in MEASUREMENTS.items():
-        tables = sorted(RESULTS.glob(f"{name}*.md"))
-        if tables:
-            parts += [introduction, *(table.read_text(encoding="utf-8") for table in tables)]
+        measured = sorted(RESULTS.glob(f"{name}*.md"))
+        if measured:
+            parts += [introduction, *(path.read_text(encoding="utf-8") for path in measured)]
     return "\n".join(parts)
 
 
-def render(comparison: Comparison, results: Results) -> str:
-    """Return the table of a comparison, and under it whether the expected orderings were reproduced, as Markdown."""
-    parts = [_caption(comparison, results), _table(comparison, results)]
-    missing = sum(not results.has(row.key) for row in comparison.rows)
+def render(found: TableRuns) -> str:
+    """Return a table, and under it the verdicts on its claims, as Markdown."""
+    rows = found.table.rows
+    parts = [_caption(found), _table(found)]
+    missing = sum(not found.has(row.key) for row in rows)
     if missing:
-        parts.append(f"Not run yet: {missing} of {len(comparison.rows)} rows.")
-    verdicts = [text for ordering in comparison.orderings if (text := _ordering(ordering, comparison, results))]
+        parts.append(f"Not run yet: {missing} of {len(rows)} rows.")
+    verdicts = [text for claim in found.table.claims if (text := _verdicts(claim, found))]
     parts += ["Expected, and found:", "\n".join(verdicts)] if verdicts else []
     return "\n\n".join(parts) + "\n"
 
 
-def plot(comparison: Comparison, results: Results, path: Path) -> None:
-    """Draw the first metric against parameters, with the lines that the comparison asks for."""
-    metric = comparison.experiment.metrics[0]
+def plot(found: TableRuns, path: Path) -> None:
+    """Draw the first metric against parameters, with the lines that the table asks for."""
+    metric = found.table.experiment.metrics[0]
     lines: dict[str, list[tuple[int, list[float]]]] = {}
-    for row in comparison.rows:
-        if values := results.values(row.key, metric):
-            label = ", ".join(str(getattr(row, name)) for name in comparison.line)
-            lines.setdefault(label, []).append((results.parameters(row.key), values))
-    plot_errors(lines, f"{comparison.title}, {results.settings['data']['name']}", path, metric.title)
+    for row in found.table.rows:
+        if values := found.values(row.key, metric):
+            label = ", ".join(str(getattr(row, name)) for name in found.table.line)
+            lines.setdefault(label, []).append((found.parameters(row.key), values))
+    plot_errors(lines, f"{found.table.title}, {found.task.data}", path, metric.title)
 
 
-def _caption(comparison: Comparison, results: Results) -> str:
-    data, device, recipe = (results.settings[key] for key in ("data", "device", "recipe"))
-    command = f"python -m benchmarks run {comparison.name} --data {data['name']} --device {device}"
-    clause = comparison.experiment.caption(data, recipe)
-    return f"Made by `{command}`: {clause}, on {results.settings['machine']['processor']}."
+def _caption(found: TableRuns) -> str:
+    command = f"python -m benchmarks run {found.table.name} --data {found.task.data} --device {found.task.device}"
+    clause = found.table.experiment.caption(found.sizes, asdict(found.task.recipe))
+    return f"Made by `{command}`: {clause}, on {' and '.join(found.processors)}."
 
 
-def _table(comparison: Comparison, results: Results) -> str:
-    metrics = comparison.experiment.metrics
+def _table(found: TableRuns) -> str:
+    metrics = found.table.experiment.metrics
     lines = []
-    for row in comparison.rows:
-        if results.has(row.key):
-            values = [results.values(row.key, metric) for metric in metrics]
-            size = f"{results.parameters(row.key):,}"
-            scores = [_score(found) for found in values]
+    for row in found.table.rows:
+        if found.has(row.key):
+            values = [found.values(row.key, metric) for metric in metrics]
+            size = f"{found.parameters(row.key):,}"
+            scores = [_score(each) for each in values]
             lines.append([str(row.network), row.method, row.budget, size, *scores, str(len(values[0]))])
     titles = [metric.title for metric in metrics]
     return markdown_table(["network", "method", "budget", "parameters", *titles, "seeds"], lines)
@@ -149,23 +153,23 @@ def _score(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {spread(values):.2f}"
 
 
-def _ordering(ordering: Ordering, comparison: Comparison, results: Results) -> str:
+def _verdicts(claim: Claim, found: TableRuns) -> str:
     """Return a claim with its verdicts as an item of a list, or nothing where no pair was run."""
-    rows, metrics = {row.key: row for row in comparison.rows}, comparison.experiment.metrics
-    metric = {each.name: each for each in metrics}[ordering.metric] if ordering.metric else metrics[0]
-    found: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
-    for first, second in ordering.pairs:
-        if results.has(first) and results.has(second):
-            values = results.values(first, metric), results.values(second, metric)
+    rows, metrics = {row.key: row for row in found.table.rows}, found.table.experiment.metrics
+    metric = {each.name: each for each in metrics}[claim.metric] if claim.metric else metrics[0]
+    places: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
+    for first, second in claim.pairs:
+        if found.has(first) and found.has(second):
+            values = found.values(first, metric), found.values(second, metric)
             verdict = judge(*reversed(values) if metric.higher_is_better else values)
-            place = _place((rows[first], rows[second]), [(rows[one], rows[other]) for one, other in ordering.pairs])
-            found[verdict].append(f"{place} ({_score(values[0])} against {_score(values[1])})".lstrip())
-    verdicts = [f"\n  * **{verdict}**: {'; '.join(places)}" for verdict, places in found.items() if places]
-    return "".join([f"* {ordering.claim}:", *verdicts]) if verdicts else ""
+            place = _place((rows[first], rows[second]), [(rows[one], rows[other]) for one, other in claim.pairs])
+            places[verdict].append(f"{place} ({_score(values[0])} against {_score(values[1])})".lstrip())
+    verdicts = [f"\n  * **{verdict}**: {'; '.join(each)}" for verdict, each in places.items() if each]
+    return "".join([f"* {claim.sentence}:", *verdicts]) if verdicts else ""
 
 
 def _place(pair: tuple[Row, Row], pairs: Sequence[tuple[Row, Row]]) -> str:
-    """Name a pair of rows by that in which it differs from the other pairs of its ordering, or else by the budget."""
+    """Name a pair of rows by that in which it differs from the other pairs of its claim, or else by the budget."""
     parts = []
     for name in ("network", "method", "budget"):
         first, second = (str(getattr(row, name)) for row in pair)
@@ -177,8 +181,3 @@ def _place(pair: tuple[Row, Row], pairs: Sequence[tuple[Row, Row]]) -> str:
         elif second_varies:
             parts.append(second)
     return ", ".join(parts) or pair[0].budget
-
-
-def result_files(comparison: Comparison) -> list[Path]:
-    """Return the JSON files that a comparison has."""
-    return sorted(RESULTS.glob(f"{comparison.name}_*_*.json"))

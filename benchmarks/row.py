@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,23 +12,24 @@ import shapeshift
 from benchmarks.experiments.distillation import Distillation
 from benchmarks.experiments.networks import Network
 
-# Takes the network, the budget and the training, and a row's options by name. A function of a module: other processes
-# import it.
+# Takes the network, the budget and the training, and a row's options by name. It is a function of a module, because
+# other processes import it.
 Build = Callable[..., nn.Module]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: a network, how it is made, and at which budget.
+    """One row of a table: a network, a way to make it, and a budget.
 
     Attributes:
-        network: what is trained.
-        method: what the table calls the way it is made.
-        budget: as the user writes it; empty for the dense network.
-        build: makes it.
-        options: what ``build`` is given by name, such as JSON can hold.
-        recipe: the fields of the recipe in which this row differs from the others.
-        distillation: the method and the teacher that it learns from; None to learn from labels alone.
+        network: The network that is trained.
+        method: The table's name for the way that the network is made.
+        budget: The budget as a user writes it. Empty means that there is none, as for a dense network.
+        build: The function that makes the network.
+        options: The keyword arguments of ``build``, such as JSON can hold.
+        recipe: The fields of the recipe in which this row differs from the others.
+        distillation: The method and the teacher that the network learns from. None means that it learns from labels
+            alone.
     """
 
     network: Network
@@ -42,24 +42,23 @@ class Row:
 
     @property
     def key(self) -> str:
-        """The row's name in files."""
+        """The name of the row in its table, for patterns and claims."""
         return f"{self.network}/{self.method}/{self.budget}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the row's runs depend on, as JSON gives it back."""
-        found = {
+        """The row's part of what determines its runs, under no name that the table gave it.
+
+        Options of ``build`` that are fields of the config stand in the config, so that a row that names a default is
+        the same as one that does not.
+        """
+        defaults = shapeshift.Config().to_dict()
+        return {
             "network": asdict(self.network),
             "build": self.build.__name__,
-            "options": dict(self.options),
-            "recipe": dict(self.recipe),
-            **({"distillation": asdict(self.distillation)} if self.distillation else {}),
+            "budget": self.budget,
+            "config": {name: self.options.get(name, default) for name, default in defaults.items()},
+            "options": {name: value for name, value in self.options.items() if name not in defaults},
+            "own_recipe": dict(self.recipe),
+            "distillation": asdict(self.distillation) if self.distillation else None,
         }
-        settings: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists
-        return settings
-
-    @property
-    def identity(self) -> str:
-        """What tells the row's runs from others under the same settings, whatever a table calls them."""
-        options = {**shapeshift.Config().to_dict(), **self.options} if self.budget else self.options
-        return json.dumps({**self.settings, "budget": self.budget, "options": options}, sort_keys=True)

@@ -4,7 +4,7 @@
     python -m benchmarks.step_time --again 'steps:*'  # and the paired steps anew
 
 A step is zero_grad, forward, backward and the optimizer's step. The contenders take turns within one process, so that
-a machine whose speed drifts slows all of them; what is reported is the ratio of their median times. Each run is a
+a machine whose speed drifts slows all of them, and the ratio of their median times is reported. Each run is a
 process of its own, and so is each measurement of memory. Measurements are kept as they finish.
 """
 
@@ -30,7 +30,8 @@ from tqdm import tqdm
 import shapeshift
 from benchmarks.baselines.paper_style import share_in_paper_style
 from benchmarks.machine import describe, made_by
-from benchmarks.markdown import RESULTS, markdown_table, write_json
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate, timed
 from benchmarks.workloads import WORKLOADS, Workload, loss
 from shapeshift.budget import parse_budget
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 def _measurements(arguments: argparse.Namespace) -> list[str]:
-    """Name what there is to measure, what matters most first."""
+    """Name the measurements, the most important ones first."""
     found = [f"steps:{row}" for row in arguments.rows]
     found += [f"method:{row} {method}" for row in arguments.rows if row in METHOD_ROWS for method in METHODS]
     found += [f"{measure}:{row}" for row in arguments.rows for measure in ("paper", "dense", "shared")]

@@ -1,12 +1,14 @@
-"""What a table of results is: rows of networks to train, and the order that they are expected to end in."""
+"""A table of results: the rows to train, and the claims about them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.base import Experiment
 from benchmarks.experiments.classification import CLASSIFICATION
 from benchmarks.row import Row
@@ -14,23 +16,23 @@ from benchmarks.task import Task
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Table:
     """A table of a paper, or of our own.
 
     Attributes:
-        name: on the command line, and of the files.
-        title: one line.
-        source: where it comes from: the paper and its table.
-        expectation: what the rows are and what is expected of them, as Markdown.
-        rows: what is trained.
-        orderings: what is expected, pair by pair.
-        experiment: what is trained and measured.
-        adapt: what is changed in the experiment's task; nothing by default.
-        line: the fields of a row whose values make a line in the picture of the first metric against parameters; empty
-            for no picture.
+        name: The name on the command line and in the names of files.
+        title: The title, one line.
+        source: The paper and its table, or another origin.
+        expectation: A paragraph of Markdown on the rows and on what is expected of them.
+        rows: The rows, in the order of the table.
+        claims: The claims that are judged by the runs.
+        experiment: The experiment that trains and measures every row.
+        adapt: A function that changes the experiment's task. By default, the task stays as it is.
+        line: The fields of a row whose values name its line in the picture of the first metric against parameters.
+            Empty means no picture.
 
     Raises:
-        ValueError: if two rows have one key, or an ordering names a row that is not there.
+        ValueError: If two rows have one key, or a claim names a row that the table does not have.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Comparison:
     source: str
     expectation: str
     rows: tuple[Row, ...]
-    orderings: tuple[Ordering, ...] = ()
+    claims: tuple[Claim, ...] = ()
     experiment: Experiment = CLASSIFICATION
     adapt: Callable[[Task], Task] = lambda task: task
     line: tuple[str, ...] = ()
@@ -48,20 +50,26 @@ class Comparison:
         twice = [key for key, count in counts.items() if count > 1]
         if twice:
             raise ValueError(f"{self.name} has two rows of one name: {', '.join(twice)}")
-        missing = {key for ordering in self.orderings for pair in ordering.pairs for key in pair} - set(counts)
+        missing = {key for claim in self.claims for pair in claim.pairs for key in pair} - set(counts)
         if missing:
-            raise ValueError(
-                f"{self.name} expects an order of rows that it does not have: {', '.join(sorted(missing))}"
-            )
+            raise ValueError(f"{self.name} makes claims about rows that it does not have: {', '.join(sorted(missing))}")
+
+    def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
+        """Return the table's task on a data set and a device."""
+        return self.adapt(self.experiment.task(data, device, data_dir))
+
+    def settings(self, row: Row, task: Task) -> dict[str, Any]:
+        """Return everything that determines the runs of a row, except for their seeds."""
+        return {**self.experiment.settings(task), **row.settings}
 
 
 def pairs(rows: Sequence[Row], first: str, second: str) -> tuple[tuple[str, str], ...]:
-    """Pair the rows of two methods on the same network and at the same budget.
+    """Pair the keys of two methods' rows on the same network and at the same budget.
 
     Args:
-        rows: to choose from.
-        first: the method that is expected to be ahead.
-        second: the other one. Rows of a method without a budget, such as the dense network, are paired with each.
+        rows: The rows to choose from.
+        first: The method that is expected to be ahead.
+        second: The other method. A row without a budget, such as the dense network, is paired with every budget.
     """
     return tuple(
         (one.key, other.key)

@@ -1,4 +1,4 @@
-"""What networks are trained on: a data set at some size, a recipe, a device."""
+"""The task of a table: a data set of some size, a recipe and a device."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, and how networks are trained on it.
+    """A data set, a recipe and a device.
 
     Attributes:
-        data: one of the experiment's data sets.
-        recipe: how networks are trained: a frozen dataclass, whose fields a row may replace.
-        options: what the data set's loader is given by name.
+        data: The name of one of the experiment's data sets.
+        recipe: The recipe that networks are trained by: a frozen dataclass, whose fields a row may replace.
+        options: The keyword arguments of the data set's loader.
         device: "cpu" or "cuda".
-        data_dir: the folder that the loader reads.
+        data_dir: The folder that the loader reads. None for a data set that is not read from files.
     """
 
     data: str

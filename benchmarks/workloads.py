@@ -20,12 +20,12 @@ class Workload:
     """One row of the speed tables.
 
     Attributes:
-        title: what the row is called.
-        model: builds the model.
-        batch: makes an input, given the batch size.
-        optimizer: makes the optimizer of a list of parameters or parameter groups.
-        batch_size: on a CPU.
-        gpu_batch_size: on a GPU.
+        title: The name of the row.
+        model: A function that builds the model.
+        batch: A function that makes an input of a batch size.
+        optimizer: A function that makes the optimizer of a list of parameters or parameter groups.
+        batch_size: The batch size on a CPU.
+        gpu_batch_size: The batch size on a GPU.
     """
 
     title: str

@@ -1,1 +1,1 @@
-"""What sharing is compared with: thinner networks, low ranks, pruning by magnitude, the papers' own way to generate."""
+"""Baselines of sharing: thinner networks, low ranks, pruning by magnitude, and the papers' own generator."""

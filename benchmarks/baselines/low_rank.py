@@ -1,4 +1,4 @@
-"""Truncated singular value decompositions, layer by layer: what sharing is compared with on trained networks."""
+"""Truncated singular value decompositions of each layer, a baseline on trained networks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ LAYERS = (nn.Linear, nn.Embedding, nn.Conv2d)
 def factorise(model: nn.Module, budget: int) -> nn.Module:
     """Replace the layers of a trained model by pairs of layers of lower rank, within a budget.
 
-    All layers keep the same share of the parameters that their weights have, down to rank one; a layer that two factors
+    All layers keep the same share of the parameters that their weights have, down to rank one. A layer that two factors
     would not make smaller stays whole. A convolution becomes one with fewer filters and a pointwise one.
 
     Args:
-        model: of linear layers, embeddings and convolutions without groups; it is changed in place.
-        budget: the most parameters that it may have.
+        model: A model of linear layers, embeddings and convolutions without groups. It is changed in place.
+        budget: The largest number of parameters that it may have.
 
     Returns:
         The same model.
 
     Raises:
-        BudgetError: if layers of rank one have more parameters than that.
+        BudgetError: If layers of rank one have more parameters than that.
     """
     layers = {path: module for path, module in model.named_modules() if isinstance(module, LAYERS)}
     sizes = {path: _matrix(module).shape for path, module in layers.items()}
@@ -52,7 +52,7 @@ def factorise(model: nn.Module, budget: int) -> nn.Module:
 
 
 def _matrix(layer: nn.Module) -> Tensor:
-    """Return a weight as the matrix that multiplies from the left what comes into a layer."""
+    """Return a weight as the matrix that a layer multiplies its input by from the left."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
     return weight.T if isinstance(layer, nn.Embedding) else weight.flatten(1)
 

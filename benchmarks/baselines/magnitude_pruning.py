@@ -1,4 +1,4 @@
-"""Channels removed by the magnitude of their weights: what sharing is compared with on trained networks."""
+"""Removal of the channels of least magnitude, a baseline on trained networks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 import shapeshift
 
-_STEPS = 12  # of the search for the share to remove, each halves what is left to find
+_STEPS = 12  # Steps of the bisection for the share to remove.
 
 
 def prune_by_magnitude(model: nn.Module, inputs: Tensor, budget: int) -> nn.Module:
     """Remove the same share of channels everywhere, those of least L1 norm, until a model is within a budget.
 
     Args:
-        model: a trained classifier, which stays as it is. The heads of attention stay in number, and become narrower.
-        inputs: two examples.
-        budget: the most parameters that it may have.
+        model: A trained classifier, which stays as it is. Attention keeps its number of heads, which become narrower.
+        inputs: A batch of two examples.
+        budget: The largest number of parameters that the copy may have.
 
     Returns:
         A smaller copy.
@@ -63,5 +63,5 @@ def _pruned(model: nn.Module, inputs: Tensor, rate: float) -> nn.Module:
     for parameter in model.parameters():
         parameter.grad = None
     with torch.no_grad():
-        model(inputs)  # fails here rather than in training if what was removed does not fit together
+        model(inputs)  # fails here rather than in training if the remaining channels do not fit together
     return model

@@ -1,4 +1,4 @@
-"""The generator as the papers' code has it, to measure ours against: every layer slices one store and mixes alone."""
+"""The generator of the papers' code, a baseline of speed: every layer slices one store and mixes by itself."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def share_in_paper_style(model: nn.Module, store_size: int, templates: int = 2) 
     """Let each layer cut its templates from one flat store, one after the other, and mix them before it runs.
 
     Args:
-        model: changed in place.
-        store_size: numbers in the store; no less than ``templates`` times the largest weight.
-        templates: how many each layer mixes.
+        model: The model, which is changed in place.
+        store_size: The number of entries in the store, at least ``templates`` times the size of the largest weight.
+        templates: The number of templates that each layer mixes.
 
     Returns:
-        The same model; the store is its parameter ``paper_store``.
+        The same model, with the store as its parameter ``paper_store``.
 
     Raises:
-        ValueError: if the store is too small for the largest weight.
+        ValueError: If the store is too small for the largest weight.
     """
     store = nn.Parameter(torch.randn(store_size) * 0.02)
     cursor = 0
@@ -29,7 +29,7 @@ def share_in_paper_style(model: nn.Module, store_size: int, templates: int = 2) 
         module = model.get_submodule(path)
         span = templates * weight.numel
         if span > store_size:
-            raise ValueError(f"{weight.name} needs {span} numbers, more than the {store_size} in the store")
+            raise ValueError(f"{weight.name} needs {span} entries, more than the {store_size} in the store")
         if cursor + span > store_size:
             cursor = 0
         del module._parameters[name]

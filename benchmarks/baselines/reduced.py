@@ -1,4 +1,4 @@
-"""The reduced baseline of each family of networks: what it calls its widths, and how they scale by one factor."""
+"""The reduced baseline: thinner networks of each family, all of whose widths scale by one factor."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.vgg import VGG
 from shapeshift.networks.wide_resnet import thin_wide_resnet
 
-# From the name of a family to what builds one of its networks, given a factor in (0, 1] on all of its widths and what
-# the full network is built with.
+# From the name of a family to a function that builds one of its networks, given a factor in (0, 1] on all of its widths
+# and the options of the full network.
 FAMILIES: Registry[Callable[..., nn.Module]] = Registry("family of networks")
 FAMILIES.register("wide_resnet")(thin_wide_resnet)
 
@@ -29,13 +29,13 @@ def reduced(family: str, budget: int, **options: Any) -> nn.Module:
     """Build the thinner network of a family whose parameter count is closest to a budget and not above it.
 
     Args:
-        family: a name in ``FAMILIES``.
-        budget: the most trainable parameters that it may have.
-        **options: what the family's full network is built with.
+        family: A name in ``FAMILIES``.
+        budget: The largest number of trainable parameters that it may have.
+        **options: The options of the family's full network.
 
     Raises:
-        ConfigError: if the family is unknown.
-        BudgetError: if even the thinnest network is larger than the budget.
+        ConfigError: If the family is unknown.
+        BudgetError: If even the thinnest network is larger than the budget.
     """
     return reduce_width(partial(FAMILIES[family], **options), budget)
 

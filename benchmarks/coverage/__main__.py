@@ -9,11 +9,11 @@ from pathlib import Path
 
 from benchmarks.coverage.report import PAGE, result_file, write_page
 from benchmarks.coverage.sweep import LIBRARIES, Limits, sweep
-from benchmarks.markdown import RESULTS
+from benchmarks.results import RESULTS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the command line says."""
+    """Run the sweeps of the command line, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__.partition(":")[0])
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES, help="default: both")
     parser.add_argument(

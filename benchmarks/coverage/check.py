@@ -24,10 +24,10 @@ class Attempt:
     """One way to build a model and to call it.
 
     Attributes:
-        description: what was made small, or how large the input is.
-        build: makes the model; called on the meta device first, where it costs nothing.
-        call: runs the forward pass of the model on a batch that is the same each time.
-        most: the most parameters that the model may have to be built with memory.
+        description: A text on the sizes that were chosen, such as the side of an image.
+        build: A function that makes the model. It is called on the meta device first, where it costs nothing.
+        call: A function that runs the forward pass of the model on a batch that is the same each time.
+        most: The largest number of parameters of a model that is built with memory.
     """
 
     description: str
@@ -48,12 +48,12 @@ def check(attempts: Iterable[Attempt]) -> Iterator[dict[str, Any]]:
     """Take the first attempt that runs while it is dense through all stages.
 
     Args:
-        attempts: ways to build the model, each as large as the one before or larger.
+        attempts: Ways to build the model, each as large as the one before or larger.
 
     Yields:
-        What would have to be said if nothing came after it; the last one is the result. "outcome" is "passed",
-        "failed" or "not run"; of the latter two there is the "reason", and the "stage" of what failed. For a model
-        that runs, what the "attempt" was, and its numbers of parameters "dense" and "compressed".
+        The result so far, as a dict. The last one is the result. Its "outcome" is "passed", "failed" or "not run". The
+        latter two have a "reason", and a failure has a "stage". A model that runs has the description of the "attempt"
+        and its parameter counts, "dense" and "compressed".
     """
     reasons = []
     for attempt in attempts:
@@ -88,7 +88,7 @@ def explain(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class _Dense:
-    """What is remembered of a model before it is compressed."""
+    """A model's properties before it is compressed."""
 
     parameters: int
     shapes: dict[str, tuple[int, ...]]
@@ -117,7 +117,7 @@ def _run_dense(attempt: Attempt) -> tuple[nn.Module, _Dense]:
 
 
 def _compress(model: nn.Module, attempt: Attempt, dense: _Dense) -> dict[str, int]:
-    model.train()  # where models drop what they keep for evaluation
+    model.train()  # where models drop the tensors that they keep for evaluation
     least, _ = budget_range(model, shapeshift.Config())
     budget = max(parse_budget(BUDGET, dense.parameters), least)
     shapeshift.compress(model, budget)
@@ -197,7 +197,7 @@ def _train(model: nn.Module, attempt: Attempt) -> None:
 
 
 def _evaluate(model: nn.Module, attempt: Attempt) -> list[Tensor]:
-    # By way of the training mode, where models drop what they keep for evaluation.
+    # By way of the training mode, where models drop the tensors that they keep for evaluation.
     model.train().eval()
     torch.manual_seed(0)
     return [tensor.detach().clone() for tensor in tensors(attempt.call(model))]

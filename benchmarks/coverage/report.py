@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmarks.coverage.check import BUDGET
 from benchmarks.coverage.sweep import LIBRARIES
-from benchmarks.markdown import RESULTS, markdown_table
+from benchmarks.markdown import markdown_table
+from benchmarks.results import RESULTS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "coverage.md"
 MOST_NAMED = 12  # models that share a reason

@@ -1,4 +1,4 @@
-"""Configurations of transformers, made small by what their fields are called."""
+"""Small configurations of transformers, made by rules on the names of their fields."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ALL_LAYERS = 1000
 
 @dataclass(frozen=True)
 class Scale:
-    """How small a configuration is made.
+    """The size that a configuration is made smaller to.
 
     Attributes:
-        width: what widths are divided by; numbers of heads stay, so that all widths keep their ratios.
-        layers: the most layers of a stack.
-        vocabulary: the most entries of a vocabulary; None leaves it. Special tokens are in its first half.
+        width: The divisor of all widths. Attention keeps its number of heads, so that all widths keep their ratios.
+        layers: The largest number of layers in a stack.
+        vocabulary: The largest size of a vocabulary, whose first half holds the special tokens. None leaves its size.
     """
 
     width: int
@@ -50,7 +50,7 @@ _WIDTH = re.compile(
     r".*(hidden|intermediate|embedding|ffn|head|output|forward)_sizes?(_\w+)?|(.*_)?(d|dim)_\w+|n_embd|dff"
     r"|(.*_)?(dims?|headdim|rank|channels?|filters|width)"
 )
-_LEAST_WIDTH = 32  # what is narrower is the size of a kernel, or a number of colours
+_LEAST_WIDTH = 32  # a smaller value is the size of a kernel, or a number of colours
 _LAYERS = re.compile(r"(.*_)?(n_)?(layers?|depths?|blocks)")
 _NO_LAYERS = re.compile(r".*(shared|every_n|random).*")
 _EXPERTS = re.compile(r"(.*_)?(experts|expert_num)")
@@ -80,9 +80,9 @@ def small_config(model_type: str, scale: Scale, **options: Any) -> PreTrainedCon
     """Return the default configuration of a model type with fewer and narrower layers.
 
     Args:
-        model_type: its name in transformers.
-        scale: how small.
-        **options: fields with other values than their defaults, which are made smaller as well.
+        model_type: The name of the model type in transformers.
+        scale: The size of the configuration.
+        **options: Fields with other values than their defaults. They are made smaller as well.
     """
     return _small(CONFIG_MAPPING[model_type], {**_NEEDED.get(model_type, {}), **options}, scale)
 

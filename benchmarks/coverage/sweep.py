@@ -26,18 +26,18 @@ from tqdm import tqdm
 
 from benchmarks.coverage.check import BUDGET, UNFINISHED, check
 from benchmarks.machine import describe
-from benchmarks.markdown import write_json
+from benchmarks.results import write_json
 
 LIBRARIES = ("timm", "transformers")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one model may take.
+    """The limits on one model.
 
     Attributes:
-        seconds: of processor time; ten times as many on the clock.
-        gigabytes: of memory.
+        seconds: The processor time in seconds. On the clock, a model may take ten times as long.
+        gigabytes: The memory in gigabytes.
     """
 
     seconds: float
@@ -62,15 +62,15 @@ def sweep(
 
     Args:
         library: "timm" or "transformers".
-        path: of the JSON file; results of other versions in it are dropped.
-        limits: for each model.
-        processes: how many models are checked at once.
-        models: names or shell patterns of what to check.
-        again: those to check again.
+        path: The JSON file. Its results of other versions are dropped.
+        limits: The limits on each model.
+        processes: The number of models that are checked at once.
+        models: Names or shell patterns of the models to check.
+        again: Names or shell patterns of the models to check again.
 
     Returns:
-        What the file then holds: "library", "budget", "machine", how many "names" there are, and by name, as "models",
-        the results of ``check``.
+        The content of the file: "library", "budget", "machine", the number of "names", and as "models" the results of
+        ``check`` by name.
     """
     listed = names(library)
     content: dict[str, Any] = {
@@ -102,7 +102,7 @@ def check_apart(library: str, name: str, limits: Limits) -> dict[str, Any]:
     """Check one model in a process of its own, which may crash, hang or run out of memory.
 
     Returns:
-        What ``check`` finds, and the "seconds" of processor time that it took.
+        The result of ``check``, and the "seconds" of processor time that it took.
     """
     context = multiprocessing.get_context("forkserver")
     # What takes long to import is imported once, in the process that the others are forked from.

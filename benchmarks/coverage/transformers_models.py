@@ -43,9 +43,9 @@ def build(name: str, scale: Scale, **options: Any) -> PreTrainedModel:
     """Build an architecture from its default configuration, made smaller.
 
     Args:
-        name: as "MODEL_TYPE/CLASS".
-        scale: how small.
-        **options: fields of the configuration.
+        name: The architecture as "MODEL_TYPE/CLASS".
+        scale: The size of the configuration.
+        **options: Fields of the configuration.
     """
     model_type, _, class_name = name.partition("/")
     cls: type[PreTrainedModel] = getattr(transformers, class_name)
@@ -64,7 +64,7 @@ def _call(name: str, model: PreTrainedModel) -> Any:
 
 
 def make_inputs(name: str, model: PreTrainedModel) -> dict[str, Tensor]:
-    """Make a batch for a model: images, or tokens that are no special ones, and what else it cannot do without."""
+    """Make a batch for a model: images, or tokens that are not special, and the other inputs that it requires."""
     generator = torch.Generator().manual_seed(0)
     randn = partial(torch.randn, generator=generator)
     config, arguments = model.config, inspect.signature(model.forward).parameters

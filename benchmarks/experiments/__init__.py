@@ -1,1 +1,1 @@
-"""What benchmarks train and measure: classifiers, families, question answering, matching, shortest paths."""
+"""Experiments: classifiers, families, question answering, matching, shortest paths."""

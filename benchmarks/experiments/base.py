@@ -1,8 +1,7 @@
-"""What a benchmark trains and measures."""
+"""Experiments: kinds of training, and their metrics."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +14,12 @@ from benchmarks.task import Task
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that each run ends with.
+    """A quantity that each run ends with.
 
     Attributes:
-        name: its key in a run.
-        title: the head of its column, with the unit.
-        higher_is_better: of two values; by default the lower one is.
+        name: The key of its value in a run.
+        title: The head of its column, with the unit.
+        higher_is_better: Whether the higher one of two values is better. By default, the lower one is.
     """
 
     name: str
@@ -29,12 +28,14 @@ class Metric:
 
 
 class Experiment(ABC):
-    """A kind of benchmark: which data sets there are, how a network is trained on them, and what is measured.
+    """A kind of training: the data sets, the way a network is trained on them, and the metrics.
+
+    The name of the class is part of a run's settings.
 
     Attributes:
-        metrics: what a run measures; the expected orderings are judged by the first, unless they name another.
-        datasets: names of the data sets; the first is the default.
-        picture: what :meth:`draw` shows; empty for no picture.
+        metrics: The metrics of a run. Claims are judged by the first one unless they name another.
+        datasets: The names of the data sets. The first one is the default.
+        picture: A description of the picture that :meth:`draw` makes. Empty means no picture.
     """
 
     metrics: tuple[Metric, ...]
@@ -43,19 +44,19 @@ class Experiment(ABC):
 
     @abstractmethod
     def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
-        """Choose the size of a data set and the recipe on a device."""
+        """Choose the size of a data set and the recipe on a device, without loading the data."""
 
     @abstractmethod
     def describe(self, task: Task) -> dict[str, Any]:
-        """Return the sizes of a task's data, as a dict that JSON can hold."""
+        """Load a task's data, and return its sizes as a dict that JSON can hold."""
 
     @abstractmethod
     def caption(self, data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-        """Tell in a clause what was trained on, and how long.
+        """Return a clause about the data and the length of the training.
 
         Args:
-            data: what :meth:`describe` returned, and the name of the data set.
-            recipe: the fields of the task's recipe.
+            data: The sizes that :meth:`describe` returned.
+            recipe: The fields of the task's recipe.
         """
 
     @abstractmethod
@@ -63,24 +64,27 @@ class Experiment(ABC):
         """Train the network of a row, and return its number of "parameters" and each metric.
 
         Args:
-            row: what is trained.
-            task: what it is trained on.
-            seed: of the order of the data; torch has been seeded with it.
+            row: The row.
+            task: The task that the network is trained on.
+            seed: The seed of the order of the data. Torch has been seeded with it.
         """
 
     def draw(self, runs: Mapping[str, Sequence[Mapping[str, Any]]], data: Mapping[str, Any], path: Path) -> None:
         """Draw what runs hold beside the metrics.
 
         Args:
-            runs: of each row, by its method.
-            data: what :meth:`describe` returned, and the name of the data set.
-            path: the image to write.
+            runs: The values of each row's runs, by the row's method.
+            data: The sizes that :meth:`describe` returned.
+            path: The image to write.
         """
         raise NotImplementedError(f"{type(self).__name__} draws no picture")
 
     def settings(self, task: Task) -> dict[str, Any]:
-        """Return what runs depend on, as JSON gives it back."""
-        data = {"name": task.data, **self.describe(task)}
-        found = {"data": data, "device": task.device, "recipe": asdict(task.recipe)}
-        settings: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists
-        return settings
+        """Return the experiment's and the task's part of what determines a run."""
+        return {
+            "experiment": type(self).__name__,
+            "metrics": [metric.name for metric in self.metrics],
+            "data": {"name": task.data, **task.options},
+            "device": task.device,
+            "recipe": asdict(task.recipe),
+        }

@@ -29,7 +29,7 @@ class Classification(Experiment):
     """Train a classifier, and measure its test error.
 
     Args:
-        metrics: what is measured of it.
+        metrics: The metrics of the trained classifier.
     """
 
     def __init__(self, metrics: tuple[Metric, ...] = (ERROR,)) -> None:
@@ -52,7 +52,7 @@ class Classification(Experiment):
 
     def _error(self, model: nn.Module, training: Training, test: Any) -> float:
         if BEFORE in self.metrics:
-            # What is made smaller is trained for so few steps that running averages would lag behind its weights.
+            # After the few steps of such a training, running averages would be those of earlier weights.
             update_bn(training.data.inputs.split(training.recipe.batch_size), model, torch.device(training.device))
         return error(model, test)
 

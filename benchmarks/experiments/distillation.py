@@ -1,4 +1,4 @@
-"""How a row's network learns from a teacher."""
+"""Distillation of a row's network from a teacher."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Distillation:
     """A method of distillation and the network that is the teacher.
 
     Attributes:
-        method: a name in ``DISTILLERS``.
-        teacher: what is trained first, by the recipe of the table and with the seed of the run.
-        options: what the method is given by name, such as JSON can hold.
+        method: A name in ``DISTILLERS``.
+        teacher: The network that is trained first, by the recipe of the table and with the seed of the run.
+        options: The keyword arguments of the method, such as JSON can hold.
     """
 
     method: str
@@ -31,8 +31,8 @@ class Distillation:
         """Train the teacher, or take the one that was just trained, and let it teach a student.
 
         Args:
-            student: on the device where it is trained.
-            training: what both are trained for.
+            student: The network that learns, on the device where it is trained.
+            training: The training of both.
         """
         teacher = pretrained(self.teacher, "", training)
         return DISTILLERS[self.method](teacher, student, **self.options)

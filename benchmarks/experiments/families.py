@@ -1,4 +1,4 @@
-"""Families of networks: what they are compared with, and what is measured of their predictions."""
+"""Families of networks, their baselines, and the metrics of their predictions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _WIDEST = 4
 
 
 @dataclass(frozen=True)
-class NetworkFamily(Network):
-    """Wide residual networks of several sizes.
+class EnsembleNetwork(Network):
+    """An ensemble of wide residual networks of several sizes.
 
     Attributes:
-        members: the networks, the deepest and widest first.
+        members: The networks, the deepest and widest first.
     """
 
     members: tuple[WideNetwork, ...]
@@ -39,11 +39,11 @@ class NetworkFamily(Network):
         return f"WRN {', '.join(sizes)}"
 
     def build(self, data: Images) -> Family:
-        """Build the networks, which share nothing: an ensemble."""
+        """Build the networks, which share nothing."""
         return Family([member.build(data) for member in self.members])
 
 
-def widened(network: NetworkFamily, budget: str, training: Training) -> WideResNet:
+def widened(network: EnsembleNetwork, budget: str, training: Training) -> WideResNet:
     """Build one network as deep as the deepest member, and as wide as the family's budget allows."""
     data = training.data
     size = parse_budget(budget, shapeshift.count_parameters(network.build(data)))
@@ -58,7 +58,7 @@ def widened(network: NetworkFamily, budget: str, training: Training) -> WideResN
 
 
 def learned_alone(
-    network: NetworkFamily, budget: str, training: Training, num_groups: int, **options: Any
+    network: EnsembleNetwork, budget: str, training: Training, num_groups: int, **options: Any
 ) -> nn.Module:
     """Compress the deepest member alone to the family's budget, in groups that are learned by K-means."""
     size = parse_budget(budget, shapeshift.count_parameters(network.build(training.data)))

@@ -1,4 +1,4 @@
-"""The networks that are compared, and the ways to make one of them within a budget."""
+"""The networks of the rows, and the ways to make one of them within a budget."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from shapeshift.networks.wide_resnet import WideResNet
 
 @dataclass(frozen=True)
 class Network(ABC):
-    """A network for whatever data it is trained on, whose text names it in tables and files."""
+    """A network for any training set. Its text names it in tables."""
 
     @abstractmethod
     def build(self, data: Any) -> nn.Module:
-        """Build the network with its own parameters, for the training set that it is given."""
+        """Build the network with its own parameters, for a training set."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class WideNetwork(Network):
     """A wide residual network.
 
     Attributes:
-        depth: layers with weights.
-        width: factor on the stages' channels.
-        stem: channels of the first convolution.
+        depth: The number of layers with weights.
+        width: The factor on the stages' channels.
+        stem: The number of channels of the first convolution.
     """
 
     depth: int
@@ -50,13 +50,13 @@ class WideNetwork(Network):
 
 
 @dataclass(frozen=True)
-class FamilyNetwork(Network):
-    """A network of another family.
+class OtherNetwork(Network):
+    """A network of another architecture.
 
     Attributes:
-        title: its name in tables and files.
-        family: a name in ``FAMILIES``.
-        options: what it is built with, such as JSON can hold.
+        title: The name of the network in tables and patterns.
+        family: A name in ``FAMILIES``.
+        options: The options of the family, such as JSON can hold.
     """
 
     title: str
@@ -80,13 +80,13 @@ WRN_16_QUARTER = WideNetwork(16, 0.25, stem=8)
 
 @dataclass(frozen=True)
 class Training:
-    """What a network is built for.
+    """The training that a network is built for.
 
     Attributes:
-        data: the training set, of the kind that the network is for.
-        recipe: how the table's rows are trained, unless they say otherwise.
-        seed: of the order of the examples.
-        device: where it is trained.
+        data: The training set, of the kind that the network is for.
+        recipe: The recipe of the table, without the changes of a row.
+        seed: The seed of the order of the examples.
+        device: The device that the network is trained on.
     """
 
     data: Any
@@ -103,7 +103,7 @@ def dense(network: Network, budget: str, training: Training, **options: Any) -> 
 def soft_shared(
     network: Network, budget: str, training: Training, templates: int | None = None, **options: Any
 ) -> nn.Module:
-    """Build a network, with its own options, whose layers share templates; their number decides about the size."""
+    """Build a network, with its own options, whose layers share templates. Their number decides the size."""
     return shapeshift.recurrence.soft_share(network.build(training.data, **options), templates)
 
 
@@ -137,12 +137,12 @@ def learned(
     """Build a network, learn in a fifth of the epochs which layers share parameters, and compress it with that mapping.
 
     Args:
-        network: what is built.
-        budget: the budget, for learning and for training.
-        training: what it is built for.
-        num_groups: how many parameter groups the mapping has.
-        method: of :func:`shapeshift.learn_mapping`.
-        **options: fields of :class:`shapeshift.Config`.
+        network: The network that is built.
+        budget: The budget, for learning and for training.
+        training: The training that it is built for.
+        num_groups: The number of parameter groups of the mapping.
+        method: The method of :func:`shapeshift.learn_mapping`.
+        **options: Fields of :class:`shapeshift.Config`.
     """
     short = replace(training.recipe, epochs=max(1, training.recipe.epochs // 5))
 

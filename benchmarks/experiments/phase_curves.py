@@ -17,9 +17,9 @@ def plot_phases(panels: Mapping[str, Mapping[str, Curves]], phases: Sequence[str
     """Draw a panel per measure, and in it the mean of each method's curves, and the range of its seeds.
 
     Args:
-        panels: by the measure's title and the method's name, the curves.
-        phases: what the phases are called.
-        path: the image to write.
+        panels: The curves, by the title of the measure and the name of the method.
+        phases: The names of the phases.
+        path: The image to write.
     """
     figure = new_figure(8, 3 * len(panels))
     rows = figure.subplots(len(panels), sharex=True, squeeze=False)

@@ -24,14 +24,15 @@ def share_in(folder: Path | None) -> None:
 
 
 def pretrained(network: Network, budget: str, training: Training) -> nn.Module:
-    """Train a network, or return one that is trained already; what it returns is not to be changed.
+    """Train a network, or return one that is trained already. The result is not to be changed.
 
-    Torch's random numbers start from the training's seed afterwards, whether there was something to train or not.
+    Afterwards, torch is seeded with the training's seed, whether or not a network had to be trained.
 
     Args:
-        network: what is built.
-        budget: of shared parameters while it is trained, which are materialized; empty to train plain ones.
-        training: what it is built for, and how it is trained.
+        network: The network that is built.
+        budget: The budget of shared parameters in training, which are materialized afterwards. Empty trains plain
+            parameters.
+        training: The training that the network is built for.
     """
     model = _pretrained(network, budget, training)
     torch.manual_seed(training.seed)

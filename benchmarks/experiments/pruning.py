@@ -1,4 +1,4 @@
-"""How a row's network is pruned: pretrained, plain or with shared parameters, and rid of filters."""
+"""Pruning of a row's network: pretraining, plain or with shared parameters, and the removal of filters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.experiments.networks import Network, Training
 from benchmarks.experiments.pretraining import pretrained
 from shapeshift.prune import feature_ranks, hrank
 
-_IMAGES = 256  # that the ranks are measured on
+_IMAGES = 256  # The ranks are measured on so many images.
 
 Scores = dict[str, Tensor]
 
@@ -26,17 +26,17 @@ def pruned(
     rescale: bool = False,
     rates: float | Sequence[float] = 0.5,
 ) -> nn.Module:
-    """Pretrain a network and remove filters; what is returned is still to be fine-tuned.
+    """Pretrain a network and remove filters. The result is still to be fine-tuned.
 
     Args:
-        network: what is built.
-        budget: empty: the rates decide about the size.
-        training: what it is built for, and how it is pretrained.
-        pretraining_budget: of shared parameters while it is pretrained; empty to pretrain plain ones.
-        rescale: whether weights in front of a batch norm get the length back that they started with, which leaves the
-            network's outputs as they are and lets fine-tuning turn them as fast as it turns plain ones.
-        importance: "hrank", "magnitude" (the L1 norm of a filter) or "random".
-        rates: the share of filters to remove, for all layers or for each 3x3 convolution in turn, as papers list them.
+        network: The network that is built.
+        budget: Empty, because the rates decide the size.
+        training: The training that it is built for and pretrained by.
+        pretraining_budget: The budget of shared parameters in pretraining. Empty pretrains plain parameters.
+        rescale: Whether weights before a batch norm get back the length that they started with. This leaves the
+            network's outputs as they are, and lets fine-tuning turn the weights as fast as it turns plain ones.
+        importance: The score of a filter: "hrank", "magnitude" (the L1 norm of a filter) or "random".
+        rates: The share of filters to remove, for all layers or for each 3x3 convolution in turn, as papers list them.
     """
     model = pretrained(network, pretraining_budget, training)
     if rescale:
@@ -82,7 +82,7 @@ def _chances(model: nn.Module, ranks: Scores, seed: int) -> Scores:
     return {path: torch.rand(len(found), generator=generator) for path, found in ranks.items()}
 
 
-# From the name of an importance to what scores each filter, given the model, the ranks and a seed.
+# From the name of an importance to a function that scores each filter, given the model, the ranks and a seed.
 _IMPORTANCES: dict[str, Callable[[nn.Module, Scores, int], Scores]] = {
     "hrank": lambda model, ranks, seed: ranks,
     "magnitude": _magnitudes,

@@ -33,18 +33,18 @@ Options = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class AnsweringRecipe:
-    """How large encoders are, and how they are trained.
+    """The sizes of encoders, and the recipes of their training.
 
     Attributes:
-        size: "small" or "full".
-        vocabulary: word pieces.
-        length: tokens of a question and as much of its passage as fits.
-        stride: tokens of a passage that two windows share.
-        question_length: tokens of a question, at most.
-        mark_matches: whether tokens of a passage that the question has too are marked.
-        pretraining: on the passages of the training set, by predicting masked tokens.
-        fine_tuning: on the questions.
-        search: epochs of pretraining in which groups of layers are learned.
+        size: The sizes of :class:`Albert` that are built, "small" or "full".
+        vocabulary: The number of word pieces.
+        length: The number of tokens of a question and as much of its passage as fits.
+        stride: The number of tokens of a passage that two windows share.
+        question_length: The largest number of tokens of a question.
+        mark_matches: Whether tokens of a passage that the question has too are marked.
+        pretraining: The recipe of predicting masked tokens in the passages of the training set.
+        fine_tuning: The recipe of learning to answer the questions.
+        search: The number of epochs of pretraining in which groups of layers are learned.
     """
 
     size: str
@@ -63,11 +63,11 @@ class Sizes:
     """The sizes of an encoder.
 
     Attributes:
-        layers: transformer layers.
-        hidden: channels between layers.
-        heads: of each attention.
-        inner: channels within a feed-forward layer.
-        embedding: channels of a word's embedding.
+        layers: The number of transformer layers.
+        hidden: The number of channels between layers.
+        heads: The number of heads of each attention.
+        inner: The number of channels within a feed-forward layer.
+        embedding: The length of a word's embedding.
     """
 
     layers: int
@@ -82,9 +82,9 @@ class Albert(Network):
     """ALBERT (Lan et al. 2020): an encoder with short embeddings, whose layers are one layer or, unrolled, several.
 
     Attributes:
-        title: its name in tables and files.
-        small: its sizes on a CPU.
-        full: its sizes on a GPU.
+        title: The name of the network in tables and patterns.
+        small: The sizes on a CPU.
+        full: The sizes on a GPU.
     """
 
     title: str
@@ -98,8 +98,8 @@ class Albert(Network):
         """Build the encoder.
 
         Args:
-            data: what it is built for.
-            unrolled: whether each layer has weights of its own.
+            data: The pretraining that it is built for.
+            unrolled: Whether each layer has weights of its own.
         """
         sizes = self.full if data.recipe.size == FULL else self.small
         config = AlbertConfig(
@@ -124,14 +124,14 @@ class Albert(Network):
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What an encoder is built for.
+    """The pretraining that an encoder is built for.
 
     Attributes:
-        texts: what it is pretrained on.
-        tokenizer: makes tokens of them.
-        recipe: how.
-        seed: of the order of the texts, and of what is masked.
-        device: where it is trained.
+        texts: The texts that it is pretrained on.
+        tokenizer: The tokenizer of the texts.
+        recipe: The recipe.
+        seed: The seed of the order of the texts, and of the choice of masked tokens.
+        device: The device that it is trained on.
     """
 
     texts: tuple[str, ...]
@@ -157,13 +157,13 @@ def distinct(network: Albert, budget: str, pretraining: Pretraining) -> nn.Modul
 
 
 def shared(network: Albert, budget: str, pretraining: Pretraining, **options: Any) -> nn.Module:
-    """Build the encoder unrolled, and compress it; budgets are relative to ALBERT's own size.
+    """Build the encoder unrolled, and compress it. Budgets are relative to ALBERT's own size.
 
     Args:
-        network: what is built.
-        budget: of the encoder, such as "100%" for as many parameters as ALBERT has.
-        pretraining: what it is built for.
-        **options: fields of :class:`shapeshift.Config`.
+        network: The network that is built.
+        budget: The budget of the encoder, such as "100%" for as many parameters as ALBERT has.
+        pretraining: The pretraining that it is built for.
+        **options: Fields of :class:`shapeshift.Config`.
     """
     size = parse_budget(budget, shapeshift.count_parameters(network.build(pretraining)))
     return shapeshift.compress(network.build(pretraining, unrolled=True), size, **options)
@@ -173,11 +173,11 @@ def learned(network: Albert, budget: str, pretraining: Pretraining, num_groups: 
     """Build the encoder unrolled, learn which layers share in a part of the pretraining, and compress it so.
 
     Args:
-        network: what is built.
-        budget: of the encoder, relative to ALBERT's own size.
-        pretraining: what it is built for.
-        num_groups: how many parameter groups the mapping has.
-        **options: fields of :class:`shapeshift.Config`.
+        network: The network that is built.
+        budget: The budget of the encoder, relative to ALBERT's own size.
+        pretraining: The pretraining that it is built for.
+        num_groups: The number of parameter groups of the mapping.
+        **options: Fields of :class:`shapeshift.Config`.
     """
     size = parse_budget(budget, shapeshift.count_parameters(network.build(pretraining)))
     encoder = network.build(pretraining, unrolled=True).to(pretraining.device)

@@ -29,17 +29,17 @@ WINDOWS = 5, 7, 9, 11, 13  # of the phases, in pixels
 
 @dataclass(frozen=True)
 class PathRecipe:
-    """How large the networks are, and how they are trained: Adam with a fixed learning rate, phase after phase.
+    """The sizes of the networks, and their training: Adam with a fixed learning rate, phase after phase.
 
     The values are those of Savarese and Maire 2019, section 4.3, who do not give the size of a batch.
 
     Attributes:
-        depth: 3x3 convolutions of a network.
-        channels: of each of them.
-        epochs: passes over the training set of each phase.
-        batch_size: grids per step.
-        learning_rate: of all steps.
-        regulariser: what the similarity of the layers is multiplied with in the loss; 0 for none.
+        depth: The number of 3x3 convolutions of a network.
+        channels: The number of channels of each convolution.
+        epochs: The number of passes over the training set of each phase.
+        batch_size: The number of grids per step.
+        learning_rate: The learning rate of all steps.
+        regulariser: The factor on the similarity of the layers in the loss. 0 means no regulariser.
     """
 
     depth: int = 20
@@ -75,8 +75,8 @@ class ShortestPaths(Experiment):
     """Train a network through the phases of a curriculum, and measure after each epoch how well it marks the paths.
 
     Most pixels lie on no path, in the first phase 98 of 100 in a grid of 16 x 16 pixels: a network that marks none is
-    right about those. So what is compared is F1, which counts the marked pixels only: twice the rightly marked ones, as
-    a share of all marked ones and all of the paths together. Its mean over a phase's epochs tells how fast a network
+    right about those. So F1 is compared, which counts the marked pixels only: twice the rightly marked ones, as a share
+    of all marked ones and all of the paths together. Its mean over a phase's epochs tells how fast a network
     adapts to the phase.
     """
 
@@ -125,9 +125,9 @@ class ShortestPaths(Experiment):
         """Draw how well networks mark the paths, epoch by epoch.
 
         Args:
-            runs: of each row, by its method.
-            data: what :meth:`describe` returned.
-            path: the image to write.
+            runs: The values of each row's runs, by the row's method.
+            data: The sizes that :meth:`describe` returned.
+            path: The image to write.
         """
         panels = {
             title: {method: [run[name] for run in found] for method, found in runs.items()}
@@ -152,10 +152,10 @@ def train_phases(
     """Train a network phase after phase, in place, on the device that its parameters are on.
 
     Args:
-        model: maps images to a logit for each pixel.
-        phases: what it is trained on.
-        recipe: how.
-        seed: of the order of the grids.
+        model: A network that maps images to a logit for each pixel.
+        phases: The phases, in order.
+        recipe: The recipe.
+        seed: The seed of the order of the grids.
 
     Returns:
         F1 and accuracy on a phase's test set after each epoch, in percent, phase by phase.
@@ -179,7 +179,7 @@ def train_phases(
                     loss = loss + regulariser(model, recipe.regulariser)
                 loss.backward()
                 optimizer.step()
-            # Few pixels lie on paths: what batch norms keep of the last batches is off by more than the layers bear.
+            # Few pixels lie on paths: the averages that batch norms keep of the last batches are too far off.
             update_bn(images.split(recipe.batch_size), model)
             f1, accuracy = score(model, phase.test)
             curves["f1_by_epoch"][-1].append(f1)
@@ -192,9 +192,9 @@ def score(model: nn.Module, grids: Grids, batch_size: int = 500) -> tuple[float,
     """Return the F1 of the pixels that a network marks, and the share of all pixels that it is right about, in percent.
 
     Args:
-        model: maps images to a logit for each pixel; it marks those that are positive.
-        grids: what it is tested on.
-        batch_size: grids at once.
+        model: A network that maps images to a logit for each pixel. It marks those whose logit is positive.
+        grids: The grids that it is tested on.
+        batch_size: The number of grids at once.
     """
     model.eval()
     device = next(model.parameters()).device

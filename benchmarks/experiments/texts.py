@@ -58,8 +58,8 @@ class Bert(Network):
     """An encoder of text.
 
     Attributes:
-        layers: transformer layers.
-        size: channels; the heads have 16 each, and the feed-forward layers four times as many.
+        layers: The number of transformer layers.
+        size: The number of channels. Each head has 16 of them, and the feed-forward layers are four times as wide.
     """
 
     layers: int
@@ -82,7 +82,7 @@ class Bert(Network):
                 attention_probs_dropout_prob=0.0,
                 initializer_range=self.size**-0.5,  # the default is meant for hundreds of channels
                 pad_token_id=PADDING,
-                attn_implementation="eager",  # what is pruned is traced
+                attn_implementation="eager",  # pruning traces the model
             )
         )
 

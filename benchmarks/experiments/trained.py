@@ -11,7 +11,7 @@ from torch import nn
 import shapeshift
 from benchmarks.baselines.low_rank import factorise
 from benchmarks.baselines.magnitude_pruning import prune_by_magnitude
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.distillation import Distillation
 from benchmarks.experiments.networks import Network, Training, compressed, dense
 from benchmarks.experiments.pretraining import pretrained
@@ -19,14 +19,14 @@ from benchmarks.row import Build, Row
 from benchmarks.table import pairs
 from shapeshift.budget import parse_budget
 
-SOURCE = "Compressing what is trained; the comparisons are SVD-LLM's and Basis Sharing's (ICLR 2025), at small sizes"
+SOURCE = "Compressing trained models; the comparisons are SVD-LLM's and Basis Sharing's (ICLR 2025), at small sizes"
 EXPECTATION = (
     "A network is trained, made smaller, and trained for a short while by the original as a teacher (KD). Shared "
-    "parameters are fitted to its weights, on all of their numbers alike or calibrated on 512 inputs, or start from "
-    "scratch; each layer's weight is truncated to its largest singular values; or channels are removed by magnitude. "
-    "The fit is expected to be ahead at each budget. In the long rows the training afterwards is three times as long. "
-    "Batch norms average the training set anew before an error is measured: after so few steps, the averages that they "
-    "took on the way would be of weights that are no more."
+    "parameters are fitted to its weights, with equal weight on all entries or calibrated on 512 inputs, or start "
+    "from scratch; each layer's weight is truncated to its largest singular values; or channels are removed by "
+    "magnitude. The fit is expected to be ahead at each budget. In the long rows the training afterwards is three "
+    "times as long. Batch norms average the training set anew before an error is measured: after so few steps, "
+    "running averages would be those of earlier weights."
 )
 
 _CALIBRATION = 512  # inputs of the training set
@@ -36,11 +36,12 @@ def fitted(network: Network, budget: str, training: Training, calibrate: bool = 
     """Train a network, and fit shared parameters to its weights.
 
     Args:
-        network: what is trained.
-        budget: of shared parameters.
-        training: how it is trained.
-        calibrate: whether errors count as the layers' outputs feel them on part of the training set.
-        **options: fields of :class:`shapeshift.Config`.
+        network: The network that is trained.
+        budget: The budget of shared parameters.
+        training: The training of the network.
+        calibrate: Whether errors of a weight are weighed by their effect on the layer's outputs for part of the
+            training set.
+        **options: Fields of :class:`shapeshift.Config`.
     """
     model = copy.deepcopy(pretrained(network, "", training))
     inputs = training.data.inputs[:_CALIBRATION].to(training.device).split(64) if calibrate else None
@@ -64,10 +65,10 @@ def rows(network: Network, short: Mapping[str, Any], long: Mapping[str, Any], **
     """List the ways to make a trained network smaller, at four budgets, each trained by the original afterwards.
 
     Args:
-        network: what is trained and made smaller.
-        short: the fields of the recipe in which the training afterwards differs from the one before.
-        long: the same for rows of a longer training afterwards, whose names say so.
-        **options: fields of :class:`shapeshift.Config`, where parameters are shared.
+        network: The network that is trained and made smaller.
+        short: The fields of the recipe in which the training afterwards differs from the one before.
+        long: The same fields for rows of a longer training afterwards, whose names say so.
+        **options: Fields of :class:`shapeshift.Config`, where parameters are shared.
     """
     ways: dict[str, tuple[Build, Mapping[str, Any]]] = {
         "fit": (fitted, options),
@@ -88,16 +89,16 @@ def rows(network: Network, short: Mapping[str, Any], long: Mapping[str, Any], **
     )
 
 
-def orderings(rows: Sequence[Row]) -> tuple[Ordering, ...]:
-    """Return what is expected of the rows."""
-    claims = {
+def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
+    """Return the claims about the rows of :func:`rows`."""
+    sentences = {
         "A fit is ahead of decomposing layer by layer": ("fit", "SVD per layer"),
         "A fit is ahead of starting from scratch": ("fit", "scratch"),
         "A fit is ahead of removing channels by magnitude": ("fit", "magnitude"),
         "Calibration helps": ("fit, calibrated", "fit"),
     }
     return tuple(
-        Ordering(claim + when, pairs(rows, better + length, worse + length))
+        Claim(sentence + when, pairs(rows, better + length, worse + length))
         for when, length in (("", ""), (" after a longer training", ", long"))
-        for claim, (better, worse) in claims.items()
+        for sentence, (better, worse) in sentences.items()
     )

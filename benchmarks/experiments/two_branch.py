@@ -1,4 +1,4 @@
-"""The networks that match images and texts, and what their benchmarks have in common."""
+"""The networks that match images and texts, and the common part of their experiments."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ BUDGETS = "50%", "25%", "12.5%"
 
 @dataclass(frozen=True)
 class TwoBranchNetwork(Network):
-    """A network of convolutions for images, a recurrent network for texts, and a branch behind each.
+    """A network of convolutions for images, a recurrent network for texts, and a branch after each.
 
     Attributes:
-        cell: of the recurrent network, "gru" or "lstm".
-        depth: of the wide residual network that the convolutions are those of.
-        width: factor on its channels.
-        words: length of a word's embedding.
-        state: length of the recurrent network's state.
-        hidden: length of the branches' hidden layers.
-        embedding: length of what the branches return.
+        cell: The cell of the recurrent network, "gru" or "lstm".
+        depth: The depth of the wide residual network whose convolutions are used.
+        width: The factor on its channels.
+        words: The length of a word's embedding.
+        state: The length of the recurrent network's state.
+        hidden: The length of the branches' hidden layers.
+        embedding: The length of the branches' outputs.
     """
 
     cell: str
@@ -61,7 +61,7 @@ class TwoBranchNetwork(Network):
 
     @abstractmethod
     def join(self, trunk: WideTrunk, text: TextEncoder, state: int, hidden: int, embedding: int) -> nn.Module:
-        """Put the branches behind both, and whatever follows."""
+        """Add the branches, and the layers that follow them."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""The tables, in the order that they are shown in.
+"""The tables, in the order of the page of results.
 
-To add one, write a file with a ``COMPARISON`` and list it below.
+To add one, write a file with a ``TABLE`` and list it below.
 """
 
-from benchmarks.table import Comparison
+from benchmarks.table import Table
 from benchmarks.tables import (
     budget_sweep,
     depth_and_width,
@@ -28,8 +28,8 @@ from benchmarks.tables import (
     upsampling,
 )
 
-COMPARISONS: dict[str, Comparison] = {
-    module.COMPARISON.name: module.COMPARISON
+TABLES: dict[str, Table] = {
+    module.TABLE.name: module.TABLE
     for module in (
         budget_sweep,
         starting_values,

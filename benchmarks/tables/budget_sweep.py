@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_1, WRN_16_QUARTER, Network, compressed, dense, reduced
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 LOW, HIGH = ("6k", "12k", "25k", "50k"), ("100%", "200%", "400%")
 
@@ -33,22 +33,22 @@ def _rows() -> tuple[Row, ...]:
 
 ROWS = _rows()
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="budget_sweep",
     title="Error against the budget",
     source="How the defaults were chosen",
     expectation=(
         "WRN-16-1 at budgets below its own size against the *reduced baseline*, the same network made thinner until "
         "it fits the budget, and both WRN-16-1 and the thin WRN-16-0.25 at their own size and above. The compressed "
-        "rows without a remark are the default config; the others differ from it in what they name."
+        "rows without a remark are the default config; the others name their difference from it."
     ),
     rows=ROWS,
-    orderings=(
-        Ordering("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),
-        Ordering(
+    claims=(
+        Claim("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),
+        Claim(
             "One store is on par with one per shape or ahead", pairs(ROWS, "compressed", "compressed, mapping=shape")
         ),
-        Ordering(
+        Claim(
             "Tiling is on par with interpolation or ahead",
             pairs(ROWS, "compressed", "compressed, upsample=interpolate"),
         ),

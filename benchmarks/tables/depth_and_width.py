@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import Network, WideNetwork, compressed, dense
 from benchmarks.row import Row
-from benchmarks.table import Comparison
+from benchmarks.table import Table
 
 BUDGET = "25k"
 DEEPER = (WideNetwork(10, 1), WideNetwork(16, 1), WideNetwork(22, 1), WideNetwork(28, 1))
@@ -20,12 +20,12 @@ ROWS = tuple(
 )
 
 
-def _ordering(claim: str, networks: tuple[Network, ...]) -> Ordering:
+def _claim(sentence: str, networks: tuple[Network, ...]) -> Claim:
     keys = [f"{network}/compressed/{BUDGET}" for network in networks]
-    return Ordering(claim, tuple((larger, smaller) for smaller, larger in pairwise(keys)))
+    return Claim(sentence, tuple((larger, smaller) for smaller, larger in pairwise(keys)))
 
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="depth_and_width",
     title="Depth and width within one budget",
     source="Plummer et al. 2022, table 14",
@@ -35,8 +35,8 @@ COMPARISON = Comparison(
         "stays the same."
     ),
     rows=ROWS,
-    orderings=(
-        _ordering("A deeper network is on par with the next shallower one or ahead", DEEPER),
-        _ordering("A wider network is on par with the next narrower one or ahead", WIDER),
+    claims=(
+        _claim("A deeper network is on par with the next shallower one or ahead", DEEPER),
+        _claim("A wider network is on par with the next narrower one or ahead", WIDER),
     ),
 )

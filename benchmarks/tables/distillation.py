@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.classification import few_digits
 from benchmarks.experiments.distillation import Distillation
-from benchmarks.experiments.networks import FamilyNetwork, Network, WideNetwork, compressed, dense
+from benchmarks.experiments.networks import Network, OtherNetwork, WideNetwork, compressed, dense
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 TEACHER = WideNetwork(28, 1)
 STUDENTS: tuple[Network, ...] = (
     WideNetwork(16, 0.25, stem=8),
     WideNetwork(28, 0.25, stem=8),
     WideNetwork(10, 0.25, stem=8),
-    FamilyNetwork("ResNet-20-0.25", "resnet", {"depth": 20, "width": 0.25, "projection": True}),
+    OtherNetwork("ResNet-20-0.25", "resnet", {"depth": 20, "width": 0.25, "projection": True}),
 )
 METHODS = {"OFD": "ofd", "SRRL": "srrl"}
 BUDGET = "4x"
@@ -52,7 +52,7 @@ ROWS = (
     *_other_recipes(STUDENTS[2]),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="distillation",
     title="Distillation",
     source="Plummer et al. 2022, table 3",
@@ -65,14 +65,11 @@ COMPARISON = Comparison(
         "and without weight decay, to see whether shared parameters want another recipe."
     ),
     rows=ROWS,
-    orderings=(
-        *(Ordering(f"{title} is ahead of learning alone", pairs(ROWS, title, "alone")) for title in METHODS),
-        Ordering("Sharing is ahead of learning alone", pairs(ROWS, "shared", "alone")),
-        *(Ordering(f"Sharing is ahead of {title} alone", pairs(ROWS, f"shared + {title}", title)) for title in METHODS),
-        *(
-            Ordering(f"So it is at {title}", pairs(ROWS, f"shared + SRRL, {title}", f"SRRL, {title}"))
-            for title in RECIPES
-        ),
+    claims=(
+        *(Claim(f"{title} is ahead of learning alone", pairs(ROWS, title, "alone")) for title in METHODS),
+        Claim("Sharing is ahead of learning alone", pairs(ROWS, "shared", "alone")),
+        *(Claim(f"Sharing is ahead of {title} alone", pairs(ROWS, f"shared + {title}", title)) for title in METHODS),
+        *(Claim(f"So it is at {title}", pairs(ROWS, f"shared + SRRL, {title}", f"SRRL, {title}")) for title in RECIPES),
     ),
     adapt=few_digits,
 )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_1, compressed, dense
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 MAPPINGS, GENERATORS = ("single", "shape"), ("wavg", "emb", "avg", "rr")
 
 
 def _allowed(generator: str, budget: str) -> bool:
-    # Round robin gives each weight one template, so a store has no use for more numbers than the weights.
+    # Round robin gives each weight one template, so it cannot use a store of more entries than the weights have.
     return generator != "rr" or budget != "200%"
 
 
@@ -35,7 +35,7 @@ ROWS = (
 )
 
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="downsampling",
     title="Parameter downsampling",
     source="Plummer et al. 2022, table 5",
@@ -45,8 +45,8 @@ COMPARISON = Comparison(
         "for all weights or one per shape. Learned coefficients are expected to be ahead of fixed ones."
     ),
     rows=ROWS,
-    orderings=tuple(
-        Ordering(f"{mapping}: {claim}", pairs(ROWS, f"{first}, {mapping}", f"{second}, {mapping}"))
+    claims=tuple(
+        Claim(f"{mapping}: {claim}", pairs(ROWS, f"{first}, {mapping}", f"{second}, {mapping}"))
         for mapping in MAPPINGS
         for claim, first, second in (
             ("learned coefficients are ahead of the plain mean", "wavg", "avg"),

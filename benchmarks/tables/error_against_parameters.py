@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_1, WideNetwork, compressed, dense, generating, reduced
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 GENERATORS = ("wavg", "emb")
 
@@ -26,7 +26,7 @@ ROWS = (
     *(Row(WideNetwork(16, width), "dense", "", dense) for width in (0.25, 0.5, 1, 2)),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="error_against_parameters",
     title="Error against parameters",
     source="Plummer et al. 2022, section 4",
@@ -36,13 +36,13 @@ COMPARISON = Comparison(
         "at small budgets, and at the network's own number of parameters and above on par with it or ahead."
     ),
     rows=ROWS,
-    orderings=(
+    claims=(
         *(
-            Ordering(f"Sharing with `{generator}` is ahead of a thinner network", pairs(ROWS, generator, "reduced"))
+            Claim(f"Sharing with `{generator}` is ahead of a thinner network", pairs(ROWS, generator, "reduced"))
             for generator in GENERATORS
         ),
         *(
-            Ordering(
+            Claim(
                 f"Sharing with `{generator}` is on par with the dense network or ahead",
                 tuple((f"{WRN_16_1}/{generator}/{budget}", f"{WRN_16_1}/dense/") for budget in ("100%", "200%")),
             )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_1, compressed, dense, reduced
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 GENERATORS = ("rr", "avg", "wavg", "emb")
 
@@ -29,7 +29,7 @@ ROWS = (
     Row(WRN_16_1, "dense", "", dense),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="generators",
     title="Weight generation",
     source="Plummer et al. 2022, table 8",
@@ -39,13 +39,13 @@ COMPARISON = Comparison(
         "of the thinner network of its budget, and learned coefficients to be on par with fixed ones or ahead."
     ),
     rows=ROWS,
-    orderings=(
+    claims=(
         *(
-            Ordering(f"Sharing with `{generator}` is ahead of a thinner network", pairs(ROWS, generator, "reduced"))
+            Claim(f"Sharing with `{generator}` is ahead of a thinner network", pairs(ROWS, generator, "reduced"))
             for generator in GENERATORS
         ),
-        Ordering("Learned coefficients are on par with round robin or ahead", pairs(ROWS, "wavg", "rr")),
-        Ordering("Learned coefficients are on par with the plain mean or ahead", pairs(ROWS, "wavg", "avg")),
+        Claim("Learned coefficients are on par with round robin or ahead", pairs(ROWS, "wavg", "rr")),
+        Claim("Learned coefficients are on par with the plain mean or ahead", pairs(ROWS, "wavg", "avg")),
     ),
     line=("method",),
 )

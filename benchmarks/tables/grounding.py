@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.grounding import Grounding
 from benchmarks.experiments.two_branch import CELLS, SimNet, rows
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 ROWS = tuple(row for cell in CELLS for row in rows(SimNet(cell)))
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="grounding",
     title="Phrase grounding",
     source="Plummer et al. 2022, table 1",
@@ -21,6 +21,6 @@ COMPARISON = Comparison(
         "Sharing is expected to be ahead of a thinner network."
     ),
     rows=ROWS,
-    orderings=(Ordering("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),),
+    claims=(Claim("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),),
     experiment=Grounding(),
 )

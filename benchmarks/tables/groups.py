@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_1, dense, learned
 from benchmarks.row import Row
-from benchmarks.table import Comparison
+from benchmarks.table import Table
 
 BUDGETS, NUM_GROUPS = ("25k", "50%"), (1, 2, 4, 8)
 
@@ -18,7 +18,7 @@ ROWS = (
     ),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="groups",
     title="The number of parameter groups",
     source="Plummer et al. 2022, table 12",
@@ -27,8 +27,8 @@ COMPARISON = Comparison(
         "for all. A few groups are expected to be on par with one store or ahead of it."
     ),
     rows=ROWS,
-    orderings=tuple(
-        Ordering(
+    claims=tuple(
+        Claim(
             f"P = {number} is on par with one store or ahead",
             tuple((f"{WRN_16_1}/P={number}/{budget}", f"{WRN_16_1}/P=1/{budget}") for budget in BUDGETS),
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_1, compressed, dense, generating, reduced
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 GENERATORS = ("hypernetwork", "wavg", "emb")
 
@@ -21,7 +21,7 @@ ROWS = (
     Row(WRN_16_1, "dense", "", dense),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="hypernetworks",
     title="Hypernetworks",
     source="Plummer et al. 2022, table 11; Ha, Dai and Le 2016, section 3.1",
@@ -30,9 +30,9 @@ COMPARISON = Comparison(
         "reduced baseline. Templates are expected to be ahead."
     ),
     rows=ROWS,
-    orderings=(
-        Ordering("Learned coefficients are ahead of a hypernetwork", pairs(ROWS, "wavg", "hypernetwork")),
-        Ordering("Coefficients from an embedding are ahead of a hypernetwork", pairs(ROWS, "emb", "hypernetwork")),
+    claims=(
+        Claim("Learned coefficients are ahead of a hypernetwork", pairs(ROWS, "wavg", "hypernetwork")),
+        Claim("Coefficients from an embedding are ahead of a hypernetwork", pairs(ROWS, "emb", "hypernetwork")),
     ),
     line=("method",),
 )

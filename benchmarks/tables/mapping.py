@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_1, compressed, dense, learned
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 STAGES = {
     "stem": "stage1",
@@ -28,25 +28,25 @@ ROWS = (
             Row(WRN_16_1, "learned", budget, learned, {"num_groups": 4}),
         )
     ),
-    # At 25k the coarse clusters that the search begins with have no room for a template each.
+    # At 25k the coarse clusters that the search starts with have no room for a template each.
     Row(WRN_16_1, "learned from gradients", "50%", learned, {"num_groups": 4, "method": "gradient"}),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="mapping",
     title="Parameter mapping",
     source="Plummer et al. 2022, tables 7 and 9",
     expectation=(
         "One store for all layers, one per shape, four by chance, one per stage of the network by hand, and four that "
         "are learned in a fifth of the epochs before the training proper: by K-means on coefficients, or from "
-        "gradients (Teterwak et al. 2024), as many as these say. Learned groups are expected to be on par with those "
-        "by hand or ahead of them, and ahead of those by chance."
+        "gradients (Teterwak et al. 2024), as many as these suggest. Learned groups are expected to be on par with "
+        "those by hand or ahead of them, and ahead of those by chance."
     ),
     rows=ROWS,
-    orderings=(
-        Ordering("Learned groups are on par with those by hand or ahead", pairs(ROWS, "learned", "manual")),
-        Ordering("Learned groups are ahead of those by chance", pairs(ROWS, "learned", "random")),
-        Ordering("Learned groups are on par with one store or ahead", pairs(ROWS, "learned", "single")),
-        Ordering("Gradients are on par with K-means or ahead", pairs(ROWS, "learned from gradients", "learned")),
+    claims=(
+        Claim("Learned groups are on par with those by hand or ahead", pairs(ROWS, "learned", "manual")),
+        Claim("Learned groups are ahead of those by chance", pairs(ROWS, "learned", "random")),
+        Claim("Learned groups are on par with one store or ahead", pairs(ROWS, "learned", "single")),
+        Claim("Gradients are on par with K-means or ahead", pairs(ROWS, "learned from gradients", "learned")),
     ),
 )

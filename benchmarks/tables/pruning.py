@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.classification import few_digits
-from benchmarks.experiments.networks import FamilyNetwork, Network, compressed, dense
+from benchmarks.experiments.networks import Network, OtherNetwork, compressed, dense
 from benchmarks.experiments.pruning import pruned
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 # Shares of filters that HRank's authors drop, by convolution (Lin et al. 2020, published with their code). For
 # GoogLeNet there is no list by convolution.
 RATES: dict[Network, float | list[float]] = {
-    FamilyNetwork("VGG-16-0.25", "vgg", {"depth": 16, "width": 0.25}): [0.95] + [0.5] * 6 + [0.9] * 4 + [0.8] * 2,
-    FamilyNetwork("ResNet-56-0.25", "resnet", {"depth": 56, "width": 0.25, "projection": True}): (
+    OtherNetwork("VGG-16-0.25", "vgg", {"depth": 16, "width": 0.25}): [0.95] + [0.5] * 6 + [0.9] * 4 + [0.8] * 2,
+    OtherNetwork("ResNet-56-0.25", "resnet", {"depth": 56, "width": 0.25, "projection": True}): (
         [0.1] + [0.6] * 35 + [0.0] * 2 + [0.6] * 6 + [0.4] * 3 + [0.1, 0.4] * 4
     ),
-    FamilyNetwork("ResNet-110-0.25", "resnet", {"depth": 110, "width": 0.25, "projection": True}): (
-        [0.1] + [0.4] * 108
-    ),
-    FamilyNetwork("DenseNet-40-6", "densenet", {"depth": 40, "growth": 6, "compression": 1.0}): (
+    OtherNetwork("ResNet-110-0.25", "resnet", {"depth": 110, "width": 0.25, "projection": True}): ([0.1] + [0.4] * 108),
+    OtherNetwork("DenseNet-40-6", "densenet", {"depth": 40, "growth": 6, "compression": 1.0}): (
         [0.0] + ([0.1] * 6 + [0.7] * 6 + [0.0]) * 2 + [0.1] * 6 + [0.7] * 5 + [0.0]
     ),
-    FamilyNetwork("GoogLeNet-0.125", "googlenet", {"width": 0.125}): 0.5,
+    OtherNetwork("GoogLeNet-0.125", "googlenet", {"width": 0.125}): 0.5,
 }
 PRETRAINING = "4x"
 WAYS: dict[str, dict[str, Any]] = {
@@ -45,7 +43,7 @@ ROWS = tuple(
     )
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="pruning",
     title="Pruning",
     source="Plummer et al. 2022, table 4; Lin et al. 2020, tables 1 to 4",
@@ -59,11 +57,11 @@ COMPARISON = Comparison(
         "that."
     ),
     rows=ROWS,
-    orderings=(
-        Ordering("Pretraining with shared parameters is ahead", pairs(ROWS, "shared, HRank", "HRank")),
-        Ordering("Rescaled, it is ahead", pairs(ROWS, "shared, rescaled, HRank", "HRank")),
-        Ordering("Ranks are ahead of magnitudes", pairs(ROWS, "HRank", "magnitude")),
-        Ordering("Ranks are ahead of chance", pairs(ROWS, "HRank", "random")),
+    claims=(
+        Claim("Pretraining with shared parameters is ahead", pairs(ROWS, "shared, HRank", "HRank")),
+        Claim("Rescaled, it is ahead", pairs(ROWS, "shared, rescaled, HRank", "HRank")),
+        Claim("Ranks are ahead of magnitudes", pairs(ROWS, "HRank", "magnitude")),
+        Claim("Ranks are ahead of chance", pairs(ROWS, "HRank", "random")),
     ),
     adapt=few_digits,
 )

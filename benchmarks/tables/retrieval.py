@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.retrieval import Retrieval
 from benchmarks.experiments.two_branch import CELLS, EmbNet, rows
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 ROWS = tuple(row for cell in CELLS for row in rows(EmbNet(cell)))
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="retrieval",
     title="Image-sentence retrieval",
     source="Plummer et al. 2022, table 1",
@@ -21,6 +21,6 @@ COMPARISON = Comparison(
         "trained along, and counted. Sharing is expected to be ahead of a thinner network."
     ),
     rows=ROWS,
-    orderings=(Ordering("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),),
+    claims=(Claim("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),),
     experiment=Retrieval(),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.shortest_paths import WINDOWS, PixelwiseStack, ShortestPaths, plain, soft_shared
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 NETWORK = PixelwiseStack()
 
@@ -15,7 +15,7 @@ ROWS = (
     Row(NETWORK, "SCNN-R", "", soft_shared, recipe={"regulariser": 0.01}),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="shortest_paths",
     title="Shortest paths",
     source="Savarese and Maire 2019, section 4.3",
@@ -28,9 +28,9 @@ COMPARISON = Comparison(
         "be no slower; in the paper it is ahead in the first phase only."
     ),
     rows=ROWS,
-    orderings=(
+    claims=(
         *(
-            Ordering(f"{claim}, window {window}", pairs(ROWS, first, second), f"f1_{window}")
+            Claim(f"{claim}, window {window}", pairs(ROWS, first, second), f"f1_{window}")
             for claim, first, second in (
                 ("Shared layers adapt faster than separate ones", "SCNN", "CNN"),
                 ("With the regulariser they adapt at least as fast", "SCNN-R", "SCNN"),

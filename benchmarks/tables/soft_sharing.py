@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.classification import few_digits
 from benchmarks.experiments.networks import WideNetwork, dense, soft_shared
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 NETWORKS = (WideNetwork(28, 0.25, stem=8), WideNetwork(28, 0.5, stem=8))
 CUTOUT = {"cutout": 4}  # half of an image's side, as 16 pixels are of CIFAR's
@@ -26,7 +26,7 @@ ROWS = tuple(
     )
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="soft_sharing",
     title="Soft sharing",
     source="Savarese and Maire 2019, CIFAR rows of the poster",
@@ -37,12 +37,12 @@ COMPARISON = Comparison(
         "behind them, at half of the parameters."
     ),
     rows=ROWS,
-    orderings=(
-        Ordering("As many templates as layers are ahead of plain layers", pairs(ROWS, "SWRN", "WRN")),
-        Ordering("Two templates are on par with plain layers or ahead", pairs(ROWS, "SWRN, k = 2", "WRN")),
-        Ordering("So they are with dropout", pairs(ROWS, "SWRN, k = 2, dropout", "WRN, dropout")),
-        Ordering("So they are with cutout", pairs(ROWS, "SWRN, k = 2, cutout", "WRN, cutout")),
-        Ordering(
+    claims=(
+        Claim("As many templates as layers are ahead of plain layers", pairs(ROWS, "SWRN", "WRN")),
+        Claim("Two templates are on par with plain layers or ahead", pairs(ROWS, "SWRN, k = 2", "WRN")),
+        Claim("So they are with dropout", pairs(ROWS, "SWRN, k = 2, dropout", "WRN, dropout")),
+        Claim("So they are with cutout", pairs(ROWS, "SWRN, k = 2, cutout", "WRN, cutout")),
+        Claim(
             "Wider, two templates are ahead of thinner plain layers",
             ((f"{NETWORKS[1]}/SWRN, k = 2/", f"{NETWORKS[0]}/WRN/"),),
         ),

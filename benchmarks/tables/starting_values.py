@@ -1,19 +1,19 @@
-"""What a budget above the model's own size needs: starts of the coefficients, numbers of templates, recipes."""
+"""Starting values, numbers of templates and recipes at budgets above the network's own size."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_QUARTER, Network, Training, compressed, dense
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 from shapeshift.generators.wavg import WeightedAverage
+from shapeshift.surgery.roots import require_shared
+from shapeshift.weights import mean_and_std
 
 DEFAULT = "geometric, length 5"
 STARTS, LENGTHS = ("geometric", "normal", "signs", "equal", "one-hot"), (1.0, 10.0)
@@ -26,32 +26,44 @@ def with_coefficients(
     """Build a network, compress it, and start its coefficients in another way than the library does.
 
     Args:
-        network: what is built.
-        budget: the budget.
-        training: what it is built for.
-        start: "geometric", each half as large as another and with random signs; "normal" draws, which give each row a
-            random direction; "signs" of equal magnitude; "equal"; or "one-hot".
-        length: of each weight's row of coefficients.
-        **options: fields of :class:`shapeshift.Config`.
+        network: The network that is built.
+        budget: The budget of the compressed network.
+        training: The training that the network is built for.
+        start: The kind of row that each weight's coefficients start as: "geometric" rows halve from entry to entry, in
+            random order and with random signs; "normal" rows have a random direction; "signs" are random and of equal
+            magnitude; "equal" entries are the same; a "one-hot" row has a single one.
+        length: The length of each weight's row of coefficients.
+        **options: Fields of :class:`shapeshift.Config`, for one group of weights.
     """
-    reset = partial(_reset_coefficients, start=start, length=length)
-    with mock.patch.object(WeightedAverage, "reset_coefficients", lambda group, generator: reset(group)):
-        return compressed(network, budget, training, **options)
-
-
-def _reset_coefficients(group: WeightedAverage, start: str, length: float) -> None:
-    rows = []
-    for index, count in enumerate(group.layout.counts):
-        row = {
-            "geometric": 0.5 ** torch.randperm(count) * (torch.randint(0, 2, (count,)) * 2.0 - 1.0),
-            "normal": torch.randn(count),
-            "signs": torch.randint(0, 2, (count,)) * 2.0 - 1.0,
-            "equal": torch.ones(count),
-            "one-hot": torch.eye(count)[index % count],
-        }[start]
-        rows.append(row / row.norm() * length)
+    model = compressed(network, budget, training, **options)
+    (group,) = require_shared(model).groups()
+    assert isinstance(group, WeightedAverage)
     if group.coefficients is not None:
-        group.coefficients.copy_(torch.cat(rows))
+        rows = [_draw_row(start, count, index) for index, count in enumerate(group.layout.counts)]
+        with torch.no_grad():
+            group.coefficients.copy_(torch.cat([row / row.norm() * length for row in rows]))
+            _reset_gains(group)
+    return model
+
+
+def _draw_row(start: str, count: int, index: int) -> Tensor:
+    """Draw the coefficients of one weight. Every kind of row draws the same, so that kinds differ in nothing else."""
+    return {
+        "geometric": 0.5 ** torch.randperm(count) * (torch.randint(0, 2, (count,)) * 2.0 - 1.0),
+        "normal": torch.randn(count),
+        "signs": torch.randint(0, 2, (count,)) * 2.0 - 1.0,
+        "equal": torch.ones(count),
+        "one-hot": torch.eye(count)[index % count],
+    }[start]
+
+
+def _reset_gains(group: WeightedAverage) -> None:
+    """Let each weight start with its own standard deviation again."""
+    group.reset_gains()
+    for index, weight in enumerate(group.weights):
+        _, measured = mean_and_std(group.generate([index])[0])
+        for gains in group.gains_of(index):
+            group.gains[gains] *= weight.std / measured
 
 
 def _row(budget: str, method: str, recipe: dict[str, float] | None = None, **options: Any) -> Row:
@@ -76,7 +88,7 @@ ROWS = (
     ),
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="starting_values",
     title="Starting values, above the network's own size",
     source="How the defaults were chosen",
@@ -86,8 +98,8 @@ COMPARISON = Comparison(
         "expected to be on par with all of them or ahead."
     ),
     rows=ROWS,
-    orderings=(
-        Ordering(
+    claims=(
+        Claim(
             "The default is on par with the others or ahead",
             tuple(
                 pair

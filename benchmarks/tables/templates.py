@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import Ordering
+from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_1, WRN_16_QUARTER, compressed, dense
 from benchmarks.row import Row
-from benchmarks.table import Comparison, pairs
+from benchmarks.table import Table, pairs
 
 NUM_TEMPLATES = (2, 4, 6, 8, 10)
 
@@ -18,7 +18,7 @@ ROWS = tuple(
     )
 )
 
-COMPARISON = Comparison(
+TABLE = Table(
     name="templates",
     title="The number of templates",
     source="Plummer et al. 2022, table 13",
@@ -28,8 +28,8 @@ COMPARISON = Comparison(
         "6, 8 and 10: more templates do no harm, and their number matters little."
     ),
     rows=ROWS,
-    orderings=tuple(
-        Ordering(f"K = {number} is on par with K = 2 or ahead", pairs(ROWS, f"K={number}", "K=2"))
+    claims=tuple(
+        Claim(f"K = {number} is on par with K = 2 or ahead", pairs(ROWS, f"K={number}", "K=2"))
         for number in NUM_TEMPLATES[1:]
     ),
 )

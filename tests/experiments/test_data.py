@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision import datasets
 
 from benchmarks import glyph_difficulty
-from benchmarks.markdown import RESULTS
+from benchmarks.results import RESULTS
 from shapeshift.errors import ConfigError, DataError, MissingExtraError
 from shapeshift.experiments.data import DATASETS, Images
 from shapeshift.experiments.data import glyphs as drawing

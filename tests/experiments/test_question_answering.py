@@ -17,7 +17,7 @@ import shapeshift
 from benchmarks.experiments import question_answering as benchmark
 from benchmarks.experiments.question_answering import Answering, Pretraining, Sizes, distinct
 from benchmarks.row import Row
-from benchmarks.tables.question_answering import COMPARISON
+from benchmarks.tables.question_answering import TABLE
 from benchmarks.task import Task
 from shapeshift.errors import ConfigError, DataError
 from shapeshift.experiments.data.questions import GAP, questions
@@ -519,7 +519,7 @@ def few_questions(made: tuple[list[Question], list[Question]], monkeypatch: pyte
 
 @pytest.mark.usefixtures("few_questions")
 @pytest.mark.parametrize(
-    "row", [row for row in COMPARISON.rows if row.network.title == "ALBERT-base"], ids=lambda row: row.key
+    "row", [row for row in TABLE.rows if row.network.title == "ALBERT-base"], ids=lambda row: row.key
 )
 def test_every_row_has_the_size_of_albert(row: Row) -> None:
     experiment = Answering()
@@ -542,7 +542,7 @@ def test_every_row_has_the_size_of_albert(row: Row) -> None:
 @pytest.mark.usefixtures("few_questions")
 def test_a_row_is_pretrained_trained_and_scored() -> None:
     experiment = Answering()
-    row = next(row for row in COMPARISON.rows if row.method == "single")
+    row = next(row for row in TABLE.rows if row.method == "single")
     torch.manual_seed(0)
     run = experiment.run(replace(row, network=replace(row.network, small=TINY)), task(experiment), seed=0)
     assert set(run) == {"parameters", "f1", "exact"}
@@ -554,7 +554,7 @@ def test_a_row_is_pretrained_trained_and_scored() -> None:
 @pytest.mark.parametrize(("title", "size", "pooler"), [("base", 11_683_584, 768), ("large", 17_683_968, 1024)])
 def test_the_full_sizes_are_those_of_albert(title: str, size: int, pooler: int) -> None:
     recipe = Answering().task("squad_v1.1", "cuda").recipe
-    network = next(row.network for row in COMPARISON.rows if row.network.title == f"ALBERT-{title}")
+    network = next(row.network for row in TABLE.rows if row.network.title == f"ALBERT-{title}")
 
     class Words:
         pad_token_id = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import shapeshift
 from benchmarks.experiments.shortest_paths import WINDOWS, PathRecipe, ShortestPaths, load, score, train_phases
-from benchmarks.tables.shortest_paths import COMPARISON, ROWS
+from benchmarks.tables.shortest_paths import ROWS, TABLE
 from benchmarks.task import Task
 from shapeshift.errors import ConfigError
 from shapeshift.experiments.data.shortest_paths import (
@@ -262,9 +262,9 @@ def test_the_size_of_the_task_follows_the_device() -> None:
         0.01,
     )
     assert dict(full.options) == {"train": 5000, "test": 1000, "side": 32}
-    settings = json.loads(json.dumps(EXPERIMENT.settings(replace(small, options=TINY.options))))
-    assert settings["data"] == {"name": "grids", **TINY.options, "windows": list(WINDOWS)}
-    caption = EXPERIMENT.caption(settings["data"], settings["recipe"])
+    sizes = json.loads(json.dumps(EXPERIMENT.describe(replace(small, options=TINY.options))))
+    assert sizes == {**TINY.options, "windows": list(WINDOWS)}
+    caption = EXPERIMENT.caption(sizes, asdict(small.recipe))
     assert "64 training and 16 test grids of 16 x 16 pixels in each of 5 phases" in caption
     assert "window of 5, 7, 9, 11 and 13 pixels, 20 layers of 16 channels, 8 epochs per phase" in caption
 
@@ -272,7 +272,7 @@ def test_the_size_of_the_task_follows_the_device() -> None:
 def test_rows_differ_in_the_weights_alone() -> None:
     assert [row.recipe for row in ROWS[:2]] == [{}, {}]
     assert set(ROWS[2].recipe) == {"regulariser"}
-    assert COMPARISON.experiment.metrics[0].higher_is_better
+    assert TABLE.experiment.metrics[0].higher_is_better
 
 
 def test_the_curves_are_drawn(runs: dict[str, dict[str, Any]], tmp_path: Path) -> None:

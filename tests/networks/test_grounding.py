@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -223,9 +223,9 @@ def test_the_benchmark_measures_accuracy(tmp_path: Path) -> None:
     experiment = Grounding()
     recipe, options = replace(RECIPE, epochs=1), {"train": 16, "test": 8}
     task = replace(experiment.task("scenes", "cpu", tmp_path), recipe=recipe, options=options)
-    settings = json.loads(json.dumps(experiment.settings(task)))
+    sizes = json.loads(json.dumps(experiment.describe(task)))
     training, test = experiment.load(task)
-    text = experiment.caption(settings["data"], settings["recipe"])
+    text = experiment.caption(sizes, asdict(task.recipe))
     assert f"with {len(training.phrases.tokens)} phrases and 8 test images with {len(test.phrases.tokens)}, 16 " in text
     found = experiment.run(Row(TINY, "compressed", "60%", compressed), task, seed=0)
     assert set(found) == {"parameters", "accuracy"}

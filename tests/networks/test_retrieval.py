@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -570,8 +570,8 @@ def test_the_benchmark_measures_recall(build: Callable[..., nn.Module], tmp_path
         recipe=replace(RECIPE, epochs=1),
         options={"train": 16, "test": 8},
     )
-    settings = json.loads(json.dumps(experiment.settings(task)))
-    text = experiment.caption(settings["data"], settings["recipe"])
+    sizes = json.loads(json.dumps(experiment.describe(task)))
+    text = experiment.caption(sizes, asdict(task.recipe))
     assert text.startswith("16 training images of shape 3 x 48 x 48 with 80 sentences and 8 test images with 40")
     assert text.endswith("1 epochs in batches of 8 images")
     found = experiment.run(Row(TINY, "small", "60%", build), task, seed=0)

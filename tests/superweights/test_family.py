@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 import shapeshift
-from benchmarks.experiments.families import NetworkFamily
+from benchmarks.experiments.families import EnsembleNetwork
 from benchmarks.experiments.networks import Training, WideNetwork
-from benchmarks.tables.families import COMPARISON as FAMILIES
 from benchmarks.tables.families import FAMILY
+from benchmarks.tables.families import TABLE as FAMILIES
 from benchmarks.task import Task
 from shapeshift.experiments.data import Images
 from shapeshift.experiments.training import Recipe
@@ -530,12 +530,12 @@ def test_the_rows_of_the_benchmark_meet_their_budgets() -> None:
 def test_a_run_of_the_benchmark_measures_the_average_of_all_members() -> None:
     task = Task("digits", Recipe(epochs=2, batch_size=20, learning_rate=0.05), {"train": 300})
     row = next(row for row in FAMILIES.rows if row.method == "separate networks")
-    small = replace(row, network=NetworkFamily((WideNetwork(10, 0.5), WideNetwork(10, 0.25))))
+    small = replace(row, network=EnsembleNetwork((WideNetwork(10, 0.5), WideNetwork(10, 0.25))))
     found = FAMILIES.experiment.run(small, task, seed=0)
     assert set(found) == {"parameters", *(metric.name for metric in FAMILIES.experiment.metrics)}
     assert found["error"] < 60
     assert 0 < found["ece"] < 100
     assert 0 < found["disagreement"] < 100
-    one = FAMILIES.experiment.run(replace(small, network=NetworkFamily((WideNetwork(10, 0.5),))), task, seed=0)
+    one = FAMILIES.experiment.run(replace(small, network=EnsembleNetwork((WideNetwork(10, 0.5),))), task, seed=0)
     assert one["disagreement"] == 0
     assert one["macs"] < found["macs"]
