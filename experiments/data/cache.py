@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shapeshift.checkpoint.replacing import replacing
+
 Arrays = Mapping[str, NDArray[np.uint8]]
 
 
@@ -34,12 +36,6 @@ def load_or_make(path: Path, make: Callable[[], Arrays]) -> Arrays:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile):
         made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Under a name of this process's own, so that others see the whole file or none.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **made)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as written, written.open("wb") as file:
+        np.savez(file, **made)  # type: ignore[arg-type]
     return made
