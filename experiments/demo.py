@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import nn
 
@@ -27,6 +26,7 @@ from shapeshift.experiments.data import Images
 from shapeshift.experiments.data.digits import digits
 from shapeshift.experiments.error_plot import plot_errors, spread
 from shapeshift.experiments.training import Recipe, error, predict, train
+from shapeshift.extras import progress_bar
 from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import WideResNet, thin_wide_resnet
 
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = [(*each, seed, arguments.epochs, arguments.output) for each in methods for seed in range(arguments.seeds)]
     # Networks this small gain little from a second thread.
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
-        results = list(track(pool.map(_run, *zip(*jobs, strict=True)), "networks", len(jobs), console=console))
+        runs = pool.map(_run, *zip(*jobs, strict=True))
+        results = list(progress_bar(iterable=runs, total=len(jobs), desc="training", unit="network"))
     console.print("Compressed and materialized checkpoints reloaded, equal predictions")
     table = _table(results)
     console.print(table)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from shapeshift.errors import ConfigError
 from shapeshift.experiments.data.base import DATASETS, Images, standardise
 from shapeshift.experiments.data.cache import Arrays, cache_dir, load_or_make
+from shapeshift.extras import progress_bar
 
 # One class each. Every face below has all of them, and none is drawn like another.
 CHARACTERS = (
@@ -123,7 +123,7 @@ def _labelled(images: NDArray[np.uint8], classes: int, side: int) -> Images:
 def _draw_sets(characters: str, train: int, test: int, seed: int) -> Arrays:
     sets = {"train": (train, TRAINING_FACES), "test": (test, TEST_FACES)}
     images = {name: np.empty((size, 3, _SIDE, _SIDE), np.uint8) for name, (size, _) in sets.items()}
-    with tqdm(total=train + test, desc="drawing glyphs", unit="image") as progress:
+    with progress_bar(total=train + test, desc="drawing glyphs", unit="image") as progress:
         for position, (name, (size, faces)) in enumerate(sets.items()):
             for index in range(size):
                 rng = np.random.default_rng((seed, position, index))

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from shapeshift.errors import ConfigError
 from shapeshift.experiments.data.cache import Arrays, cache_dir, load_or_make
 from shapeshift.experiments.data.captions import CAPTIONED, Box, CaptionedImages, Described, encode
 from shapeshift.experiments.data.glyphs import CHARACTERS, TEST_FACES, TRAINING_FACES, coverage, texture
+from shapeshift.extras import progress_bar
 
 # Levels of 0 to 255 in red, green and blue.
 COLOURS = {
@@ -97,7 +97,7 @@ def scenes(
 
 def _draw_sets(train: int, test: int, objects: int, characters: int, seed: int) -> Arrays:
     arrays: dict[str, NDArray[np.uint8]] = {}
-    with tqdm(total=train + test, desc="drawing scenes", unit="scene") as progress:
+    with progress_bar(total=train + test, desc="drawing scenes", unit="scene") as progress:
         for position, (name, size, faces) in enumerate([("train", train, TRAINING_FACES), ("test", test, TEST_FACES)]):
             images = np.empty((size, 3, _SIDE, _SIDE), np.uint8)
             boxes, names = np.empty((size, objects, 4), np.uint8), np.empty((size, objects, 2), np.uint8)

@@ -10,12 +10,12 @@ from typing import Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import nn
 
 import shapeshift
 from shapeshift.distill import DISTILLERS, Distiller
+from shapeshift.extras import progress_bar
 
 
 class Train(Protocol):
@@ -82,17 +82,14 @@ def compare(
     Returns:
         The rows of the table.
     """
-    console = Console()
     rows: list[Row] = []
     methods = (None, *arguments.method)
-    columns = TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress:
-        whole = progress.add_task("epochs", total=(1 + len(methods)) * arguments.epochs)
+    with progress_bar(total=(1 + len(methods)) * arguments.epochs, unit="epoch") as bar:
 
         def run(name: str, model: nn.Module, distiller: Distiller | None) -> nn.Module:
-            progress.update(whole, description=name)
+            bar.set_description(name)
             begin = time.perf_counter()
-            trained = train(model, distiller, lambda: progress.advance(whole))
+            trained = train(model, distiller, bar.update)
             seconds = time.perf_counter() - begin
             rows.append(Row(name, shapeshift.count_parameters(model), error(trained), seconds))
             return trained
@@ -111,7 +108,7 @@ def compare(
             else:
                 with DISTILLERS[method](teacher, student) as distiller:
                     run(f"{name} + {method}", student, distiller)
-    console.print(_table(title, rows))
+    Console().print(_table(title, rows))
     return rows
 
 

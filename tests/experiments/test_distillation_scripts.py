@@ -139,7 +139,7 @@ def test_every_script_explains_itself(main: Callable[[list[str]], int], capsys: 
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     printed = capsys.readouterr().out
-    for option in ("--method", "--budget", "--epochs", "--seed", "--device", "python -m shapeshift.integrations."):
+    for option in ("--method", "--budget", "--epochs", "--seed", "--device", "python -m shapeshift.experiments."):
         assert option in printed
 
 
