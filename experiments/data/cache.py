@@ -1,4 +1,4 @@
-"""Arrays that take long to make, kept on disk."""
+"""Keep arrays on disk that take long to make."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Arrays = Mapping[str, NDArray[np.uint8]]
 
 
 def cache_dir() -> Path:
-    """Return the user's folder for what can be made again: ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache."""
+    """Return the user's cache folder: ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shapeshift"
 
 
@@ -24,8 +24,8 @@ def load_or_make(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """Read arrays from a file, or make them and write the file.
 
     Args:
-        path: an .npz file; one that cannot be read, such as a truncated one, is replaced.
-        make: makes the arrays.
+        path: The .npz file. A file that cannot be read, such as a truncated one, is replaced.
+        make: The function that makes the arrays.
 
     Returns:
         The arrays by name.

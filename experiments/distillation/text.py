@@ -12,7 +12,8 @@ import transformers
 from torch import nn
 
 from shapeshift.distill import Distiller
-from shapeshift.experiments.data.text import MODULES, PADDING, Passages, passages
+from shapeshift.experiments.data.text import MODULES, Passages, passages
+from shapeshift.experiments.data.vocabulary import PADDING
 from shapeshift.experiments.distillation.script import compare, make_parser
 from shapeshift.integrations.transformers.distillation import DistillationTrainer
 

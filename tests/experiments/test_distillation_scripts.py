@@ -15,7 +15,8 @@ import shapeshift
 from shapeshift.distill import DISTILLERS
 from shapeshift.experiments.data import text
 from shapeshift.experiments.data.digits import digits
-from shapeshift.experiments.data.text import MODULES, PADDING, START, UNKNOWN, passages
+from shapeshift.experiments.data.text import MODULES, START, passages
+from shapeshift.experiments.data.vocabulary import PADDING, UNKNOWN
 from shapeshift.experiments.distillation import plain as plain_script
 from shapeshift.experiments.distillation import text as text_script
 from shapeshift.experiments.distillation import timm as timm_script
