@@ -105,8 +105,8 @@ def retrieval_recalls(model: nn.Module, data: CaptionedImages) -> dict[str, floa
         data: The test set.
 
     Returns:
-        Recalls in percent at ranks 1, 5 and 10: ``sentences_at_1`` and so on for the sentences of an image,
-        ``images_at_1`` and so on for the image of a sentence, and ``mean_recall``, the mean of the six.
+        Recalls in percent at ranks 1, 5 and 10 by name. ``sentences_at_1`` and so on are those of the sentences of an
+        image, ``images_at_1`` and so on those of the image of a sentence, and ``mean_recall`` is the mean of the six.
 
     Example:
         >>> from pathlib import Path
