@@ -19,7 +19,7 @@ _EXAMPLES = """\
 examples:
   shapeshift inspect resnet50 --budget 25%          a quarter of ResNet-50's parameters
   shapeshift inspect bert --budget 30M --plot bert.png
-                                                    a transformers model type, and a picture of who shares what
+                                                    a transformers model type, and a picture of the sharing
   shapeshift inspect ./my-model --budget 0.5        the folder of a transformers config.json
   shapeshift demo                                   train small networks on handwritten digits, and compare
 """
@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the arguments; those of the process if None.
+        argv: The arguments. None means those of the process.
 
     Returns:
-        The exit status: 0, or 2 for what the user can put right, with a message on the standard error.
+        The exit status: 0, or 2 for a mistake of the user, with a message on the standard error.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        # Handed on as they are: the demo has options of its own, --help among them.
+        # The demo parses its own options, which include --help.
         if arguments[:1] == ["demo"]:
             return _demo(arguments[1:])
         return _inspect(_parser().parse_args(arguments))
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        help="show what a budget would make of a model",
+        help="show how a budget would compress a model",
         description=_INSPECT,
         epilog=_INSPECT_EXAMPLES,
         formatter_class=formatter,
@@ -85,23 +85,23 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--budget",
         required=True,
-        help="the most trainable parameters: a number (300000, 300k, 1.5M) or a share of "
+        help="the largest number of trainable parameters: a number (300000, 300k, 1.5M) or a share of "
         "the model's own (0.25, 25%%, 4x)",
     )
     for name, registry, what in (
         ("mapping", MAPPINGS, "which weights share a store"),
-        ("combine", GENERATORS, "how a weight is made of templates where the store has room for them"),
-        ("upsample", UPSAMPLERS, "how a weight larger than its store is stretched"),
+        ("combine", GENERATORS, "how a weight is made from templates where the store has room for them"),
+        ("upsample", UPSAMPLERS, "how a store is stretched to a larger weight"),
     ):
         default = getattr(defaults, name)
         inspect.add_argument(f"--{name}", choices=list(registry), default=default, help=f"{what} (default: {default})")
-    inspect.add_argument("--max-templates", type=int, metavar="N", help="the most templates that one weight mixes")
+    inspect.add_argument("--max-templates", type=int, metavar="N", help="the most templates of a weight")
     inspect.add_argument(
         "--num-groups",
         type=int,
         default=defaults.num_groups,
         metavar="N",
-        help="how many groups a random mapping makes",
+        help="the number of groups of a random mapping",
     )
     for name, what in (("include", "generate only these"), ("exclude", "leave these as they are")):
         inspect.add_argument(
@@ -129,7 +129,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         try:
             shapeshift.plot_mapping(report, arguments.plot)
-        except (OSError, ValueError) as error:  # a folder that is missing, or a suffix that no format has
+        except (OSError, ValueError) as error:  # a missing folder, or an unknown suffix
             raise ShapeshiftError(f"the picture cannot be written to {arguments.plot}: {error}") from error
     if arguments.json:
         print(json.dumps(report.as_dict(), indent=2))
@@ -140,7 +140,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _print(report: shapeshift.Report) -> None:
-    """Print a table, in colour and in the terminal's width where there is a terminal."""
+    """Print a table. In a terminal it has colours and the terminal's width."""
     if sys.stdout.isatty():
         try:
             from rich.console import Console

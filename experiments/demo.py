@@ -1,4 +1,4 @@
-"""The main job on real data: a wide residual network on handwritten digits, dense, thinner, and compressed."""
+"""Compare a dense, a thinner and a compressed wide residual network on handwritten digits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import nn
 
@@ -27,6 +26,7 @@ from shapeshift.experiments.data import Images
 from shapeshift.experiments.data.digits import digits
 from shapeshift.experiments.error_plot import plot_errors, spread
 from shapeshift.experiments.training import Recipe, error, predict, train
+from shapeshift.extras import progress_bar
 from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import WideResNet, thin_wide_resnet
 
@@ -39,11 +39,11 @@ class Result:
 
     Attributes:
         method: "dense", "reduced" or "compressed".
-        budget: what was asked for, as the user wrote it; empty for the dense network.
-        parameters: trainable numbers.
-        error: on the test set, in percent.
-        seconds: of training.
-        checkpoint_bytes: on disk.
+        budget: The budget as the user wrote it; empty for the dense network.
+        parameters: The number of trainable parameters.
+        error: The error on the test set in percent.
+        seconds: The time of training in seconds.
+        checkpoint_bytes: The size of the checkpoint in bytes.
     """
 
     method: str
@@ -70,15 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         *((method, budget) for budget in arguments.budgets for method in ("reduced", "compressed")),
     ]
     for each in methods:
-        _build(*each)  # a wrong budget is told before anything is trained
+        _build(*each)  # fails here, before any training, if a budget is wrong
     jobs = [(*each, seed, arguments.epochs, arguments.output) for each in methods for seed in range(arguments.seeds)]
     # Networks this small gain little from a second thread.
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
-        results = list(track(pool.map(_run, *zip(*jobs, strict=True)), "networks", len(jobs), console=console))
+        runs = pool.map(_run, *zip(*jobs, strict=True))
+        results = list(progress_bar(iterable=runs, total=len(jobs), desc="training", unit="network"))
     console.print("Compressed and materialized checkpoints reloaded, equal predictions")
     table = _table(results)
     console.print(table)
-    # The same for a document; the title and the caption are the document's.
+    # The table for a document, which has a title and a caption of its own.
     table.box, table.title, table.caption = box.MARKDOWN, None, None
     with (arguments.output / "table.md").open("w", encoding="utf-8") as file:
         Console(file=file, width=100).print(table)
@@ -91,14 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(method: str, budget: str, seed: int, epochs: int, output: Path) -> Result:
-    """Train a network, save it in a folder of its own, and measure it."""
+    """Train a network, save it to its own folder, and measure it."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     training, test = digits()
     model = _build(method, budget)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     train(model, training, Recipe(epochs=epochs), seed)
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
     parameters, wrong = count_parameters(model), error(model, test)
     folder = output / f"{method}{budget and '-'}{budget}" / f"seed-{seed}"
     size = _save(model, folder)
@@ -126,7 +127,7 @@ def _save(model: nn.Module, folder: Path) -> int:
 
 
 def _check_checkpoints(model: nn.Module, folder: Path, test: Images) -> None:
-    """Reload a compressed network, and the plain one made of it, and compare their predictions with its own."""
+    """Reload a compressed network and its materialized copy, and check that both predict the same as the network."""
     expected = predict(model, test)
     reloaded = shapeshift.load(folder, _build("dense", ""))
     plain_file = folder / "materialized.safetensors"

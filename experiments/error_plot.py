@@ -1,4 +1,4 @@
-"""Test error against parameters, over seeds: the picture that every comparison of networks ends with."""
+"""Plot test errors against parameters, over seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shapeshift.extras import new_figure
 
 
 def spread(values: Sequence[float]) -> float:
-    """Return the standard deviation over seeds, 0 for a single one."""
+    """Return the standard deviation over seeds, or 0 for a single seed."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -20,10 +20,10 @@ def plot_errors(
     """Draw one line per method, with the standard deviation over seeds as bars.
 
     Args:
-        lines: for each method its points, of a number of parameters and what all seeds measured.
-        title: above the picture.
-        path: the image to write.
-        label: what was measured, with its unit.
+        lines: The points of each method: a number of parameters, and the measured values of all seeds.
+        title: The title of the figure.
+        path: The image file to write. Its folder is made if it does not exist.
+        label: The label of the measured values, with their unit.
     """
     figure = new_figure(7, 4.5)
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""Lightning: a callback that compresses what a Trainer trains, and writes a plain copy of it in the end."""
+"""A Lightning callback that compresses a module before training, and writes a plain copy at the end."""
 
 from __future__ import annotations
 
@@ -31,23 +31,31 @@ from shapeshift.surgery.shared_parameters import SharedParameters
 class ShapeshiftCallback(Callback):
     """Compress a LightningModule, or a module in it, before its optimizers are made.
 
-    With a schedule, the weights are shared in another way from some epochs on: the module is materialized and
-    compressed again, fitted to the weights that it has, within the same budget. Optimizers and learning rate schedules
-    are then made again; the schedules go on where they were. Checkpoints of the Trainer say how the module is shared
-    at that time, so that training is resumed, and ``Trainer.test`` loads, whatever the epoch was.
+    With a schedule, the sharing changes at the start of some epochs. The module is then materialized and compressed
+    again within the same budget, and the new shared parameters are fitted to its weights. The optimizers and learning
+    rate schedules are made again, and the schedules continue where they were. The Trainer's checkpoints record how the
+    module is shared, so training can be resumed at any epoch, and ``Trainer.test`` loads a checkpoint of any epoch.
 
     Args:
-        budget: as in :func:`shapeshift.compress`.
-        config: how to share at first; the defaults if None.
-        module: the dotted path of what is compressed; the LightningModule itself if empty. Weights are generated once
-            per call of that module: give the network that ``training_step`` calls.
-        schedule: from the epoch, counted from 0, at whose start the sharing changes to how it is shared from then on.
-            It takes one device, or DDP.
-        export: a file to write the state dict of the materialized module to when the fit ends, for ``torch.load``.
-            The module that was trained stays as it is.
+        budget: The parameter budget, as in :func:`shapeshift.compress`.
+        config: The sharing at the start. None means the default :class:`shapeshift.Config`.
+        module: The dotted path of the module to compress, usually the network that ``training_step`` calls. Weights are
+            generated once for each call of this module. An empty path means the LightningModule itself.
+        schedule: A dict from an epoch, counted from 0, to the sharing from the start of that epoch on. A schedule takes
+            one device or DDP.
+        export: A file for the state dict of the materialized module, written with ``torch.save`` when the fit ends. The
+            trained module itself stays compressed.
 
     Raises:
         ConfigError: if an epoch of the schedule is not a positive integer, or a config cannot be fitted.
+
+    Example:
+        >>> import shapeshift
+        >>> from shapeshift.integrations.lightning import ShapeshiftCallback
+        >>> schedule = {10: shapeshift.Config(mapping="shape")}
+        >>> callback = ShapeshiftCallback("25%", module="network", schedule=schedule, export="plain.pt")
+        >>> callback.module
+        'network'
     """
 
     def __init__(
@@ -77,7 +85,7 @@ class ShapeshiftCallback(Callback):
         return self._generate_state_key(module=self.module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compress the module if it is not compressed yet, and see that every change of the schedule is possible."""
+        """Compress the module if it is not compressed yet, after planning every config of the schedule."""
         module = self._find(pl_module)
         if len(self._configs) > 1 and not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise ConfigError(
@@ -89,45 +97,46 @@ class ShapeshiftCallback(Callback):
                 plan_compression(module, self.budget, config)
             compress(module, self.budget, self._configs[0])
             self._since = 0
-        # A checkpoint is read after this, and callbacks see it after the modules: the modules' own hook comes in time.
+        # A checkpoint is read after setup. The module has to be shared as the checkpoint says before its values are
+        # loaded, and only the module's own hook is called early enough.
         hook = partial(self._before_loading, trainer, pl_module, pl_module.on_load_checkpoint)
         pl_module.on_load_checkpoint = hook  # type: ignore[method-assign]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the hook out again that :meth:`setup` put in."""
+        """Remove the hook that :meth:`setup` added."""
         pl_module.__dict__.pop("on_load_checkpoint", None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The same after an error, which Lightning tears nothing down after."""
+        """Remove the hook after an error, where Lightning does not call :meth:`teardown`."""
         self.teardown(trainer, pl_module, "fit")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Change the sharing, if the schedule says so."""
+        """Change the sharing if the schedule has a change at this epoch."""
         due = max(epoch for epoch in self._configs if epoch <= trainer.current_epoch)
-        if due > self._since:  # never back: a second fit counts its epochs from 0
+        if due > self._since:  # never to an earlier sharing: a second fit counts its epochs from 0
             module = materialize(self._find(pl_module))
             compress(module, self.budget, self._configs[due])
             self._since = due
             _renew_training(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the plain copy."""
+        """Write the state dict of a materialized copy."""
         if self.export is not None and trainer.is_global_zero:
             plain = materialize(copy.deepcopy(self._find(pl_module)))
             self.export.parent.mkdir(parents=True, exist_ok=True)
             torch.save(plain.state_dict(), self.export)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add to a checkpoint how the module is shared, and since which epoch."""
-        # As text: checkpoints are read without unpickling anything but tensors and what Python is made of.
+        """Record in a checkpoint how the module is shared, and since which epoch."""
+        # As text: checkpoints are read with weights_only=True, which takes only tensors and plain Python types.
         description = json.dumps(stamped(Snapshot.of(self._find(pl_module)).description))
         checkpoint[self.state_key] = {"since": self._since, "description": description}
 
     def _before_loading(
         self, trainer: Trainer, pl_module: LightningModule, then: Any, checkpoint: dict[str, Any]
     ) -> None:
-        """Share the module as a checkpoint's was, before its values are loaded; then do what the module itself does."""
-        # Strategies that load after their own setup have taken the present parameters already: those have to fit.
+        """Share the module as the checkpoint says before its values are loaded, and call the module's own hook."""
+        # A strategy that loads after its own setup holds the present parameters already: they have to match.
         if self.state_key in checkpoint and not trainer.strategy.restore_checkpoint_after_setup:
             state = checkpoint[self.state_key]
             description = Checkpoint.parse(json.loads(state["description"]), Path(trainer.ckpt_path or ""))
@@ -147,7 +156,7 @@ class ShapeshiftCallback(Callback):
 
 
 def _share_as(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Share a compressed module as a checkpoint's was; its values are loaded later."""
+    """Share a compressed module as a checkpoint says. Its values are loaded later."""
 
     def build(plain: nn.Module) -> SharedParameters:
         shared = checkpoint.build_shared(checkpoint.plan_for(plain))
@@ -158,7 +167,7 @@ def _share_as(module: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _renew_training(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Make what refers to a module's parameters again: the wrapper of DDP, optimizers, learning rate schedules."""
+    """Make everything that refers to a module's parameters again: DDP's wrapper, optimizers and schedules."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy):
         strategy.model = pl_module

@@ -1,4 +1,4 @@
-"""Finding a model by what a user calls it, whichever library it comes from."""
+"""Find a model of timm or transformers by its name."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ def build_on_meta(name: str) -> nn.Module:
     """Build a model on the meta device, where its weights take no memory.
 
     Args:
-        name: a name of timm ("resnet50"), a model type of transformers ("bert"), a JSON file or a directory with the
-            configuration of a transformers model, or a name behind "timm:" or "transformers:".
+        name: A name of timm ("resnet50"), a model type of transformers ("bert"), or a JSON file or a folder with the
+            configuration of a transformers model. The prefix "timm:" or "transformers:" before a name chooses the
+            library.
+
+    Returns:
+        The model, on the meta device.
 
     Raises:
-        ModelError: if no model or several have that name; close ones are listed.
-        MissingExtraError: if the library that it would come from is not installed.
+        ModelError: if no model has that name, or models of both libraries have it. The error lists similar names.
+        MissingExtraError: if the library of the model is not installed.
     """
     source, _, rest = name.partition(":")
     if source in SOURCES and rest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 
 import shapeshift
 from benchmarks.experiments.networks import Network, Training
+from shapeshift.checkpoint.replacing import replacing
 from shapeshift.experiments.training import train
 
 _folder: Path | None = None
@@ -48,9 +48,8 @@ def _pretrained(network: Network, budget: str, training: Training) -> nn.Module:
         model: nn.Module = torch.load(path, weights_only=False)
         return model
     model = _train(network, budget, training)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    torch.save(model, unfinished)
-    unfinished.replace(path)  # at once: another process sees all of it or nothing
+    with replacing(path) as written:
+        torch.save(model, written)
     return model
 
 

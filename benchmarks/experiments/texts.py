@@ -14,7 +14,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from benchmarks.experiments.classification import Classification
 from benchmarks.experiments.networks import Network
 from benchmarks.task import Task
-from shapeshift.experiments.data.text import MODULES, PADDING, Passages, passages
+from shapeshift.experiments.data.text import MODULES, Passages, passages
+from shapeshift.experiments.data.vocabulary import PADDING
 from shapeshift.experiments.training import Recipe
 
 

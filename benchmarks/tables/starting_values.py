@@ -11,9 +11,9 @@ from benchmarks.claims import Claim
 from benchmarks.experiments.networks import WRN_16_QUARTER, Network, Training, compressed, dense
 from benchmarks.row import Row
 from benchmarks.table import Table, pairs
+from shapeshift.generators.base import calibrate_gains
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.surgery.roots import require_shared
-from shapeshift.weights import mean_and_std
 
 DEFAULT = "geometric, length 5"
 STARTS, LENGTHS = ("geometric", "normal", "signs", "equal", "one-hot"), (1.0, 10.0)
@@ -36,13 +36,13 @@ def with_coefficients(
         **options: Fields of :class:`shapeshift.Config`, for one group of weights.
     """
     model = compressed(network, budget, training, **options)
-    (group,) = require_shared(model).groups()
-    assert isinstance(group, WeightedAverage)
-    if group.coefficients is not None:
-        rows = [_draw_row(start, count, index) for index, count in enumerate(group.layout.counts)]
+    (generator,) = require_shared(model).generators()
+    assert isinstance(generator, WeightedAverage)
+    if generator.coefficients is not None:
+        rows = [_draw_row(start, count, index) for index, count in enumerate(generator.layout.counts)]
         with torch.no_grad():
-            group.coefficients.copy_(torch.cat([row / row.norm() * length for row in rows]))
-            _reset_gains(group)
+            generator.coefficients.copy_(torch.cat([row / row.norm() * length for row in rows]))
+            calibrate_gains(generator)
     return model
 
 
@@ -55,15 +55,6 @@ def _draw_row(start: str, count: int, index: int) -> Tensor:
         "equal": torch.ones(count),
         "one-hot": torch.eye(count)[index % count],
     }[start]
-
-
-def _reset_gains(group: WeightedAverage) -> None:
-    """Let each weight start with its own standard deviation again."""
-    group.reset_gains()
-    for index, weight in enumerate(group.weights):
-        _, measured = mean_and_std(group.generate([index])[0])
-        for gains in group.gains_of(index):
-            group.gains[gains] *= weight.std / measured
 
 
 def _row(budget: str, method: str, recipe: dict[str, float] | None = None, **options: Any) -> Row:

@@ -1,7 +1,23 @@
-"""Data sets of images, by name.
+"""Data sets: labelled images, captioned images, texts, questions and grids.
 
-A data set is a function that loads a training set and a test set. To add one, write a file with a function decorated
-by ``@DATASETS.register("name")``, or ``@CAPTIONED.register("name")`` for images with texts, and import it below.
+Two registries hold the data sets that a user chooses by name:
+
+* :data:`DATASETS` has labelled images for classification: ``cifar10``, ``cifar100``, ``digits``, ``glyphs`` and
+  ``image_folder``.
+* :data:`CAPTIONED` has images with sentences and phrases: ``flickr30k`` and ``scenes``.
+
+An entry is a function that loads a training set and a test set. To add one, write a file with a function decorated by
+``@DATASETS.register("name")`` or ``@CAPTIONED.register("name")``, and import the file below. Its first argument is
+``data_dir``, the folder of its files or None, and its own options follow with defaults.
+
+The other modules are imported by their names: ``text`` (passages of code), ``questions`` and ``squad`` (questions about
+passages), and ``shortest_paths`` (grids).
+
+Example:
+    >>> from shapeshift.experiments.data import DATASETS
+    >>> training, test = DATASETS["digits"]()
+    >>> training.images.shape
+    torch.Size([1200, 1, 8, 8])
 """
 
 from shapeshift.experiments.data import cifar, digits, flickr30k, glyphs, image_folder, scenes

@@ -1,4 +1,4 @@
-"""What a data set is: labelled images to train and to test on, and the table of functions that load them."""
+"""Labelled images, and the registry of the functions that load them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shapeshift.names import Registry
 
 
 class Labelled(Protocol):
-    """What a classifier is trained on."""
+    """A set that a classifier can be trained on: inputs with labels."""
 
     @property
     def inputs(self) -> Tensor:
-        """What the classifier is called with, of shape (N, ...)."""
+        """The classifier's input, of shape (N, ...)."""
 
     @property
     def labels(self) -> Tensor:
@@ -30,12 +30,12 @@ class Images:
     """A labelled set of images.
 
     Attributes:
-        images: of shape (N, channels, height, width).
-        labels: class indices of shape (N,).
-        num_classes: classes of the data set; a small set need not show all of them.
+        images: The images, of shape (N, channels, height, width).
+        labels: The class indices, of shape (N,).
+        num_classes: The number of classes of the data set. A small set need not have images of all of them.
 
     Raises:
-        DataError: if the shapes do not belong together, or a label names no class.
+        DataError: if there is no image, the shapes do not fit each other, or a label is not a class index.
     """
 
     images: Tensor
@@ -61,13 +61,15 @@ class Images:
 
     @property
     def channels(self) -> int:
-        """Channels of each image."""
+        """The number of channels of each image."""
         return self.images.shape[1]
 
 
-# A loader takes ``data_dir: Path | None = None``, the folder that the files are kept in, and then options of its own.
-# It returns the training set and the test set, standardised.
+#: A loader takes ``data_dir: Path | None = None``, the folder of its files, and then its own options. It returns the
+#: training set and the test set, standardised.
 Loader = Callable[..., tuple[Images, Images]]
+
+#: The data sets of labelled images, by name.
 DATASETS: Registry[Loader] = Registry("data set")
 
 
@@ -75,11 +77,11 @@ def standardise(training: Images, test: Images) -> tuple[Images, Images]:
     """Standardise each channel by its mean and standard deviation over the training images.
 
     Args:
-        training: the training set, of any numeric type.
-        test: the test set.
+        training: The training set, of any numeric type.
+        test: The test set, of any numeric type.
 
     Returns:
-        Both sets in float32.
+        The training set and the test set in float32.
     """
     scaled_training, scaled_test = standardise_pixels(training.images, test.images)
     return replace(training, images=scaled_training), replace(test, images=scaled_test)
@@ -89,14 +91,14 @@ def standardise_pixels(training: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Standardise each channel by its mean and standard deviation over the training images.
 
     Args:
-        training: images of shape (N, channels, height, width), of any numeric type.
-        test: those of the test set.
+        training: The training images, of shape (N, channels, height, width) and any numeric type.
+        test: The test images, in the same form.
 
     Returns:
-        Both in float32.
+        The training images and the test images in float32.
     """
     std, mean = torch.std_mean(training.float(), dim=(0, 2, 3), keepdim=True)
-    std[std == 0] = 1.0  # a channel that is constant has no deviation to divide by
-    # In place on a copy: a set of the size of CIFAR takes 0.6 GB.
+    std[std == 0] = 1.0  # a constant channel is only shifted
+    # In place on one copy, to save memory: a set of the size of CIFAR takes 0.6 GB.
     scaled = [images.to(torch.float32, copy=True).sub_(mean).div_(std) for images in (training, test)]
     return scaled[0], scaled[1]

@@ -1,4 +1,4 @@
-"""Arrays that take long to make, kept on disk."""
+"""Keep arrays on disk that take long to make."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shapeshift.checkpoint.replacing import replacing
+
 Arrays = Mapping[str, NDArray[np.uint8]]
 
 
 def cache_dir() -> Path:
-    """Return the user's folder for what can be made again: ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache."""
+    """Return the user's cache folder: ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shapeshift"
 
 
@@ -22,8 +24,8 @@ def load_or_make(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """Read arrays from a file, or make them and write the file.
 
     Args:
-        path: an .npz file; one that cannot be read, such as a truncated one, is replaced.
-        make: makes the arrays.
+        path: The .npz file. A file that cannot be read, such as a truncated one, is replaced.
+        make: The function that makes the arrays.
 
     Returns:
         The arrays by name.
@@ -34,12 +36,6 @@ def load_or_make(path: Path, make: Callable[[], Arrays]) -> Arrays:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile):
         made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Under a name of this process's own, so that others see the whole file or none.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **made)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as written, written.open("wb") as file:
+        np.savez(file, **made)  # type: ignore[arg-type]
     return made

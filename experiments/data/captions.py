@@ -18,13 +18,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Described:
-    """A set of images as a person would describe them.
+    """Images with texts in words, before the words become tokens.
 
     Attributes:
-        images: of shape (N, channels, height, width), of any numeric type.
-        sentences: the index of an image, and the words of a sentence about it.
-        phrases: the index of an image, the words of a phrase about a part of it, and the part's left, top, right and
-            bottom edge in pixels.
+        images: The images, of shape (N, channels, height, width) and any numeric type.
+        sentences: For each sentence, the index of its image and its words.
+        phrases: For each phrase, the index of its image, its words, and the left, top, right and bottom edge in pixels
+            of the part of the image that it names.
     """
 
     images: Tensor
@@ -34,11 +34,18 @@ class Described:
 
 @dataclass(frozen=True)
 class Sentences:
-    """Texts about images.
+    """Texts about images, in tokens.
 
     Attributes:
-        tokens: words as numbers, of shape (S, length), with padding on the right.
-        images: the index of the image that each is about, of shape (S,).
+        tokens: The tokens of each text, of shape (S, length), with padding on the right.
+        images: The index of each text's image, of shape (S,).
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.experiments.data.captions import Sentences
+        >>> sentences = Sentences(tokens=torch.tensor([[2, 3, 0], [2, 4, 5]]), images=torch.tensor([0, 0]))
+        >>> sentences.tokens.shape
+        torch.Size([2, 3])
     """
 
     tokens: Tensor
@@ -47,10 +54,20 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Phrases(Sentences):
-    """Texts about parts of images.
+    """Texts about parts of images, in tokens.
 
     Attributes:
-        boxes: left, top, right and bottom edge in pixels of the part that each is about, of shape (S, 4).
+        tokens: The tokens of each text, of shape (S, length), with padding on the right.
+        images: The index of each text's image, of shape (S,).
+        boxes: The left, top, right and bottom edge in pixels of each text's part of the image, of shape (S, 4).
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.experiments.data.captions import Phrases
+        >>> box = torch.tensor([[2.0, 2.0, 6.0, 6.0]])
+        >>> phrases = Phrases(tokens=torch.tensor([[3, 4]]), images=torch.tensor([0]), boxes=box)
+        >>> phrases.boxes.shape
+        torch.Size([1, 4])
     """
 
     boxes: Tensor
@@ -58,17 +75,27 @@ class Phrases(Sentences):
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """A set of images with texts, as networks read it.
+    """A set of images with texts in tokens.
 
     Attributes:
-        images: of shape (N, channels, height, width).
-        sentences: about whole images.
-        phrases: about parts of images; there may be none.
-        vocabulary: what the texts' numbers stand for.
+        images: The images, of shape (N, channels, height, width).
+        sentences: The sentences about whole images. Each image has at least one.
+        phrases: The phrases about parts of images. There may be none.
+        vocabulary: The words that the tokens stand for.
 
     Raises:
-        DataError: if there is no image, one has no sentence, a text is empty or about an image that is not there, or a
-            box is empty or not inside of its image.
+        DataError: if there is no image, an image has no sentence, a text is empty, a text is about an image that does
+            not exist, or a box is empty or not inside its image.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.experiments.data.captions import CaptionedImages, Phrases, Sentences
+        >>> from shapeshift.experiments.data.vocabulary import Vocabulary
+        >>> vocabulary, image, box = Vocabulary(("a", "red", "ball")), torch.tensor([0]), torch.tensor([[2.0, 2, 6, 6]])
+        >>> sentences = Sentences(vocabulary.encode([["a", "red", "ball"]], length=3), image)
+        >>> phrases = Phrases(vocabulary.encode([["red", "ball"]], length=3), image, box)
+        >>> len(CaptionedImages(torch.randn(1, 3, 8, 8), sentences, phrases, vocabulary))
+        1
     """
 
     images: Tensor
@@ -104,30 +131,36 @@ class CaptionedImages:
 
     @property
     def channels(self) -> int:
-        """Channels of each image."""
+        """The number of channels of each image."""
         return self.images.shape[1]
 
 
-# A loader takes ``data_dir: Path | None = None``, the folder that the files are kept in, and then options of its own.
-# It returns the training set and the test set, the images standardised.
+#: A loader takes ``data_dir: Path | None = None``, the folder of its files, and then its own options. It returns the
+#: training set and the test set, with standardised images.
 CaptionLoader = Callable[..., tuple[CaptionedImages, CaptionedImages]]
+
+#: The data sets of captioned images, by name.
 CAPTIONED: Registry[CaptionLoader] = Registry("data set of captioned images")
 
 
 def encode(
     training: Described, test: Described, vocabulary: int, length: int
 ) -> tuple[CaptionedImages, CaptionedImages]:
-    """Standardise images and write their texts as numbers.
+    """Standardise images and turn their texts into tokens.
 
     Args:
-        training: the training set, whose most frequent words are the vocabulary and whose pixels set the scale.
-        test: the test set.
-        vocabulary: different numbers at most, two of which are no words.
-        length: words at most that are kept of a text.
+        training: The training set. Its most frequent words are the vocabulary, and its pixels give the mean and the
+            standard deviation.
+        test: The test set.
+        vocabulary: The largest number of different tokens. Two of them are no words.
+        length: The largest number of tokens of a text. The rest of a longer text is dropped.
+
+    Returns:
+        The training set and the test set.
 
     Raises:
         ConfigError: if the vocabulary or a text has no room for a word.
-        DataError: if the sets are not what :class:`CaptionedImages` has to be.
+        DataError: if a set is not a valid :class:`CaptionedImages`.
     """
     if vocabulary < 3 or length < 1:
         raise ConfigError(f"texts with vocabulary={vocabulary}, length={length}: give at least 3 and 1")

@@ -17,11 +17,12 @@ def cifar10(data_dir: Path | None = None, download: bool = False) -> tuple[Image
     """Load CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of shape (3, 32, 32) in 10 classes.
 
     Args:
-        data_dir: the folder with ``cifar-10-batches-py``, as unpacked from the archive.
-        download: fetch the archive if the files are missing.
+        data_dir: The folder with ``cifar-10-batches-py``, as unpacked from the archive.
+        download: Whether to fetch the archive if the files are missing.
 
     Returns:
-        The training set and the test set, each channel standardised by its mean and deviation over the former.
+        The training set and the test set, each channel standardised by its mean and standard deviation over the
+        training set.
 
     Raises:
         DataError: if the files are missing or damaged.
@@ -35,11 +36,12 @@ def cifar100(data_dir: Path | None = None, download: bool = False) -> tuple[Imag
     """Load CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of shape (3, 32, 32) in 100 classes.
 
     Args:
-        data_dir: the folder with ``cifar-100-python``, as unpacked from the archive.
-        download: fetch the archive if the files are missing.
+        data_dir: The folder with ``cifar-100-python``, as unpacked from the archive.
+        download: Whether to fetch the archive if the files are missing.
 
     Returns:
-        The training set and the test set, each channel standardised by its mean and deviation over the former.
+        The training set and the test set, each channel standardised by its mean and standard deviation over the
+        training set.
 
     Raises:
         DataError: if the files are missing or damaged.

@@ -16,17 +16,17 @@ TRAIN_SIZE = 1200
 
 @DATASETS.register("digits")
 def digits(data_dir: Path | None = None, train: int = TRAIN_SIZE) -> tuple[Images, Images]:
-    """Load the digits in a fixed split of 1200 training and 597 test images, or of fewer and more.
+    """Load the digits in a fixed split, by default of 1200 training images and 597 test images.
 
     Args:
-        data_dir: not read; the images are installed with scikit-learn.
-        train: how many of the 1797 images are for training; those of a smaller number are among those of a larger one.
+        data_dir: Not used. The images are installed with scikit-learn.
+        train: The number of training images among all 1797 images. A smaller training set is part of a larger one.
 
     Returns:
-        The training set and the test set, standardised by the training set's mean and deviation.
+        The training set and the test set, standardised by the training set's mean and standard deviation.
 
     Raises:
-        DataError: if no image would be left for one of them.
+        DataError: if a set would have no image.
     """
     data = load_digits()
     if not 0 < train < len(data.target):

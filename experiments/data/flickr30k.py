@@ -1,4 +1,4 @@
-"""Flickr30K, and any other set of captioned images that is described in JSON files of the same form."""
+"""Flickr30K, and other sets of captioned images in files of the same form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGES = "flickr30k-images"
 PHRASES = "phrases.json"
 ENTITIES = "Flickr30kEntities"
 
-# What the sets are called in the file. COCO has images of its validation set to train on beside the others.
+# The splits as the file names them. COCO has a second training split, from its validation set.
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
@@ -35,28 +35,34 @@ def flickr30k(
 
     The folder holds
 
-    * ``dataset_flickr30k.json``, the splits of Karpathy and Fei-Fei 2015: a dict with the list ``images``, each a dict
-      with ``filename``, ``split`` ("train", "val" or "test") and ``sentences``, each with ``tokens``, a list of words,
-      or else ``raw``, a string. ``filepath``, a folder that the file is in, is read where it is there.
-    * ``flickr30k-images``, the files.
+    * ``dataset_flickr30k.json``, the splits of Karpathy and Fei-Fei 2015: a dict with the list ``images``. Each image
+      is a dict with ``filename``, ``split`` ("train", "val" or "test") and ``sentences``. Each sentence has ``tokens``,
+      a list of words, or else ``raw``, a string. An image may have ``filepath``, the folder of its file.
+    * ``flickr30k-images``, the image files.
     * for phrases, ``Flickr30kEntities`` with the folders ``Sentences`` and ``Annotations``, or ``phrases.json``: a dict
       from the name of an image's file to a list of dicts with ``phrase``, a string, and ``boxes``, a list of left, top,
-      right and bottom edge in pixels of the file. Without either there are no phrases. A phrase with several boxes has
-      the box around all of them.
+      right and bottom edges in pixels of the file. Without either there are no phrases. A phrase with several boxes
+      gets the box around all of them.
 
     Args:
-        data_dir: the folder.
-        side: height and width in pixels that each image is resized to, whole.
-        vocabulary: different words, padding and "any other word" among them.
-        length: words at most that are kept of a text.
-        test: the split to test on, "test" or "val".
+        data_dir: The folder.
+        side: The height and the width in pixels. The whole image is resized to them.
+        vocabulary: The number of different tokens, including those for padding and unknown words.
+        length: The largest number of tokens of a text. The rest of a longer text is dropped.
+        test: The split for the test set, "test" or "val".
 
     Returns:
-        The training set and the test set, each channel standardised by its mean and deviation over the former.
+        The training set and the test set, each channel standardised by its mean and standard deviation over the
+        training set.
 
     Raises:
         ConfigError: if the side is less than 1, the split is unknown, or a text has no room for a word.
         DataError: if a file is missing, damaged, or not of this form.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from shapeshift.experiments.data.flickr30k import flickr30k
+        >>> training, test = flickr30k(Path("flickr30k"), side=64)  # doctest: +SKIP
     """
     if side < 1 or test not in ("val", "test"):
         raise ConfigError(f"flickr30k with side={side}, test={test!r}: give a side from 1, and 'val' or 'test'")
@@ -73,7 +79,7 @@ def flickr30k(
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the file says about an image."""
+    """An image of the file with the splits."""
 
     name: str
     folder: str
@@ -127,18 +133,18 @@ def _words(sentence: Any, place: str) -> list[str]:
 
 
 def split_words(text: str) -> list[str]:
-    """Split a text into runs of letters and digits in lower case, and leave out the rest, as Karpathy's tokens do."""
+    """Split a text into words, runs of letters and digits in lower case, and drop the rest, as Karpathy's tokens do."""
     return re.findall(r"\w+", text.lower())
 
 
 @dataclass(frozen=True)
 class _PhraseFiles:
-    """Where phrases are read from.
+    """The source of the phrases.
 
     Attributes:
-        entities: the folder of Flickr30K Entities, if there is one.
-        listed: what ``phrases.json`` says, by the name of the image's file.
-        path: of that file.
+        entities: The folder of Flickr30K Entities, or None if there is none.
+        listed: The content of ``phrases.json``, by the name of the image's file.
+        path: The path of ``phrases.json``.
     """
 
     entities: Path | None

@@ -1,4 +1,4 @@
-"""The files of Flickr30K Entities: which part of an image each phrase of a sentence is about."""
+"""The files of Flickr30K Entities: phrases of sentences, and the boxes that they name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def entity_phrases(folder: Path, image: str) -> Iterator[tuple[str, Box]]:
     """Yield the phrases of an image that have a box (Plummer et al. 2015, section 2).
 
     Args:
-        folder: with ``Sentences/IMAGE.txt``, where phrases are written as ``[/EN#3/people a man]``, and
-            ``Annotations/IMAGE.xml``, which has the boxes of entity 3.
-        image: the name of the image's file without its suffix.
+        folder: The folder of the data set. ``Sentences/IMAGE.txt`` marks phrases as ``[/EN#3/people a man]``, and
+            ``Annotations/IMAGE.xml`` has the boxes of entity 3.
+        image: The name of the image's file without its suffix.
 
     Yields:
-        The text of a phrase, and left, top, right and bottom edge in pixels of the box around its entity's boxes.
+        The text of a phrase, and the left, top, right and bottom edge in pixels of the box around its entity's boxes.
 
     Raises:
         DataError: if one of the two files is missing or damaged.
@@ -47,13 +47,13 @@ def _boxes(path: Path) -> dict[str, Box]:
     boxes: dict[str, Box] = {}
     for item in root.iter("object"):
         edges = item.find("bndbox")
-        if edges is None:  # a scene, or something that is not in the picture
+        if edges is None:  # the whole scene, or an entity that the image does not show
             continue
         try:
             left, top, right, bottom = (float(edges.findtext(name, "")) for name in ("xmin", "ymin", "xmax", "ymax"))
         except ValueError:
             raise DataError(f"{path}: a bndbox needs the numbers xmin, ymin, xmax and ymax") from None
-        # The file counts pixels from 1, and a box has its last ones inside.
+        # The file counts pixels from 1, and the last pixel belongs to the box.
         for name in item.findall("name"):
             entity = name.text or ""
             one = left - 1, top - 1, right, bottom

@@ -1,4 +1,4 @@
-"""Characters of several alphabets on textures: a data set of the size and shape of CIFAR-100 that needs no files."""
+"""Characters of several alphabets on textures: a data set with the size and the shape of CIFAR-100, without files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from shapeshift.errors import ConfigError
 from shapeshift.experiments.data.base import DATASETS, Images, standardise
 from shapeshift.experiments.data.cache import Arrays, cache_dir, load_or_make
+from shapeshift.extras import progress_bar
 
-# One class each. Every face below has all of them, and none is drawn like another.
+# Each is a class. Every font below has all of them, and no two look the same.
 CHARACTERS = (
     "23456789"
     "ABCDEFGHJKLMNOPQRSTUVWXYZabdefhmt"  # Latin
@@ -29,7 +29,7 @@ CHARACTERS = (
     "&@#%€£§?"
 )
 
-# The test set has a face of each family (sans, mono, serif) that the training set has in other styles only.
+# The test set has a face of each family (sans, mono, serif), in a style that the training set does not have.
 TRAINING_FACES = (
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -43,24 +43,24 @@ TRAINING_FACES = (
 )
 TEST_FACES = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-BoldItalic")
 
-# Counts up whenever an image comes out otherwise, so that a cache of another recipe is not read.
+# Raise this when the images change, so that an old cache is not read.
 _VERSION = 2
 
 _SIDE = 32  # pixels, as CIFAR
 
-# How hard the data set is: WRN-16-1 is to end between 5% and 15% test error after 20 epochs on 20,000 images, which
-# `python -m benchmarks.glyph_difficulty` measures. Noise and contrast set how many images nobody could read; size,
-# place, rotation, shear and the faces set how much there is to learn.
+# The difficulty: WRN-16-1 should end between 5% and 15% test error after 20 epochs on 20,000 images, which
+# `python -m benchmarks.glyph_difficulty` measures. Noise and contrast decide how many images are unreadable. Size,
+# place, rotation, shear and faces decide how much there is to learn.
 _FONT_SIZE = 15.0, 28.0  # pixels
-_SHIFT = 4.0  # pixels off the middle, at most, in each direction
-_ROTATION = 20.0  # degrees, at most, either way
-_SHEAR = 0.3  # columns per row, at most, either way
-_MIDDLE = 80.0, 175.0  # levels of 0 to 255, midway between the colours of glyph and background
-_CONTRAST = 60.0, 220.0  # distance between the two colours in levels
-_TEXTURE = 0.0, 60.0  # levels that the background deviates by at most
-_NOISE = 5.0, 45.0  # standard deviation in levels
+_SHIFT = 4.0  # the largest distance from the centre in pixels, in each direction
+_ROTATION = 20.0  # the largest angle in degrees, to either side
+_SHEAR = 0.3  # the largest shear in columns per row, to either side
+_MIDDLE = 80.0, 175.0  # the mean level, from 0 to 255, of the colours of glyph and background
+_CONTRAST = 60.0, 220.0  # the distance between the two colours in levels
+_TEXTURE = 0.0, 60.0  # the largest deviation of the background in levels
+_NOISE = 5.0, 45.0  # the standard deviation in levels
 
-# A glyph is rendered once per face, large, and then transformed into each image at twice the image's resolution.
+# A glyph is rendered once for each face, at a large size, and then transformed into each image at twice its resolution.
 _MASTER_FONT_SIZE = 48  # pixels
 _MASTER_SIDE = 72  # pixels; the largest glyph takes 66
 _OVERSAMPLING = 2
@@ -77,27 +77,28 @@ def glyphs(
 ) -> tuple[Images, Images]:
     """Draw images of shape (3, 32, 32) of 100 characters, the test set in faces that the training set does not use.
 
-    Fewer characters and smaller images make a task that networks learn within minutes on a CPU.
+    With fewer characters and smaller images, networks learn the task within minutes on a CPU.
 
-    Face, size, place, rotation, shear, colours, background and noise of an image are random, and depend on the seed,
-    the set and the image's index alone: a smaller set is the beginning of a larger one. The classes take turns. The
-    images are the same on every machine with the same versions of numpy (its random generator), Pillow (with the
-    FreeType it comes with) and matplotlib (which installs the DejaVu fonts), up to rounding in floating point.
+    Face, size, place, rotation, shear, colours, background and noise of an image are random. They depend only on the
+    seed, the set and the image's index, so a smaller set is the first part of a larger one. The classes take turns. The
+    images are the same on every machine with the same versions of numpy (the random generator), Pillow (with its
+    FreeType) and matplotlib (with its DejaVu fonts), up to rounding in floating point.
 
     Args:
-        data_dir: the folder to keep the images in; None for ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache.
-        train: images of the training set.
-        test: images of the test set.
-        seed: of all random choices.
-        classes: characters, from all alphabets.
-        side: height and width in pixels; 32 is divided by it without rest, and pixels are averaged.
+        data_dir: The folder to keep the images in. None means ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache.
+        train: The number of training images.
+        test: The number of test images.
+        seed: The seed of all random choices.
+        classes: The number of different characters. They are taken from all alphabets.
+        side: The height and the width in pixels, a divisor of 32. Smaller images are averages over pixels.
 
     Returns:
-        The training set and the test set, each channel standardised by its mean and deviation over the former.
+        The training set and the test set, each channel standardised by its mean and standard deviation over the
+        training set.
 
     Raises:
-        ConfigError: if a size is less than 1 or the seed is negative, if there are not as many characters, or if
-            images cannot be made that small.
+        ConfigError: if a size is less than 1, the seed is negative, there are fewer characters than ``classes``, or
+            ``side`` does not divide 32.
     """
     if train < 1 or test < 1 or seed < 0:
         raise ConfigError(f"glyphs with train={train}, test={test}, seed={seed}: give sizes from 1 and a seed from 0")
@@ -123,7 +124,7 @@ def _labelled(images: NDArray[np.uint8], classes: int, side: int) -> Images:
 def _draw_sets(characters: str, train: int, test: int, seed: int) -> Arrays:
     sets = {"train": (train, TRAINING_FACES), "test": (test, TEST_FACES)}
     images = {name: np.empty((size, 3, _SIDE, _SIDE), np.uint8) for name, (size, _) in sets.items()}
-    with tqdm(total=train + test, desc="drawing glyphs", unit="image") as progress:
+    with progress_bar(total=train + test, desc="drawing glyphs", unit="image") as progress:
         for position, (name, (size, faces)) in enumerate(sets.items()):
             for index in range(size):
                 rng = np.random.default_rng((seed, position, index))
@@ -155,12 +156,12 @@ def coverage(
     """Size, shear, rotate and shift a character at random, and return how much of each pixel it covers.
 
     Args:
-        character: one of ``CHARACTERS``.
-        faces: it is drawn in one of them.
-        rng: makes the choices.
-        side: height and width in pixels.
-        font_size: the least and the most, in pixels.
-        shift: pixels off the middle, at most, in each direction.
+        character: One of ``CHARACTERS``.
+        faces: The faces to choose from.
+        rng: The random generator of all choices.
+        side: The height and the width in pixels.
+        font_size: The least and the largest font size in pixels.
+        shift: The largest distance from the centre in pixels, in each direction.
 
     Returns:
         Shares between 0 and 1, of shape (side, side).
@@ -172,7 +173,7 @@ def coverage(
     shear = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
     fine = side * _OVERSAMPLING
     centre = fine / 2 + _OVERSAMPLING * rng.uniform(-shift, shift, 2)
-    # Pillow asks where in the master a pixel of the image comes from: the inverse transform.
+    # Pillow takes the inverse transform: from a pixel of the image to a point of the master.
     inverse = np.linalg.inv(scale * rotation @ shear)
     start = _MASTER_SIDE / 2 - inverse @ centre
     data = (*inverse[0], start[0], *inverse[1], start[1])
@@ -182,9 +183,9 @@ def coverage(
 
 @cache
 def _master(face: str, character: str) -> Image.Image:
-    """Render a character in white on black, its ink in the middle of a square."""
+    """Render a character in white on black, with its ink in the centre of a square."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
-    # The basic layout is in every build of Pillow.
+    # Every build of Pillow has the basic layout.
     font = ImageFont.truetype(str(path), _MASTER_FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
     left, top, right, bottom = font.getbbox(character)
     master = Image.new("L", (_MASTER_SIDE, _MASTER_SIDE))

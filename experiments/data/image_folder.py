@@ -1,4 +1,4 @@
-"""Image files of one's own, in a folder per class."""
+"""The user's own image files, in one folder for each class."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ def image_folder(data_dir: Path | None = None, side: int = 32) -> tuple[Images, 
     """Load the images of ``train/CLASS/*`` and ``test/CLASS/*``, or ``val/CLASS/*``, in colour.
 
     Args:
-        data_dir: the folder with both.
-        side: height and width in pixels that each image is given: resized to that shorter side, and cropped to the
-            middle.
+        data_dir: The folder with ``train`` and ``test`` or ``val``.
+        side: The height and the width in pixels. Each image is resized so that its shorter side has this length, and
+            cropped to its centre.
 
     Returns:
-        The training set and the test set, each channel standardised by its mean and deviation over the former.
+        The training set and the test set, each channel standardised by its mean and standard deviation over the
+        training set.
 
     Raises:
         ConfigError: if the side is less than 1.
@@ -54,6 +55,6 @@ def _read(torchvision: ModuleType, folder: Path, side: int) -> tuple[Images, lis
     try:
         dataset = torchvision.datasets.ImageFolder(folder, transforms.Compose(steps))
         images = torch.stack([image for image, _ in dataset])
-    except OSError as error:  # a class without images, or a file that is none
+    except OSError as error:  # a class without images, or a file that is no image
         raise DataError(f"the images in {folder} cannot be read: {error}") from error
     return Images(images, torch.tensor(dataset.targets), num_classes=len(dataset.classes)), dataset.classes

@@ -1,4 +1,4 @@
-"""Questions made from text that comes with Python: the topics of its ``help()``, with terms to be filled in."""
+"""Questions made from text that comes with Python: sentences of its ``help()`` with a term to fill in."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from shapeshift.errors import ConfigError
 from shapeshift.experiments.data.squad import Answer, Question
 
-# What stands in a question for the term that is asked for: the mask that tokenizers of masked language models know.
+# The place of the missing term in a question: the mask token of masked language models.
 GAP = "[MASK]"
 
 _TEST_SHARE = 0.2
-_LEAST_WORDS = 8  # of a paragraph; what is shorter is a heading, or the remark above an example
+_LEAST_WORDS = 8  # words of a paragraph; a shorter one is a heading, or a remark above an example
 _SENTENCE_END = re.compile(r'(?<=[.!?:])\s+(?=["*(A-Z])')
 _NO_PROSE = re.compile(r"::=|>>>|^\+[-=+]+|^\||[=*~-]{4,}", re.MULTILINE)  # grammars, sessions, tables, headings
 _WORD = re.compile(r"(?<![\w\u2019'])\w+(?:[.-]\w+)*(?:\(\))?(?![\w\u2019'])")
@@ -32,20 +32,31 @@ def questions(passage: int = 40, per_sentence: int = 8, reach: int = 6) -> tuple
     """Make questions from the topics of Python's ``help()``: a sentence with a gap, and its passage.
 
     A passage is a few sentences of prose. A key term is a run of words between function words and punctuation, as in
-    RAKE (Rose et al. 2010). A question is a sentence of the passage with a key term left out, and the answer is the
-    term. A fifth of the passages, the same ones in every run, is the test set. The text is that of the Python that
-    runs.
+    RAKE (Rose et al. 2010, "Automatic Keyword Extraction from Individual Documents", section 1.2). A question is a
+    sentence of the passage without one of its key terms, and the term is the answer. A fifth of the passages is the
+    test set, the same passages in every run. The text is that of the running Python.
 
     Args:
-        passage: words of a passage, at most.
-        per_sentence: questions that one sentence gives, at most.
-        reach: words of the sentence that a question has on either side of the gap, at most.
+        passage: The largest number of words of a passage.
+        per_sentence: The largest number of questions made from a sentence.
+        reach: The largest number of words that a question keeps on either side of the gap.
 
     Returns:
-        The training questions and the test questions, passage by passage, in mixed order.
+        The training questions and the test questions. The passages are shuffled, and the questions of a passage follow
+        one another.
 
     Raises:
-        ConfigError: if a number is less than 1.
+        ConfigError: if an argument is less than 1.
+
+    Example:
+        >>> from shapeshift.experiments.data.questions import questions
+        >>> training, test = questions(passage=24, reach=4)
+        >>> len(training) > len(test)
+        True
+        >>> "[MASK]" in training[0].question
+        True
+        >>> training[0].answers[0].text in training[0].context
+        True
     """
     if min(passage, per_sentence, reach) < 1:
         raise ConfigError(
@@ -61,12 +72,12 @@ def questions(passage: int = 40, per_sentence: int = 8, reach: int = 6) -> tuple
 
 
 def passages(words: int) -> Iterator[list[str]]:
-    """Yield the prose of all topics, cut into passages: the sentences of each.
+    """Yield the prose of all topics as passages, each a list of sentences.
 
-    Topics contain each other; a sentence that was there before is left out, so that no two passages share one.
+    Topics repeat each other's text. A repeated sentence is left out, so no two passages share one.
 
     Args:
-        words: of a passage, at most; a longer sentence is left out.
+        words: The largest number of words of a passage. A longer sentence is left out.
     """
     from pydoc_data.topics import topics
 
@@ -90,7 +101,7 @@ def passages(words: int) -> Iterator[list[str]]:
 
 
 def _prose(block: str) -> list[str]:
-    """Return the sentences of a paragraph, none for what is no prose."""
+    """Return the sentences of a paragraph, or none if it is not prose."""
     text = re.sub(r"^(\*|\d+\.)\s+", "", " ".join(block.split()))
     lines = "\n".join(line.strip() for line in block.splitlines())
     prose = re.match(r'["*A-Z]', text) and re.search(r"[.:)]$", text) and not _NO_PROSE.search(lines)
@@ -103,7 +114,7 @@ def _ask(name: str, sentences: list[str], most: int, reach: int, random: np.rand
         spans = key_terms(sentence)
         for chosen in sorted(random.permutation(len(spans))[:most]):
             begin, end = spans[chosen]
-            # What touches the term, such as a quotation mark, is no word of its own.
+            # Characters that touch the term, such as quotation marks, do not count as words.
             before, after = sentence[:begin].split(" "), sentence[end:].split(" ")
             asked = " ".join(before[-reach - 1 :]) + GAP + " ".join(after[: reach + 1])
             answer = Answer(sentence[begin:end], start + begin)
@@ -112,7 +123,7 @@ def _ask(name: str, sentences: list[str], most: int, reach: int, random: np.rand
 
 
 def key_terms(sentence: str) -> list[tuple[int, int]]:
-    """Return where the key terms of a sentence begin and end: its longest runs of words that are no function words."""
+    """Return the spans of the key terms of a sentence: its longest runs of words that are not function words."""
     runs: list[tuple[int, int]] = []
     for word in _WORD.finditer(sentence):
         if word[0].lower() in _NO_TERM or not re.search(r"[^\W\d_]{2}", word[0]):

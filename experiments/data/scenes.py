@@ -1,4 +1,4 @@
-"""Several coloured characters at different places, with sentences that tell where they are: no files are needed."""
+"""Scenes of coloured characters with sentences about their places: captioned images without files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from shapeshift.errors import ConfigError
 from shapeshift.experiments.data.cache import Arrays, cache_dir, load_or_make
 from shapeshift.experiments.data.captions import CAPTIONED, Box, CaptionedImages, Described, encode
 from shapeshift.experiments.data.glyphs import CHARACTERS, TEST_FACES, TRAINING_FACES, coverage, texture
+from shapeshift.extras import progress_bar
 
 # Levels of 0 to 255 in red, green and blue.
 COLOURS = {
@@ -27,23 +27,23 @@ COLOURS = {
     "black": (15, 15, 15),
 }
 
-SENTENCES = 5  # per scene, as Flickr30K has
+SENTENCES = 5  # sentences of a scene, as in Flickr30K
 
-# Counts up whenever a scene comes out otherwise, so that a cache of another recipe is not read.
+# Raise this when the scenes change, so that an old cache is not read.
 _VERSION = 1
 
-# The objects stand in different cells of a grid, and anywhere inside of their cells.
+# The objects are in different cells of a grid, at random places inside their cells.
 _GRID = 3
 _CELL = 16  # pixels
 _SIDE = _GRID * _CELL
 _FONT_SIZE = 11.0, 15.0  # pixels
-_INK = 0.3  # of a pixel has to be covered to belong to the character's box
-# A scene has this many colours and characters to draw from, so that its objects often differ in one of them only.
+_INK = 0.3  # the share of a pixel that a character has to cover for the pixel to belong to its box
+# The numbers of colours and of characters in a scene. They are small, so that objects often differ in one of them only.
 _PALETTE = 2, 3
-_COLOUR_DEVIATION = 18.0  # levels, of an object from its colour's name
-_GREY = 95.0, 160.0  # levels of the background
-_TEXTURE = 0.0, 45.0  # levels that the background deviates by at most
-_NOISE = 3.0, 20.0  # standard deviation in levels
+_COLOUR_DEVIATION = 18.0  # the standard deviation in levels of an object's colour from the named one
+_GREY = 95.0, 160.0  # the level of the background
+_TEXTURE = 0.0, 45.0  # the largest deviation of the background in levels
+_NOISE = 3.0, 20.0  # the standard deviation in levels
 
 _RELATIONS = {(-1, 0): "to the left of", (1, 0): "to the right of", (0, -1): "above", (0, 1): "below"}
 
@@ -59,23 +59,33 @@ def scenes(
 ) -> tuple[CaptionedImages, CaptionedImages]:
     """Draw scenes of shape (3, 48, 48) of a few coloured characters, and write five sentences about each.
 
-    A sentence names two objects by their colours and characters and tells how they stand to each other, or lists three
-    of them. The objects' names are the phrases, each with the box around the object's ink. The test set is in faces
-    that the training set does not use. A smaller set is the beginning of a larger one of the same seed.
+    A sentence names two objects by their colours and characters and says where one is relative to the other, or it
+    lists three objects. The names of the objects are the phrases, each with the box around the object. The test set
+    uses faces that the training set does not use. A smaller set is the first part of a larger one with the same seed.
 
     Args:
-        data_dir: the folder to keep the images in; None for ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache.
-        train: scenes of the training set.
-        test: scenes of the test set.
-        objects: characters in a scene, 2 to 6.
-        characters: how many different ones there are, 3 to 100.
-        seed: of all random choices.
+        data_dir: The folder to keep the images in. None means ``shapeshift`` in $XDG_CACHE_HOME or ~/.cache.
+        train: The number of scenes in the training set.
+        test: The number of scenes in the test set.
+        objects: The number of characters in a scene, from 2 to 6.
+        characters: The number of different characters in the data set, from 3 to 100.
+        seed: The seed of all random choices.
 
     Returns:
-        The training set and the test set, each channel standardised by its mean and deviation over the former.
+        The training set and the test set, each channel standardised by its mean and standard deviation over the
+        training set.
 
     Raises:
         ConfigError: if a size or the seed is out of its range.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from shapeshift.experiments.data.scenes import scenes
+        >>> training, test = scenes(Path("data"), train=4, test=2)
+        >>> training.images.shape
+        torch.Size([4, 3, 48, 48])
+        >>> len(test.sentences.tokens)
+        10
     """
     most = _PALETTE[0] * _PALETTE[1]
     if (
@@ -97,7 +107,7 @@ def scenes(
 
 def _draw_sets(train: int, test: int, objects: int, characters: int, seed: int) -> Arrays:
     arrays: dict[str, NDArray[np.uint8]] = {}
-    with tqdm(total=train + test, desc="drawing scenes", unit="scene") as progress:
+    with progress_bar(total=train + test, desc="drawing scenes", unit="scene") as progress:
         for position, (name, size, faces) in enumerate([("train", train, TRAINING_FACES), ("test", test, TEST_FACES)]):
             images = np.empty((size, 3, _SIDE, _SIDE), np.uint8)
             boxes, names = np.empty((size, objects, 4), np.uint8), np.empty((size, objects, 2), np.uint8)
@@ -112,7 +122,7 @@ def _draw_sets(train: int, test: int, objects: int, characters: int, seed: int) 
 def _draw(
     objects: int, characters: int, faces: tuple[str, ...], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one image, and return it with each object's box and the numbers of its colour and its character."""
+    """Draw one image, and return it with each object's box and the indices of its colour and its character."""
     colours = rng.choice(len(COLOURS), _PALETTE[0], replace=False)
     pairs = np.array(list(product(colours, rng.choice(characters, _PALETTE[1], replace=False))))
     names = pairs[rng.choice(len(pairs), objects, replace=False)]
@@ -135,11 +145,11 @@ def _draw(
 
 
 def _describe(arrays: Arrays, name: str, seed: tuple[int, int]) -> Described:
-    """Write the sentences of a set."""
+    """Write the sentences and the phrases of a set."""
     sentences: list[tuple[int, list[str]]] = []
     phrases: list[tuple[int, list[str], Box]] = []
     for index, (boxes, names) in enumerate(zip(arrays[f"{name}_boxes"], arrays[f"{name}_names"], strict=True)):
-        rng = np.random.default_rng((*seed, index, 1))  # another one than draws the image
+        rng = np.random.default_rng((*seed, index, 1))  # not the generator of the image
         centres = (boxes[:, :2].astype(float) + boxes[:, 2:]) / 2
         told: dict[str, int] = {}
         for _ in range(SENTENCES):
@@ -152,13 +162,13 @@ def _describe(arrays: Arrays, name: str, seed: tuple[int, int]) -> Described:
 
 
 def _call(name: NDArray[np.uint8], rng: np.random.Generator) -> str:
-    """Put the numbers of a colour and a character into words, in one of two ways."""
+    """Name an object by its colour and its character, in one of two ways."""
     colour, character = list(COLOURS)[name[0]], CHARACTERS[name[1]]
     return f"the {colour} {character}" if rng.integers(2) else f"the {character} in {colour}"
 
 
 def _sentence(called: list[str], centres: NDArray[np.float64], rng: np.random.Generator) -> str:
-    """Tell how the first object stands to the second, or list three."""
+    """Say where the first object is relative to the second, or list three objects."""
     form = rng.integers(4 if len(called) > 2 else 3)
     if form == 3:
         return f"{called[0]} , {called[1]} and {called[2]}"

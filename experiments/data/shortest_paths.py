@@ -1,4 +1,4 @@
-"""Grids with obstacles and two points in each, whose shortest paths are to be marked: a task for an algorithm."""
+"""Grids with obstacles and two points: the task is to mark the shortest paths between the points."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from shapeshift.errors import ConfigError
 
 Mask = NDArray[np.bool_]
 
-UNREACHED = -1  # the distance of a pixel that no path leads to
+UNREACHED = -1  # the distance of a pixel that no path reaches
 
-# Fixed, so that a small set is the beginning of every larger one. Of so many candidates at least one has to be usable.
+# The number of grids drawn at once. It is fixed, so that a small set is the first part of every larger one. One of them
+# at least has to be usable.
 _CANDIDATES = 1024
 
 
 @dataclass(frozen=True)
 class Grids:
-    """Grids as images, and the pixels to be found in them.
+    """Grids as images, and the pixels to find in them.
 
     Attributes:
-        images: the obstacles and the two points, 1 on 0, in float32 and of shape (N, 2, side, side).
-        targets: which pixels lie on some shortest path between the points, both of them included: of bool and of shape
+        images: The obstacles and the two points as two channels of zeros and ones, in float32 and of shape
+            (N, 2, side, side).
+        targets: The pixels on shortest paths between the points, including the points, as booleans of shape
             (N, side, side).
     """
 
@@ -40,9 +42,9 @@ class Phase:
     """A part of a curriculum.
 
     Attributes:
-        window: the side in pixels of the square around one point that the other one lies in.
-        training: the training set.
-        test: the test set, whose points are as far apart.
+        window: The side in pixels of a square around the first point. The second point is in this square.
+        training: The training set.
+        test: The test set, with the same window.
     """
 
     window: int
@@ -59,22 +61,22 @@ def curriculum(
     obstacles: float = 0.1,
     seed: int = 0,
 ) -> list[Phase]:
-    """Draw the phases of the curriculum of Savarese and Maire 2019, section 4.3: the points move ever further apart.
+    """Draw the phases of the curriculum of Savarese and Maire 2019, section 4.3: the points move apart.
 
     Args:
-        phases: how many.
-        train: grids to train on in each.
-        test: grids to test on in each.
-        first_window: the side of the first phase's window in pixels; each phase adds a ring of pixels around it.
-        side: height and width of a grid in pixels.
-        obstacles: the share of pixels that are blocked.
-        seed: of the drawing.
+        phases: The number of phases.
+        train: The number of training grids of each phase.
+        test: The number of test grids of each phase.
+        first_window: The side in pixels of the first phase's window. Each further phase adds a ring of pixels.
+        side: The height and the width of a grid in pixels.
+        obstacles: The share of pixels that are blocked.
+        seed: The seed of all random choices.
 
     Returns:
-        The phases, whose training sets and test sets are drawn independently of each other.
+        The phases. Their training sets and test sets are drawn independently.
 
     Raises:
-        ConfigError: if there is no phase, or :func:`shortest_paths` could not draw one.
+        ConfigError: if there is no phase, or :func:`shortest_paths` cannot draw one of them.
     """
     if phases < 1:
         raise ConfigError(f"a curriculum of {phases} phases: give at least one")
@@ -94,21 +96,21 @@ def shortest_paths(
 ) -> Grids:
     """Draw grids with obstacles, and two points in each that a path connects (Savarese and Maire 2019, section 4.3).
 
-    A path steps from a free pixel to one of the four beside it. Obstacles are drawn for each pixel by itself, and the
-    points from all pairs of different free pixels in a window; what has no path is drawn again.
+    A path steps from a free pixel to one of its four free neighbours. Each pixel is blocked independently, and the
+    points are drawn from all pairs of different free pixels in a window. A grid without a path is drawn again.
 
     Args:
-        size: how many grids; those of a smaller set are the first ones of a larger set.
-        window: the side in pixels, odd, of the square around one point that the other one lies in.
-        side: height and width of a grid in pixels.
-        obstacles: the share of pixels that are blocked, at least 0 and below 1.
-        seed: of the drawing.
+        size: The number of grids. The grids of a smaller set are the first ones of a larger set.
+        window: The side in pixels, an odd number, of a square around the first point. The second point is in it.
+        side: The height and the width of a grid in pixels.
+        obstacles: The share of pixels that are blocked, at least 0 and below 1.
+        seed: The seed of all random choices.
 
     Returns:
         The grids.
 
     Raises:
-        ConfigError: if an argument is out of its range, or the obstacles leave next to no paths.
+        ConfigError: if an argument is out of its range, or the obstacles leave hardly any paths.
     """
     if size < 1 or side < 2:
         raise ConfigError(f"{size} grids with a side of {side}: give at least one grid, of at least 2 pixels a side")
@@ -146,15 +148,15 @@ def _draw(window: int, side: int, obstacles: float, generator: np.random.Generat
 
 
 def on_shortest_paths(free: Mask, first: Mask, second: Mask) -> Mask:
-    """Mark the pixels that lie on a shortest path between two points: their distances add up to that of the points.
+    """Mark the pixels on shortest paths: the sum of their distances to both points is the distance of the points.
 
     Args:
-        free: the pixels that a path may use, of shape (N, height, width).
-        first: one pixel in each grid, as a mask of that shape.
-        second: another one.
+        free: The pixels that a path may use, of shape (N, height, width).
+        first: The first point of each grid, as a mask of the same shape.
+        second: The second point of each grid, as a mask of the same shape.
 
     Returns:
-        The marked pixels, of that shape; none where no path connects the points, such as where one of them is blocked.
+        The marked pixels, of the same shape. A grid has none if no path connects its points.
     """
     from_first, from_second = distances(free, first), distances(free, second)
     apart = np.where(second, from_first, UNREACHED).max((1, 2))
@@ -164,14 +166,14 @@ def on_shortest_paths(free: Mask, first: Mask, second: Mask) -> Mask:
 
 
 def distances(free: Mask, sources: Mask) -> NDArray[np.int32]:
-    """Return the number of steps from a grid's source to each pixel: a search in breadth, in all grids at once.
+    """Return the number of steps from each grid's source to each pixel: a breadth-first search in all grids at once.
 
     Args:
-        free: the pixels that a path may use, of shape (N, height, width).
-        sources: one pixel in each grid, or several, as a mask of that shape.
+        free: The pixels that a path may use, of shape (N, height, width).
+        sources: One or more pixels of each grid, as a mask of the same shape.
 
     Returns:
-        The steps, of that shape; :data:`UNREACHED` where no path leads.
+        The number of steps, of the same shape, and :data:`UNREACHED` for pixels that no path reaches.
     """
     frontier = sources & free
     new = free & ~frontier

@@ -1,4 +1,4 @@
-"""Questions about passages: how SQuAD has them, and its files."""
+"""Questions about passages, and the files of SQuAD."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from shapeshift.errors import DataError
 
-# Some answers of other data sets in this format are off by a character or two.
+# Other data sets in this format have some answers whose place is wrong by one or two characters.
 _NEARBY = 2
 
 
@@ -19,8 +19,13 @@ class Answer:
     """A span of a passage.
 
     Attributes:
-        text: the span.
-        start: the character of the passage that it begins with.
+        text: The text of the span.
+        start: The index in the passage of the span's first character.
+
+    Example:
+        >>> from shapeshift.experiments.data.squad import Answer
+        >>> Answer("Ada", start=4).end
+        7
     """
 
     text: str
@@ -28,22 +33,28 @@ class Answer:
 
     @property
     def end(self) -> int:
-        """The character behind the span."""
+        """The index of the first character after the span."""
         return self.start + len(self.text)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question that a passage answers, or not.
+    """A question about a passage, with its right answers.
 
     Attributes:
-        id: names the question.
-        question: what is asked.
-        context: the passage.
-        answers: spans of the passage, any of which is right; empty if the passage has no answer.
+        id: The unique name of the question.
+        question: The text of the question.
+        context: The passage.
+        answers: Spans of the passage. Each of them is a right answer. There is none if the passage has no answer.
 
     Raises:
-        DataError: if an answer is empty, or the passage has something else in its place.
+        DataError: if an answer is empty, or the passage has another text in its place.
+
+    Example:
+        >>> from shapeshift.experiments.data.squad import Answer, Question
+        >>> question = Question("1", "Who wrote it?", "Ada wrote it.", (Answer("Ada", start=0),))
+        >>> question.context[: question.answers[0].end]
+        'Ada'
     """
 
     id: str
@@ -65,14 +76,25 @@ def load_squad(path: Path) -> list[Question]:
     """Read a file of SQuAD v1.1 (Rajpurkar et al. 2016) or v2.0 (Rajpurkar et al. 2018), or of the same format.
 
     Args:
-        path: the JSON file, such as ``train-v2.0.json``. An answer whose place is off by two characters is put right.
+        path: The JSON file, such as ``train-v2.0.json``. If the place of an answer is wrong by at most two characters,
+            it is corrected.
 
     Returns:
-        The questions in the file's order, without an answer where the file calls them impossible.
+        The questions in the file's order. A question that the file calls impossible has no answers.
 
     Raises:
-        DataError: if the file is missing, is not JSON, or is not of the format: it names the place in the file. Two
-            questions of one id, no question at all, and an answer that is not in its passage are errors too.
+        DataError: if the file is missing, is not JSON, or does not have this format, if two questions have the same id,
+            if there is no question, or if an answer is not in its passage. The error names the place in the file.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from shapeshift.experiments.data.squad import load_squad
+        >>> answers = [{"text": "Ada", "answer_start": 0}]
+        >>> paragraph = {"context": "Ada wrote it.", "qas": [{"id": "1", "question": "Who?", "answers": answers}]}
+        >>> written = Path("squad.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+        >>> [question.question for question in load_squad(Path("squad.json"))]
+        ['Who?']
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

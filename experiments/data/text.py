@@ -1,4 +1,4 @@
-"""Text that comes with Python: passages of its standard library, to be told apart by the module they are from."""
+"""Text that comes with Python: classify passages of its standard library by the module that they are from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from shapeshift.errors import ConfigError, DataError
+from shapeshift.experiments.data.vocabulary import PADDING, UNKNOWN, Vocabulary
 
-# One class each: long modules that are a single file of Python in every version.
+# Each is a class. They are long modules, and a single file in every version of Python.
 MODULES = (
     "argparse",
     "difflib",
@@ -27,9 +28,10 @@ MODULES = (
     "typing",
 )
 
-PADDING, UNKNOWN, START = range(3)  # tokens that are no word
+START = UNKNOWN + 1  # the token that each passage starts with
+_START_WORD = "[START]"  # its place in the vocabulary; no passage has such a word
 
-_LINES = 4  # of a passage, empty ones not counted
+_LINES = 4  # lines of a passage, not counting empty ones
 _TEST_SHARE = 0.2
 
 
@@ -38,9 +40,9 @@ class Passages:
     """A labelled set of passages.
 
     Attributes:
-        tokens: of shape (N, length): a start, words, and padding.
-        labels: the module of each, an index into :data:`MODULES`, of shape (N,).
-        vocabulary: how many different tokens there are.
+        tokens: The token :data:`START`, words and padding, of shape (N, length).
+        labels: The module of each passage, an index into :data:`MODULES`, of shape (N,).
+        vocabulary: The number of different tokens.
     """
 
     tokens: Tensor
@@ -54,27 +56,27 @@ class Passages:
 
     @property
     def mask(self) -> Tensor:
-        """What is no padding: 1 and 0, of the shape of the tokens."""
+        """1 for tokens and 0 for padding, of the shape of the tokens."""
         return (self.tokens != PADDING).long()
 
 
 def passages(length: int = 48, vocabulary: int = 1000) -> tuple[Passages, Passages]:
     """Cut the source code of ten modules of the standard library into passages of four lines.
 
-    A word is a run of letters, or any other character that is no space; the most frequent ones of the training set are
-    the vocabulary. A fifth of each module's passages, the same ones in every run, is the test set. The training set is
-    in mixed order, so that its beginning is a smaller one. The text is that of the Python that runs.
+    A word is a run of letters, or any other character except spaces. The vocabulary holds the most frequent words of
+    the training set. A fifth of each module's passages is the test set, the same passages in every run. The training
+    set is shuffled, so that its first passages are a smaller training set. The text is that of the running Python.
 
     Args:
-        length: tokens of a passage; what is longer is cut.
-        vocabulary: different tokens, three of which are no words.
+        length: The number of tokens of a passage. The rest of a longer passage is dropped.
+        vocabulary: The number of different tokens. Three of them are no words.
 
     Returns:
         The training set and the test set.
 
     Raises:
-        ConfigError: if a passage has no room for a word, or the vocabulary none.
-        DataError: if this Python comes without the source code.
+        ConfigError: if a passage or the vocabulary has no room for a word.
+        DataError: if this Python comes without the source code of its library.
     """
     if length < 2 or vocabulary < 4:
         raise ConfigError(f"passages with length={length}, vocabulary={vocabulary}: give at least 2 and 4")
@@ -87,7 +89,7 @@ def passages(length: int = 48, vocabulary: int = 1000) -> tuple[Passages, Passag
     test = sets[1]
     training = [sets[0][index] for index in np.random.default_rng(0).permutation(len(sets[0]))]
     counts = Counter(word for words, _ in training for word in words)
-    known = {word: START + 1 + index for index, (word, _) in enumerate(counts.most_common(vocabulary - START - 1))}
+    known = Vocabulary((_START_WORD, *(word for word, _ in counts.most_common(vocabulary - START - 1))))
     return _encode(training, known, length, vocabulary), _encode(test, known, length, vocabulary)
 
 
@@ -104,10 +106,6 @@ def _cut(module: str) -> list[list[str]]:
     ]
 
 
-def _encode(found: list[tuple[list[str], int]], known: dict[str, int], length: int, vocabulary: int) -> Passages:
-    tokens = torch.full((len(found), length), PADDING)
-    tokens[:, 0] = START
-    for row, (words, _) in enumerate(found):
-        numbers = [known.get(word, UNKNOWN) for word in words[: length - 1]]
-        tokens[row, 1 : len(numbers) + 1] = torch.tensor(numbers)
+def _encode(found: list[tuple[list[str], int]], known: Vocabulary, length: int, vocabulary: int) -> Passages:
+    tokens = known.encode([[_START_WORD, *words] for words, _ in found], length)
     return Passages(tokens, torch.tensor([label for _, label in found]), vocabulary)

@@ -1,4 +1,4 @@
-"""What the data sets that torchvision reads have in common: it has to be installed, and to be told a folder."""
+"""The checks of the data sets that torchvision reads: it has to be installed, and needs a folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shapeshift.errors import DataError, MissingExtraError
 
 
 def torchvision_and_folder(name: str, data_dir: Path | None) -> tuple[ModuleType, Path]:
-    """Check what a data set needs before it is read.
+    """Check that torchvision is installed and a folder is given.
 
     Args:
-        name: of the data set.
-        data_dir: the folder that the user gave, if any.
+        name: The name of the data set.
+        data_dir: The folder that the user gave, or None.
 
     Returns:
         The package torchvision, and the folder.

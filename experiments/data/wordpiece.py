@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary of one's own."""
+"""Train a WordPiece vocabulary."""
 
 from __future__ import annotations
 
@@ -22,27 +22,33 @@ _PADDING, _UNKNOWN, _START, _SEPARATOR, _MASK = _SPECIAL = ("[PAD]", "[UNK]", "[
 
 
 def train_wordpiece(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """Train a vocabulary of word pieces on texts, in lower case, as BERT has it.
+    """Train a vocabulary of word pieces in lower case, as BERT's is (Devlin et al. 2019, section 3).
 
-    A word is a run of letters, digits and underscores, so that names of code are whole; any other character stands for
-    itself. As in BERT, a pair of texts becomes ``[CLS] first [SEP] second [SEP]``.
+    A word is a run of letters, digits and underscores, so that names in code are one word. Any other character except
+    spaces is a word of its own. As in BERT, a pair of texts becomes ``[CLS] first [SEP] second [SEP]``.
 
     Args:
-        texts: what the vocabulary is to be good for.
-        size: different tokens at most, of which five are special.
+        texts: The texts to train on.
+        size: The largest number of different tokens. Five of them are special tokens.
 
     Returns:
         A tokenizer of transformers.
 
     Raises:
-        ConfigError: if the size has no room for any word.
+        ConfigError: if the size has no room for a word.
+
+    Example:
+        >>> from shapeshift.experiments.data.wordpiece import train_wordpiece
+        >>> tokenizer = train_wordpiece(["Ada wrote it.", "Ada wrote a program."], size=60)
+        >>> tokenizer.decode(tokenizer("Ada wrote it", "a program")["input_ids"])
+        '[CLS] ada wrote it [SEP] a program [SEP]'
     """
     if size <= len(_SPECIAL):
         raise ConfigError(f"a vocabulary of size={size}: give more than the {len(_SPECIAL)} special tokens")
     texts = list(texts)
     trained = _tokenizer(WordPiece(unk_token=_UNKNOWN))
-    # The trainer numbers the pieces within words in an order that differs from run to run, and breaks ties by number:
-    # named in advance they have an order. In the vocabulary they are pieces like others.
+    # The trainer gives single letters inside words ids in an order that changes from run to run, and breaks ties by id.
+    # Reserving them as special tokens fixes the order. The final vocabulary has them as ordinary pieces.
     letters = sorted({letter for text in texts for letter in trained.normalizer.normalize_str(text)})
     within = [f"##{letter}" for letter in letters if re.fullmatch(r"\w", letter)]
     reserved = [*_SPECIAL, *within[: max(0, size - len(_SPECIAL))]]

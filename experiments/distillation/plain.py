@@ -20,11 +20,11 @@ DEPTH = 16
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the teacher, the student alone and the student with each method, and print the table."""
     parser = make_parser("shapeshift.experiments.distillation.plain", __doc__, epochs=20, methods=["kd", "ofd", "srrl"])
-    parser.add_argument("--data", choices=["digits", "glyphs"], default="digits", help="what to classify")
-    parser.add_argument("--data-dir", type=Path, help="the folder to keep glyphs in; None for the user's cache")
-    parser.add_argument("--train-size", type=int, default=5000, help="glyphs to train on")
-    parser.add_argument("--teacher-width", type=float, default=1.0, help=f"of the teacher, a WRN-{DEPTH}")
-    parser.add_argument("--student-width", type=float, default=0.25, help=f"of the student, a WRN-{DEPTH}")
+    parser.add_argument("--data", choices=["digits", "glyphs"], default="digits", help="the data set")
+    parser.add_argument("--data-dir", type=Path, help="the folder to keep glyphs in; None means the user's cache")
+    parser.add_argument("--train-size", type=int, default=5000, help="the number of glyphs to train on")
+    parser.add_argument("--teacher-width", type=float, default=1.0, help=f"the width of the teacher, a WRN-{DEPTH}")
+    parser.add_argument("--student-width", type=float, default=0.25, help=f"the width of the student, a WRN-{DEPTH}")
     arguments = parser.parse_args(argv)
 
     sizes = {"train": arguments.train_size, "test": 2000} if arguments.data == "glyphs" else {}

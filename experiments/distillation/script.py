@@ -1,4 +1,4 @@
-"""What the distillation scripts have in common: a student that is trained alone, and with each method."""
+"""The common part of the distillation scripts: train a student alone and with each method, and compare."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import nn
 
 import shapeshift
 from shapeshift.distill import DISTILLERS, Distiller
+from shapeshift.extras import progress_bar
 
 
 class Train(Protocol):
-    """Trains a network, and returns what of it is used: the network itself, or an average of its weights."""
+    """Trains a network, and returns the network to test: itself, or an average of its weights."""
 
     def __call__(self, model: nn.Module, distiller: Distiller | None, on_epoch: Callable[[], None]) -> nn.Module: ...
 
@@ -29,10 +29,10 @@ class Row:
     """One trained network.
 
     Attributes:
-        network: what it is called in the table.
-        parameters: trainable numbers.
-        error: on the test set, in percent.
-        seconds: of training.
+        network: The name of the network in the table.
+        parameters: The number of trainable parameters.
+        error: The error on the test set in percent.
+        seconds: The time of training in seconds.
     """
 
     network: str
@@ -45,18 +45,20 @@ def make_parser(module: str, description: str | None, epochs: int, methods: Sequ
     """Make a parser with the options that every script has.
 
     Args:
-        module: of the script.
-        description: what the script does.
-        epochs: the default.
-        methods: the default.
+        module: The module of the script.
+        description: A description of the script.
+        epochs: The default number of epochs.
+        methods: The default distillation methods.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--method", nargs="+", choices=list(DISTILLERS), default=list(methods), help="how to distil")
+    parser.add_argument(
+        "--method", nargs="+", choices=list(DISTILLERS), default=list(methods), help="methods of distillation"
+    )
     parser.add_argument("--budget", help="compress the student to this budget, such as 50%% or 4x")
     parser.add_argument("--epochs", type=int, default=epochs, help="passes over the training set")
-    parser.add_argument("--seed", type=int, default=0, help="of the networks and the order of the data")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the networks and of the order of the data")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
     return parser
 
@@ -72,28 +74,26 @@ def compare(
     """Train a teacher, a student alone and the same student with each method, and print a table of them.
 
     Args:
-        title: of the table.
-        arguments: the options that :func:`make_parser` adds.
-        build_teacher: makes the teacher; the seed is set before.
-        build_student: makes the student; the seed is set before, so that all students start alike.
-        train: trains either.
-        error: on the test set, in percent.
+        title: The title of the table.
+        arguments: The parsed options of :func:`make_parser`.
+        build_teacher: A function that makes the teacher. The seed is set before.
+        build_student: A function that makes the student. The seed is set before, so all students start with the same
+            weights.
+        train: A function that trains the teacher or a student.
+        error: A function from a network to its error on the test set in percent.
 
     Returns:
         The rows of the table.
     """
-    console = Console()
     rows: list[Row] = []
     methods = (None, *arguments.method)
-    columns = TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress:
-        whole = progress.add_task("epochs", total=(1 + len(methods)) * arguments.epochs)
+    with progress_bar(total=(1 + len(methods)) * arguments.epochs, unit="epoch") as bar:
 
         def run(name: str, model: nn.Module, distiller: Distiller | None) -> nn.Module:
-            progress.update(whole, description=name)
-            begin = time.perf_counter()
-            trained = train(model, distiller, lambda: progress.advance(whole))
-            seconds = time.perf_counter() - begin
+            bar.set_description(name)
+            start = time.perf_counter()
+            trained = train(model, distiller, bar.update)
+            seconds = time.perf_counter() - start
             rows.append(Row(name, shapeshift.count_parameters(model), error(trained), seconds))
             return trained
 
@@ -111,7 +111,7 @@ def compare(
             else:
                 with DISTILLERS[method](teacher, student) as distiller:
                     run(f"{name} + {method}", student, distiller)
-    console.print(_table(title, rows))
+    Console().print(_table(title, rows))
     return rows
 
 

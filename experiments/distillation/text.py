@@ -1,4 +1,4 @@
-"""Distil a small BERT into a smaller one with a Trainer: tell from four lines of code which module they are from."""
+"""Distil a small BERT into a smaller one with a Trainer. The task: find the module that four lines of code are from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import transformers
 from torch import nn
 
 from shapeshift.distill import Distiller
-from shapeshift.experiments.data.text import MODULES, PADDING, Passages, passages
+from shapeshift.experiments.data.text import MODULES, Passages, passages
+from shapeshift.experiments.data.vocabulary import PADDING
 from shapeshift.experiments.distillation.script import compare, make_parser
 from shapeshift.integrations.transformers.distillation import DistillationTrainer
 
@@ -20,14 +21,14 @@ from shapeshift.integrations.transformers.distillation import DistillationTraine
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the teacher, the student alone and the student with each method, and print the table."""
     parser = make_parser("shapeshift.experiments.distillation.text", __doc__, epochs=4, methods=["kd", "srrl"])
-    parser.add_argument("--train-size", type=int, help="passages to train on; None for all")
+    parser.add_argument("--train-size", type=int, help="the number of passages to train on; None means all")
     parser.add_argument("--teacher-size", type=int, default=64, help="the teacher's hidden size")
     parser.add_argument("--student-size", type=int, default=32, help="the student's hidden size")
-    parser.add_argument("--batch-size", type=int, default=32, help="passages of a step")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--batch-size", type=int, default=32, help="the number of passages of a step")
+    parser.add_argument("--lr", type=float, default=2e-3, help="the largest learning rate")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where torch.autocast allows it")
     arguments = parser.parse_args(argv)
-    # Messages of the trainer would tear the progress bar.
+    # Messages of the trainer would break up the progress bar.
     transformers.utils.logging.set_verbosity_error()
     training, test = passages()
     items = _items(training)[: arguments.train_size]
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 trainer = DistillationTrainer(model, settings, distiller=distiller, **options)
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
-        # The trainer leaves its precision in the model, where a teacher or a test would meet it again.
+        # The trainer leaves its autocast in the model. Without this, tests and distillation would run in it too.
         trained: nn.Module = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         return trained
 
@@ -83,7 +84,7 @@ def _bert(size: int, data: Passages) -> nn.Module:
         num_labels=len(MODULES),  # type: ignore[call-arg]
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        initializer_range=size**-0.5,  # the default is meant for hundreds of channels
+        initializer_range=size**-0.5,  # the default is for hidden sizes of several hundred
         pad_token_id=PADDING,
     )
     return transformers.BertForSequenceClassification(config)

@@ -1,4 +1,4 @@
-"""Distil a model of timm into a smaller one by timm's own recipe: its optimizer, schedule, Mixup and weight average."""
+"""Distil a model of timm into a smaller one by timm's recipe: its optimizer, schedule, Mixup and weight average."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shapeshift.experiments.distillation.script import compare, make_parser
 from shapeshift.experiments.training import error
 from shapeshift.optimizer import parameter_groups
 
-SIDE = 32  # pixels that images are given at least
+SIDE = 32  # the least side of an image in pixels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,18 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("shapeshift.experiments.distillation.timm", __doc__, epochs=5, methods=["kd"])
     parser.add_argument("--teacher", default="resnet10t", help="a name of timm")
     parser.add_argument("--student", default="test_resnet", help="a name of timm")
-    parser.add_argument("--data", choices=["digits", "glyphs"], default="digits", help="what to classify")
-    parser.add_argument("--data-dir", type=Path, help="the folder to keep glyphs in; None for the user's cache")
-    parser.add_argument("--train-size", type=int, default=1200, help="images to train on; there are 1200 digits")
-    parser.add_argument("--batch-size", type=int, default=32, help="images of a step, an even number")
+    parser.add_argument("--data", choices=["digits", "glyphs"], default="digits", help="the data set")
+    parser.add_argument("--data-dir", type=Path, help="the folder to keep glyphs in; None means the user's cache")
+    parser.add_argument("--train-size", type=int, default=1200, help="images to train on (there are 1200 digits)")
+    parser.add_argument("--batch-size", type=int, default=32, help="the number of images of a step, an even number")
     parser.add_argument("--opt", default="adamw", help="an optimizer of timm")
     parser.add_argument("--lr", type=float, default=5e-3, help="learning rate")
-    parser.add_argument("--weight-decay", type=float, default=0.05, help="spares norms, biases and coefficients")
+    parser.add_argument("--weight-decay", type=float, default=0.05, help="not on norms, biases and coefficients")
     parser.add_argument("--sched", default="cosine", help="a schedule of timm")
-    parser.add_argument("--mixup", type=float, default=0.1, help="Mixup's alpha; 0 for none")
-    parser.add_argument("--cutmix", type=float, default=0.0, help="CutMix's alpha; 0 for none")
-    parser.add_argument("--smoothing", type=float, default=0.1, help="of labels")
-    parser.add_argument("--ema-decay", type=float, default=0.98, help="of the average of weights that is tested")
+    parser.add_argument("--mixup", type=float, default=0.1, help="the alpha of Mixup; 0 means no Mixup")
+    parser.add_argument("--cutmix", type=float, default=0.0, help="the alpha of CutMix; 0 means no CutMix")
+    parser.add_argument("--smoothing", type=float, default=0.1, help="the label smoothing")
+    parser.add_argument("--ema-decay", type=float, default=0.98, help="decay of the weight average that is tested")
     parser.add_argument("--amp", action="store_true", help="train in bfloat16 where torch.autocast allows it")
     arguments = parser.parse_args(argv)
     if arguments.batch_size % 2 or arguments.batch_size > arguments.train_size:
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for step, batch in enumerate(order.view(steps, -1), epoch * steps + 1):
                 x, y = mix(training.images[batch].to(device), training.labels[batch].to(device))
                 with torch.autocast(device.type, torch.bfloat16, enabled=arguments.amp):
-                    loss = F.cross_entropy(model(x).float(), y)  # labels that Mixup made soft
+                    loss = F.cross_entropy(model(x).float(), y)  # Mixup makes soft labels
                     if distiller is not None:
                         loss = loss + distiller(x, y)
                 optimizer.zero_grad()
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _enlarged(part: Images) -> Images:
-    """Enlarge images that are smaller than what the strides of a model of timm are made for."""
+    """Enlarge images that are too small for the strides of timm's models."""
     side = max(SIDE, part.images.shape[-1])
     images = F.interpolate(part.images, (side, side), mode="bilinear", align_corners=False)
     return Images(images, part.labels, part.num_classes)

@@ -1,4 +1,4 @@
-"""How right an answer is: exact match and F1, as SQuAD counts them."""
+"""The scores of SQuAD for answers: exact match and F1."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """Means over a set of questions, in percent.
+    """Mean scores over a set of questions, in percent.
 
     Attributes:
-        exact: answers that match one of the right ones.
-        f1: overlap of their words with those of the closest right one.
+        exact: The share of questions whose answer matches one of the right answers.
+        f1: The mean F1 of the answers' words against the closest right answer.
+
+    Example:
+        >>> from shapeshift.experiments.tasks.answer_scores import AnswerScores
+        >>> AnswerScores(exact=50.0, f1=83.3).exact
+        50.0
     """
 
     exact: float
@@ -29,23 +34,58 @@ class AnswerScores:
 
 
 def normalise(text: str) -> str:
-    """Reduce an answer to what counts: lower case, no punctuation of ASCII, no article, single spaces."""
+    """Reduce an answer to the part that is compared: lower case, no ASCII punctuation, no articles, single spaces.
+
+    Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", section 6.1.
+
+    Args:
+        text: The answer.
+
+    Returns:
+        The normalised answer. It can be empty.
+
+    Example:
+        >>> from shapeshift.experiments.tasks.answer_scores import normalise
+        >>> normalise("The  Analytical Engine!")
+        'analytical engine'
+    """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(given: str, right: str) -> float:
-    """Return 1 if two answers are the same once they are normalised, else 0."""
+    """Return 1 if two answers are equal after :func:`normalise`, else 0 (Rajpurkar et al. 2016, section 6.1).
+
+    Args:
+        given: The answer to judge. The empty text means "no answer".
+        right: The right answer.
+
+    Returns:
+        1.0 or 0.0.
+
+    Example:
+        >>> from shapeshift.experiments.tasks.answer_scores import exact_match
+        >>> exact_match("The Analytical Engine", "analytical engine")
+        1.0
+    """
     return float(normalise(given) == normalise(right))
 
 
 def f1(given: str, right: str) -> float:
     """Return the harmonic mean of precision and recall of an answer's words (Rajpurkar et al. 2016, section 6.1).
 
-    Where one of the two answers has no words left, F1 is that they are the same (SQuAD v2.0).
+    If normalising leaves no words of an answer, F1 is 1 if both answers are empty, else 0, as in SQuAD v2.0.
 
     Args:
-        given: the answer to judge; the empty text says that there is none.
-        right: what it is compared with.
+        given: The answer to judge. The empty text means "no answer".
+        right: The right answer.
+
+    Returns:
+        A number between 0 and 1.
+
+    Example:
+        >>> from shapeshift.experiments.tasks.answer_scores import f1
+        >>> round(f1("an engine of brass", "brass engine"), 2)
+        0.8
     """
     words, wanted = normalise(given).split(), normalise(right).split()
     if not words or not wanted:
@@ -58,11 +98,21 @@ def score(questions: Sequence[Question], answers: Mapping[str, str]) -> AnswerSc
     """Score one answer for each question.
 
     Args:
-        questions: with their right answers; of several, the one counts that is closest.
-        answers: the given answer by the question's id; the empty text says that there is none.
+        questions: The questions with their right answers. Of several right answers, the closest one counts.
+        answers: The given answers, by the ids of the questions. The empty text means "no answer".
+
+    Returns:
+        The mean scores in percent.
 
     Raises:
-        DataError: if there is no question, or one without a given answer.
+        DataError: if there is no question, or a question has no given answer.
+
+    Example:
+        >>> from shapeshift.experiments.data.squad import Answer, Question
+        >>> from shapeshift.experiments.tasks.answer_scores import score
+        >>> question = Question("1", "Who wrote it?", "Ada wrote it.", (Answer("Ada", start=0),))
+        >>> score([question], {"1": "ada"})
+        AnswerScores(exact=100.0, f1=100.0)
     """
     missing = [question.id for question in questions if question.id not in answers]
     if missing or not questions:
@@ -76,6 +126,6 @@ def score(questions: Sequence[Question], answers: Mapping[str, str]) -> AnswerSc
 
 
 def _best(measure: Callable[[str, str], float], question: Question, given: str) -> float:
-    # As SQuAD does, answers of which nothing would be left are passed over.
+    # Like SQuAD's script, skip right answers that are empty after normalising.
     right = [answer.text for answer in question.answers if normalise(answer.text)]
     return max(measure(given, text) for text in right or [""])

@@ -1,4 +1,4 @@
-"""Finding the part of an image that a phrase is about: training and accuracy."""
+"""Grounding: find the part of an image that a phrase names; training and accuracy."""
 
 from __future__ import annotations
 
@@ -11,29 +11,43 @@ from shapeshift.experiments.data.captions import CaptionedImages
 from shapeshift.experiments.training import Recipe, fit
 from shapeshift.networks.similarity_network import similarity_loss
 
-CANDIDATES = 16  # boxes per image, at least
+CANDIDATES = 16  # the least number of candidate boxes of an image
 
-FOUND = 0.5  # intersection over union from which a box is the right one
+FOUND = 0.5  # the least intersection over union of a right box
 
-# A candidate belongs to a phrase from the upper overlap with its box, and not below the lower one.
+# A candidate matches a phrase if its overlap with the phrase's box is at least the second value, and does not match if
+# it is less than the first. Candidates in between are not trained on.
 _BELONGS = 0.3, 0.6
 
 
 def train_grounding(
     model: nn.Module, data: CaptionedImages, recipe: Recipe, seed: int, candidates: int = CANDIDATES
 ) -> None:
-    """Train a network in place to tell the candidate boxes of a phrase from others, on its parameters' device.
+    """Train a network in place to score the boxes of a phrase above others (Wang et al. 2019), on its own device.
 
     Args:
-        model: maps images, boxes, tokens and the images of the tokens to scores, as a
-            :class:`~shapeshift.networks.similarity_network.SimilarityNetwork` does.
-        data: the training set, on any device.
-        recipe: how.
-        seed: of the candidates and of the order of the images.
-        candidates: boxes per image, at least.
+        model: A network that maps images, boxes, tokens and the images of the tokens to scores, such as a
+            :class:`~shapeshift.networks.similarity_network.SimilarityNetwork`.
+        data: The training set, on any device.
+        recipe: The optimizer and its settings.
+        seed: The seed of the candidates and of the order of the images.
+        candidates: The least number of candidate boxes of an image.
 
     Raises:
         DataError: if the set has no phrases.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from shapeshift.experiments.data.scenes import scenes
+        >>> from shapeshift.experiments.tasks.grounding import train_grounding
+        >>> from shapeshift.experiments.training import Recipe
+        >>> from shapeshift.networks.similarity_network import SimilarityNetwork
+        >>> from shapeshift.networks.text_encoder import TextEncoder
+        >>> from shapeshift.networks.trunk import WideTrunk
+        >>> training, _ = scenes(Path("data"), train=8, test=1)
+        >>> text = TextEncoder(len(training.vocabulary), word_size=8, state_size=8)
+        >>> model = SimilarityNetwork(WideTrunk(10, 0.25), text, text_features=8, hidden=16, embedding=8)
+        >>> train_grounding(model, training, Recipe(epochs=1, learning_rate=0.01, optimizer="adamw"), seed=0)
     """
     named = _with_phrases(data)
     device = next(model.parameters()).device
@@ -57,17 +71,33 @@ def train_grounding(
 def grounding_accuracy(
     model: nn.Module, data: CaptionedImages, seed: int = 0, candidates: int = CANDIDATES, batch_size: int = 64
 ) -> float:
-    """Return the share of phrases whose best-scored candidate overlaps their box by half or more, in percent.
+    """Return the share of phrases whose best candidate has an intersection over union of at least 0.5, in percent.
 
     Args:
-        model: the network.
-        data: the test set.
-        seed: of the candidates.
-        candidates: boxes per image, at least.
-        batch_size: images at once.
+        model: The network. It is put into evaluation mode.
+        data: The test set.
+        seed: The seed of the candidates.
+        candidates: The least number of candidate boxes of an image.
+        batch_size: The number of images of a forward pass.
+
+    Returns:
+        The accuracy in percent.
 
     Raises:
         DataError: if the set has no phrases.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from shapeshift.experiments.data.scenes import scenes
+        >>> from shapeshift.experiments.tasks.grounding import grounding_accuracy
+        >>> from shapeshift.networks.similarity_network import SimilarityNetwork
+        >>> from shapeshift.networks.text_encoder import TextEncoder
+        >>> from shapeshift.networks.trunk import WideTrunk
+        >>> training, test = scenes(Path("data"), train=8, test=1)
+        >>> text = TextEncoder(len(training.vocabulary), word_size=8, state_size=8)
+        >>> model = SimilarityNetwork(WideTrunk(10, 0.25), text, text_features=8, hidden=16, embedding=8)
+        >>> 0 <= grounding_accuracy(model, training) <= 100
+        True
     """
     named = _with_phrases(data)
     model.eval()
@@ -92,7 +122,7 @@ def _with_phrases(data: CaptionedImages) -> Tensor:
 
 
 def _of_images(data: CaptionedImages, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of the phrases of some images, and for each the place of its image among them."""
+    """Return the indices of the phrases of some images, and the place of each phrase's image in the batch."""
     places = torch.full((len(data),), -1)
     places[batch] = torch.arange(len(batch))
     phrases = (places[data.phrases.images] >= 0).nonzero().flatten()

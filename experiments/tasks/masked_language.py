@@ -1,4 +1,4 @@
-"""Masked-language-model pretraining of an encoder, with a head that the encoder is rid of afterwards."""
+"""Pretrain an encoder by predicting masked tokens, with a head that is dropped afterwards."""
 
 from __future__ import annotations
 
@@ -17,20 +17,32 @@ try:
 except ImportError as error:
     raise MissingExtraError("pretraining an encoder", "transformers") from error
 
-_MASKED = 0.15  # of the tokens are to be predicted, of which
-_HIDDEN = 0.8  # are hidden behind the mask
-_REPLACED = 0.1  # are replaced by any token; the rest stay
-_IGNORED = -100  # what cross_entropy leaves out
+_MASKED = 0.15  # the share of tokens to predict
+_HIDDEN = 0.8  # the share of these that the mask replaces
+_REPLACED = 0.1  # the share of these that a random token replaces; the rest stay
+_IGNORED = -100  # the label that cross_entropy ignores
 
 
 class MaskedLanguageModel(nn.Module):
-    """An encoder under a head that predicts tokens by comparing with the encoder's own word embeddings.
+    """An encoder with a head that predicts tokens by comparing hidden states with the encoder's word embeddings.
 
-    The head is that of ALBERT (Lan et al. 2020), and of BERT where embeddings are as long as hidden states. Only the
-    encoder has word embeddings, so it can be compressed before or after, and go on to another head.
+    The head is that of ALBERT (Lan et al. 2020, section 3.1), which is BERT's where embeddings are as long as hidden
+    states. The word embeddings belong to the encoder alone. So the encoder can be compressed before or after, and can
+    be given another head.
 
     Args:
-        encoder: an encoder of transformers without a head.
+        encoder: An encoder of transformers without a head.
+
+    Example:
+        >>> import torch
+        >>> from transformers import AlbertConfig, AlbertModel
+        >>> from shapeshift.experiments.tasks.masked_language import MaskedLanguageModel
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        >>> config = AlbertConfig(vocab_size=50, embedding_size=8, hidden_size=16, **sizes)
+        >>> model = MaskedLanguageModel(AlbertModel(config, add_pooling_layer=False))
+        >>> tokens = torch.arange(24).view(2, 12)
+        >>> model(tokens, mask=torch.ones_like(tokens), wanted=tokens < 5).shape
+        torch.Size([5, 50])
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -43,12 +55,12 @@ class MaskedLanguageModel(nn.Module):
         self.to(device_of(encoder))
 
     def forward(self, tokens: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
-        """Return the logits of some tokens.
+        """Return the logits at the places of some tokens.
 
         Args:
-            tokens: of shape (N, length).
+            tokens: The tokens, of shape (N, length).
             mask: 1 for tokens and 0 for padding, of the same shape.
-            wanted: which tokens are predicted, boolean and of the same shape.
+            wanted: The places to predict, boolean and of the same shape.
 
         Returns:
             Logits of shape (number of wanted tokens, vocabulary).
@@ -72,18 +84,33 @@ def pretrain(
     """Pretrain an encoder in place by predicting masked tokens (Devlin et al. 2019, section 3.1).
 
     Args:
-        encoder: an encoder of transformers without a head, plain or compressed, on the device to train on.
-        texts: what is read, each cut into sequences.
-        tokenizer: makes its tokens.
-        length: tokens of a sequence, at most.
-        recipe: how it is trained; on a GPU in bfloat16 where autocast allows it.
-        seed: of the order of the sequences, and of what is masked.
+        encoder: An encoder of transformers without a head, plain or compressed, on the device to train on.
+        texts: The texts to read. A long text is cut into several sequences.
+        tokenizer: The tokenizer of the encoder.
+        length: The largest number of tokens of a sequence.
+        recipe: The optimizer and its settings. On a GPU, autocast trains in bfloat16.
+        seed: The seed of the order of the sequences and of the masks.
 
     Returns:
-        The encoder under the head that was trained with it.
+        The encoder with the head that was trained with it.
 
     Raises:
         DataError: if there is no text.
+
+    Example:
+        >>> from transformers import AlbertConfig, AlbertModel
+        >>> from shapeshift.experiments.data.wordpiece import train_wordpiece
+        >>> from shapeshift.experiments.tasks.masked_language import pretrain
+        >>> from shapeshift.experiments.training import Recipe
+        >>> texts = ["Ada wrote a program.", "The engine ran the program."]
+        >>> tokenizer = train_wordpiece(texts, size=50)
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        >>> config = AlbertConfig(vocab_size=50, embedding_size=8, hidden_size=16, **sizes)
+        >>> encoder = AlbertModel(config, add_pooling_layer=False)
+        >>> recipe = Recipe(epochs=1, learning_rate=1e-3, optimizer="adamw")
+        >>> model = pretrain(encoder, texts, tokenizer, length=16, recipe=recipe, seed=0)
+        >>> model.encoder is encoder
+        True
     """
     if not texts:
         raise DataError("no text to pretrain on: give at least one")
@@ -117,17 +144,18 @@ def pretrain(
 def mask_tokens(
     tokens: Tensor, words: Tensor, mask: int, vocabulary: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Choose the tokens that are to be predicted, and hide most of them (Devlin et al. 2019, section 3.1).
+    """Choose the tokens to predict, and hide most of them (Devlin et al. 2019, section 3.1).
 
     Args:
-        tokens: of shape (N, length).
-        words: which of them are no special tokens, boolean and of the same shape.
-        mask: the token that hides others.
-        vocabulary: how many tokens there are.
-        generator: of the choice, on the device of the tokens.
+        tokens: The tokens, of shape (N, length).
+        words: Whether each token is an ordinary one, and not a special one; boolean and of the same shape.
+        mask: The mask token.
+        vocabulary: The number of different tokens.
+        generator: The random generator of the choices, on the device of the tokens.
 
     Returns:
-        What the encoder is given, and what it is to predict, which is -100 elsewhere; both of the shape of the tokens.
+        The encoder's input, and the labels: the token to predict, and -100 elsewhere. Both have the shape of the
+        tokens.
     """
     chosen, fate = (torch.rand(tokens.shape, generator=generator, device=tokens.device) for _ in range(2))
     wanted = words & (chosen < _MASKED)

@@ -1,4 +1,4 @@
-"""Extractive question answering with an encoder of transformers: the answer is a span of the passage."""
+"""Extractive question answering with an encoder of transformers: an answer is a span of the passage."""
 
 from __future__ import annotations
 
@@ -22,21 +22,33 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class Windows:
-    """Questions with as much of their passages as fits, in the tokens of an encoder.
+    """Questions with parts of their passages, in the tokens of an encoder.
 
-    A passage that is too long is cut into several windows that overlap. The first token of each, which belongs to
-    neither question nor passage, stands for "no answer here".
+    A long passage is cut into several windows that overlap. The first token of each window belongs neither to the
+    question nor to the passage, and stands for "no answer here".
 
     Attributes:
-        tokens: of shape (N, length).
+        tokens: The tokens of each window, of shape (N, length).
         mask: 1 for tokens and 0 for padding, of the same shape.
-        kinds: 0 for the question, 1 for the passage and, where they are marked, 2 for tokens that are in both, of the
-            same shape.
-        answerable: which tokens may begin or end an answer: those of the passage; boolean, of the same shape.
-        starts: the first token of the answer, of shape (N,); 0 where the window does not have it.
-        ends: the last token of the answer, in the same way.
-        offsets: where each token begins and ends in the passage, in characters, of shape (N, length, 2).
-        questions: the index of the question of each window, of shape (N,).
+        kinds: The token types: 0 for the question, 1 for the passage and, if matches are marked, 2 for tokens of the
+            passage that the question has too. The shape is the same.
+        answerable: Whether a token can be the first or the last token of an answer, which the tokens of the passage
+            can; boolean and of the same shape.
+        starts: The index of the first token of the answer, of shape (N,); 0 if the window does not have the answer.
+        ends: The index of the last token of the answer, of shape (N,); 0 if the window does not have the answer.
+        offsets: The first character of each token in the passage, and the one after its last, of shape (N, length, 2).
+        questions: The index of the question of each window, of shape (N,).
+
+    Example:
+        >>> from shapeshift.experiments.data.squad import Answer, Question
+        >>> from shapeshift.experiments.data.wordpiece import train_wordpiece
+        >>> from shapeshift.experiments.tasks.question_answering import make_windows
+        >>> question = Question("1", "Who wrote it?", "Ada wrote it.", (Answer("Ada", start=0),))
+        >>> tokenizer = train_wordpiece([question.question, question.context], size=60)
+        >>> windows = make_windows([question], tokenizer, length=24, stride=2, question_length=8)
+        >>> left, right = windows.offsets[0, windows.starts[0], 0], windows.offsets[0, windows.ends[0], 1]
+        >>> question.context[left:right]
+        'Ada'
     """
 
     tokens: Tensor
@@ -60,21 +72,34 @@ def make_windows(
     question_length: int = 64,
     mark_matches: bool = False,
 ) -> Windows:
-    """Turn questions into windows (Devlin et al. 2019, section 4.2); of several answers, the first one is looked for.
+    """Turn questions and their passages into windows (Devlin et al. 2019, section 4.2).
 
     Args:
-        questions: with their passages.
-        tokenizer: makes tokens of them.
-        length: tokens of a window.
-        stride: tokens of the passage that two windows share.
-        question_length: tokens of the question; what is longer is cut.
-        mark_matches: whether tokens of the passage that the question has too are of a kind of their own, which takes an
-            encoder with three types of tokens. A small encoder has not seen enough text to compare tokens by itself
-            (the exact match of Chen et al. 2017, "Reading Wikipedia to Answer Open-Domain Questions", section 3.2).
+        questions: The questions with their passages. Of several answers to a question, the first one is the label.
+        tokenizer: The tokenizer of the encoder.
+        length: The number of tokens of a window.
+        stride: The number of tokens of the passage that two neighbouring windows share.
+        question_length: The largest number of tokens of a question. The rest of a longer question is dropped.
+        mark_matches: Whether tokens of the passage that the question has too get a token type of their own, which takes
+            an encoder with three token types. Small encoders have not seen enough text to compare tokens themselves.
+            This is the exact match of Chen et al. 2017, "Reading Wikipedia to Answer Open-Domain Questions",
+            section 3.2.
+
+    Returns:
+        The windows. Those of a question follow one another, in the order of the questions.
 
     Raises:
-        ConfigError: if the lengths leave a window no room to move on in the passage.
+        ConfigError: if the lengths leave no room for the passage in a window.
         DataError: if there is no question.
+
+    Example:
+        >>> from shapeshift.experiments.data.squad import Answer, Question
+        >>> from shapeshift.experiments.data.wordpiece import train_wordpiece
+        >>> from shapeshift.experiments.tasks.question_answering import make_windows
+        >>> question = Question("1", "Who wrote it?", "Ada wrote it.", (Answer("Ada", start=0),))
+        >>> tokenizer = train_wordpiece([question.question, question.context], size=60)
+        >>> make_windows([question], tokenizer, length=24, stride=2, question_length=8).tokens.shape
+        torch.Size([1, 24])
     """
     specials = tokenizer.num_special_tokens_to_add(pair=True)
     if min(stride, question_length - 1) < 0 or length <= question_length + specials + stride:
@@ -113,7 +138,7 @@ def _cut(question: str, tokenizer: PreTrainedTokenizerFast, most: int) -> str:
 
 
 def _tokens_of(answers: Sequence[Sequence[Answer]], offsets: Tensor, answerable: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first and the last token of each window's answer; zeros if there is none, or the window cuts it."""
+    """Return the first and the last token of each window's answer; zeros if the window does not have all of it."""
     spans = torch.tensor([[(one.start, one.end) for one in some] or [(-1, -1)] for some in answers])
     begin, end = spans[:, :, 0], spans[:, :, 1]
     left, right = offsets.unbind(-1)
@@ -129,10 +154,21 @@ def _tokens_of(answers: Sequence[Sequence[Answer]], offsets: Tensor, answerable:
 
 
 class QuestionAnswering(nn.Module):
-    """An encoder under a head that tells where an answer begins and where it ends (Devlin et al. 2019, section 4.2).
+    """An encoder with a head that predicts the first and the last token of an answer (Devlin et al. 2019, section 4.2).
 
     Args:
-        encoder: an encoder of transformers without a head, plain or compressed.
+        encoder: An encoder of transformers without a head, plain or compressed.
+
+    Example:
+        >>> import torch
+        >>> from transformers import AlbertConfig, AlbertModel
+        >>> from shapeshift.experiments.tasks.question_answering import QuestionAnswering
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        >>> config = AlbertConfig(vocab_size=50, embedding_size=8, hidden_size=16, **sizes)
+        >>> model = QuestionAnswering(AlbertModel(config, add_pooling_layer=False))
+        >>> tokens = torch.arange(24).view(2, 12)
+        >>> model(tokens, mask=torch.ones_like(tokens), kinds=torch.zeros_like(tokens)).shape
+        torch.Size([2, 2, 12])
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -142,15 +178,15 @@ class QuestionAnswering(nn.Module):
         self.to(device_of(encoder))
 
     def forward(self, tokens: Tensor, mask: Tensor, kinds: Tensor) -> Tensor:
-        """Return the logits of being the first and the last token of the answer.
+        """Return the logits of each token as the first and as the last token of the answer.
 
         Args:
-            tokens: of shape (N, length).
+            tokens: The tokens, of shape (N, length).
             mask: 1 for tokens and 0 for padding, of the same shape.
-            kinds: of the tokens, of the same shape.
+            kinds: The token types, of the same shape.
 
         Returns:
-            Logits of shape (2, N, length).
+            Logits of shape (2, N, length): those of the first token, then those of the last.
         """
         encoded = self.encoder(input_ids=tokens, attention_mask=mask, token_type_ids=kinds)
         logits: Tensor = self.spans(encoded.last_hidden_state)
@@ -158,13 +194,27 @@ class QuestionAnswering(nn.Module):
 
 
 def fine_tune(model: QuestionAnswering, windows: Windows, recipe: Recipe, seed: int) -> None:
-    """Train a model in place to find answers, on the device that it is on.
+    """Train a model in place to find answers (Devlin et al. 2019, section 4.2), on its own device.
 
     Args:
-        model: its encoder is trained along.
-        windows: of the training questions.
-        recipe: how.
-        seed: of the order of the windows.
+        model: The model. Its encoder is trained too.
+        windows: The windows of the training questions.
+        recipe: The optimizer and its settings.
+        seed: The seed of the order of the windows.
+
+    Example:
+        >>> from transformers import AlbertConfig, AlbertModel
+        >>> from shapeshift.experiments.data.squad import Answer, Question
+        >>> from shapeshift.experiments.data.wordpiece import train_wordpiece
+        >>> from shapeshift.experiments.tasks.question_answering import QuestionAnswering, fine_tune, make_windows
+        >>> from shapeshift.experiments.training import Recipe
+        >>> question = Question("1", "Who wrote it?", "Ada wrote it.", (Answer("Ada", start=0),))
+        >>> tokenizer = train_wordpiece([question.question, question.context], size=50)
+        >>> windows = make_windows([question], tokenizer, length=24, stride=2, question_length=8)
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        >>> config = AlbertConfig(vocab_size=50, embedding_size=8, hidden_size=16, **sizes)
+        >>> model = QuestionAnswering(AlbertModel(config, add_pooling_layer=False))
+        >>> fine_tune(model, windows, Recipe(epochs=2, learning_rate=1e-3, optimizer="adamw"), seed=0)
     """
     device = device_of(model)
     tokens, mask, kinds = (part.to(device) for part in (windows.tokens, windows.mask, windows.kinds))
@@ -199,16 +249,30 @@ def answer(
     """Answer questions by the best span over all of their windows (Devlin et al. 2019, sections 4.2 and 4.3).
 
     Args:
-        model: it is put into evaluation mode.
-        questions: what the windows were made of.
-        windows: all of them.
-        longest: tokens of an answer, at most.
-        threshold: a question is left open where that scores higher than the best span by more than this, as SQuAD v2.0
-            has it; None to answer each one, as in v1.1.
-        batch_size: windows at once.
+        model: The model. It is put into evaluation mode.
+        questions: The questions that the windows were made of.
+        windows: All windows of the questions.
+        longest: The largest number of tokens of an answer.
+        threshold: A question gets no answer if the score of "no answer" exceeds that of the best span by more than
+            this, as in SQuAD v2.0. None answers every question, as in v1.1.
+        batch_size: The number of windows of a forward pass.
 
     Returns:
-        From each question's id to its answer, the empty text where it is left open.
+        The answers by the ids of the questions. The empty text means "no answer".
+
+    Example:
+        >>> from transformers import AlbertConfig, AlbertModel
+        >>> from shapeshift.experiments.data.squad import Answer, Question
+        >>> from shapeshift.experiments.data.wordpiece import train_wordpiece
+        >>> from shapeshift.experiments.tasks.question_answering import QuestionAnswering, answer, make_windows
+        >>> question = Question("1", "Who wrote it?", "Ada wrote it.", (Answer("Ada", start=0),))
+        >>> tokenizer = train_wordpiece([question.question, question.context], size=50)
+        >>> windows = make_windows([question], tokenizer, length=24, stride=2, question_length=8)
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        >>> config = AlbertConfig(vocab_size=50, embedding_size=8, hidden_size=16, **sizes)
+        >>> model = QuestionAnswering(AlbertModel(config, add_pooling_layer=False))
+        >>> answer(model, [question], windows)["1"] in question.context
+        True
     """
     model.eval()
     device = device_of(model)

@@ -1,4 +1,4 @@
-"""Finding the sentence of an image and the image of a sentence: training and recall."""
+"""Retrieval: find the sentence of an image and the image of a sentence; training and recall."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ from shapeshift.experiments.data.captions import CaptionedImages
 from shapeshift.experiments.training import Recipe, fit
 from shapeshift.networks.embedding_network import embedding_loss
 
-RANKS = 1, 5, 10  # that recall is measured at
+RANKS = 1, 5, 10  # the ranks of the recalls
 
-_MARGIN = 0.2  # between distances of at most 2
-_SENTENCES = 2  # of an image in a step, so that there are neighbours whose structure can be preserved
+_MARGIN = 0.2  # the margin of the loss; distances are at most 2
+_SENTENCES = 2  # sentences of an image in a step, so that the loss can keep sentences of one image together
 
 
 def train_retrieval(model: nn.Module, data: CaptionedImages, recipe: Recipe, seed: int) -> None:
-    """Train a network in place to embed images close to their sentences, on the device that its parameters are on.
+    """Train a network in place to embed images close to their sentences (Wang et al. 2016), on its own device.
 
     Args:
-        model: maps images and tokens to their embeddings, as an
-            :class:`~shapeshift.networks.embedding_network.EmbeddingNetwork` does.
-        data: the training set, on any device.
-        recipe: how.
-        seed: of the order of the images, and of which of their sentences are read.
+        model: A network that maps images and tokens to their embeddings, such as an
+            :class:`~shapeshift.networks.embedding_network.EmbeddingNetwork`.
+        data: The training set, on any device.
+        recipe: The optimizer and its settings.
+        seed: The seed of the order of the images, and of the sentences chosen in each step.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from shapeshift.experiments.data.scenes import scenes
+        >>> from shapeshift.experiments.tasks.retrieval import train_retrieval
+        >>> from shapeshift.experiments.training import Recipe
+        >>> from shapeshift.networks.embedding_network import EmbeddingNetwork
+        >>> from shapeshift.networks.text_encoder import TextEncoder
+        >>> from shapeshift.networks.trunk import WideTrunk
+        >>> training, _ = scenes(Path("data"), train=8, test=1)
+        >>> text = TextEncoder(len(training.vocabulary), word_size=8, state_size=8)
+        >>> model = EmbeddingNetwork(WideTrunk(10, 0.25), text, text_features=8, hidden=16, embedding=8)
+        >>> train_retrieval(model, training, Recipe(epochs=1, learning_rate=0.01, optimizer="adamw"), seed=0)
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
@@ -34,7 +47,7 @@ def train_retrieval(model: nn.Module, data: CaptionedImages, recipe: Recipe, see
 
     def loss(batch: Tensor) -> Tensor:
         start = (torch.rand(len(batch), generator=generator) * counts[batch]).long()
-        # Neighbours in the list of an image's sentences, which are different ones where there are two.
+        # Neighbours in the list of an image's sentences. They differ if the image has two or more.
         chosen = (start[:, None] + torch.arange(_SENTENCES)) % counts[batch, None]
         sentences = by_image[first[batch, None] + chosen].flatten()
         embedded_images, embedded_sentences = model(images[batch.to(device)], tokens[sentences.to(device)])
@@ -56,28 +69,58 @@ def embed(model: nn.Module, data: CaptionedImages, batch_size: int = 256) -> tup
 
 
 def recall(similarities: Tensor, matches: Tensor, rank: int) -> float:
-    """Return the share of rows in which something that matches is among the most similar, in percent.
+    """Return the share of queries with a match among their most similar candidates, in percent.
 
-    What is as similar as the best match counts as ahead of it, so that a network that finds everything alike finds
-    nothing.
+    A candidate that is as similar as the best match counts as more similar. So a network that gives all candidates the
+    same similarity has a recall of zero.
 
     Args:
-        similarities: of queries to candidates, of shape (Q, C).
-        matches: whether they belong together, of shape (Q, C); at least one candidate for each query.
-        rank: how many of the most similar candidates are looked at.
+        similarities: The similarities of Q queries and C candidates, of shape (Q, C).
+        matches: Whether a query and a candidate belong together, boolean and of shape (Q, C). Each query has at least
+            one match.
+        rank: The number of most similar candidates to look at.
+
+    Returns:
+        The recall in percent.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.experiments.tasks.retrieval import recall
+        >>> similarities = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.2, 0.1]])
+        >>> matches = torch.tensor([[True, False, False], [False, True, False]])
+        >>> recall(similarities, matches, rank=1), recall(similarities, matches, rank=2)
+        (50.0, 100.0)
     """
     best = similarities.masked_fill(~matches, -torch.inf).amax(1, keepdim=True)
-    # Not `>=`, since a network that diverged finds nothing either: NaN compares with nothing.
+    # Not `>=`: a network that diverged gives NaN, which compares as False, and must have a recall of zero.
     ahead = (~(similarities < best) & ~matches).sum(1)
     return (ahead < rank).float().mean().item() * 100
 
 
 def retrieval_recalls(model: nn.Module, data: CaptionedImages) -> dict[str, float]:
-    """Measure how often a network finds what belongs together in a test set.
+    """Measure the recalls of a network on a test set (Wang et al. 2016, section 4).
+
+    Args:
+        model: A network that maps images and tokens to their embeddings. It is put into evaluation mode.
+        data: The test set.
 
     Returns:
-        Recall in percent at ranks 1, 5 and 10, ``sentences_at_1`` and so on where sentences of an image are looked for
-        and ``images_at_1`` and so on where a sentence's image is, and ``mean_recall``, the mean of the six.
+        Recalls in percent at ranks 1, 5 and 10 by name. ``sentences_at_1`` and so on are those of the sentences of an
+        image, ``images_at_1`` and so on those of the image of a sentence, and ``mean_recall`` is the mean of the six.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from shapeshift.experiments.data.scenes import scenes
+        >>> from shapeshift.experiments.tasks.retrieval import retrieval_recalls
+        >>> from shapeshift.networks.embedding_network import EmbeddingNetwork
+        >>> from shapeshift.networks.text_encoder import TextEncoder
+        >>> from shapeshift.networks.trunk import WideTrunk
+        >>> training, _ = scenes(Path("data"), train=8, test=1)
+        >>> text = TextEncoder(len(training.vocabulary), word_size=8, state_size=8)
+        >>> model = EmbeddingNetwork(WideTrunk(10, 0.25), text, text_features=8, hidden=16, embedding=8)
+        >>> recalls = retrieval_recalls(model, training)
+        >>> list(recalls)[:3]
+        ['mean_recall', 'sentences_at_1', 'sentences_at_5']
     """
     images, texts = embed(model, data)
     similarities = images @ texts.T

@@ -1,6 +1,7 @@
-"""Models of timm: every name in a compressed form behind ``shapeshift_``, and the networks for small images by name.
+"""Importing this registers models with timm: ``shapeshift_NAME`` for every NAME, and the networks for small images.
 
-Importing this registers both with timm.
+``timm.create_model("shapeshift_resnet50", budget="25%")`` builds a compressed model, and
+``timm.create_model("wrn_28_10")`` a network for images of 32 pixels.
 """
 
 from shapeshift.integrations.timm.compressed import PREFIX, build, build_compressed, model_names, register_models

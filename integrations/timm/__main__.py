@@ -1,4 +1,4 @@
-"""Run a script of timm's, such as ``train.py``, that knows the compressed models.
+"""Run a script of timm, such as ``train.py``, with the compressed models registered.
 
 python -m shapeshift.integrations.timm train.py --model shapeshift_resnet50 --model-kwargs budget=25% ...
 """
@@ -14,10 +14,10 @@ from shapeshift.integrations.timm import PREFIX
 
 
 def main(arguments: list[str]) -> None:
-    """Run a script, such as timm's ``train.py``, with the compressed models registered.
+    """Run a script, such as ``train.py`` of timm, with the compressed models registered.
 
     Args:
-        arguments: the script's path, and its own arguments.
+        arguments: The path of the script, and its own arguments.
 
     Raises:
         ModelError: if there is no such script.
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
         missing = f"there is no script {arguments[0]}" if arguments else "name a script to run"
         raise ModelError(f"{missing}: python -m shapeshift.integrations.timm train.py --model {PREFIX}resnet50 ...")
     sys.argv = arguments
-    sys.path[0] = str(Path(arguments[0]).resolve().parent)  # as python itself does for a script
+    sys.path[0] = str(Path(arguments[0]).resolve().parent)  # as Python does for a script
     runpy.run_path(arguments[0], run_name="__main__")
 
 

@@ -1,4 +1,4 @@
-"""Models of timm, by name: plain ones, and compressed ones behind ``shapeshift_``."""
+"""Models of timm by name: plain models, and compressed models with the prefix ``shapeshift_``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from shapeshift.surgery.shared_parameters import SharedParameters
 
 PREFIX = "shapeshift_"
 
-# Where timm's registry looks for the pretrained weights of what this module registers.
+# timm's registry reads the pretrained weights of a module's models from this name.
 default_cfgs: dict[str, Any] = {}
 
 
 def model_names() -> list[str]:
-    """Return the names that timm can build, without those of compressed models."""
+    """Return the names of timm's models, without those of compressed models."""
     return [name for name in timm.list_models() if not name.startswith(PREFIX)]
 
 
@@ -43,30 +43,39 @@ def build(name: str) -> nn.Module:
 
 
 def build_compressed(name: str, pretrained: bool = False, *, budget: Budget | None = None, **options: Any) -> nn.Module:
-    """Build a model of timm and compress it: what ``timm.create_model("shapeshift_" + name, ...)`` calls.
+    """Build a model of timm and compress it; ``timm.create_model("shapeshift_" + name, ...)`` calls this.
 
     Args:
-        name: of the plain model.
-        pretrained: whether to start from trained weights. The shared parameters are then fitted to them, unless
+        name: The name of the plain model.
+        pretrained: Whether to start from trained weights. The shared parameters are then fitted to them, unless
             ``init="random"`` is given. Weights that were saved from a compressed model are loaded as they are.
-        budget: as in :func:`shapeshift.compress`; with ``features_only=True``, of the feature extractor.
-        **options: fields of :class:`shapeshift.Config`; all others go to timm.
+        budget: The parameter budget, as in :func:`shapeshift.compress`. With ``features_only=True`` it is the budget of
+            the feature extractor.
+        **options: Fields of :class:`shapeshift.Config`. All other options go to timm.
 
     Returns:
         The compressed model.
 
     Raises:
         BudgetError: if the budget is missing, cannot be read, or cannot be met.
-        ConfigError, ModelError: as :func:`shapeshift.compress`.
+        ConfigError: as in :func:`shapeshift.compress`.
+        ModelError: as in :func:`shapeshift.compress`.
+
+    Example:
+        >>> import shapeshift
+        >>> from shapeshift.integrations.timm import build_compressed
+        >>> model = build_compressed("test_resnet", budget="50%", num_classes=10)
+        >>> shapeshift.is_compressed(model)
+        True
     """
     if budget is None:
         raise BudgetError(
-            f'{PREFIX}{name} needs a budget: timm.create_model("{PREFIX}{name}", budget="25%"), or behind '
+            f'{PREFIX}{name} needs a budget: timm.create_model("{PREFIX}{name}", budget="25%"), or after '
             f"--model {PREFIX}{name} in a script of timm, --model-kwargs budget=25%"
         )
     fields = {field.name for field in dataclasses.fields(Config)}
     chosen = {key: options.pop(key) for key in fields & set(options)}
-    # Arguments of the saved model come with weights that timm wrote into a folder or to the hub.
+    # A folder or a repository of the hub that timm wrote has the arguments of the saved model.
     compressed_weights = pretrained and "budget" in options.get("pretrained_model_args", {})
     if pretrained and not compressed_weights:
         chosen.setdefault("init", "fit")
@@ -78,7 +87,7 @@ def build_compressed(name: str, pretrained: bool = False, *, budget: Budget | No
         load_pretrained(model, num_classes=getattr(model, "num_classes", 0), in_chans=options.get("in_chans", 3))
     else:
         compress(model, budget, config)
-    # What timm writes beside weights, so that it builds the compressed model again.
+    # timm writes these beside the weights, so that it can build the compressed model again.
     described: Any = model
     described.pretrained_cfg = described.default_cfg = {**described.pretrained_cfg, "architecture": PREFIX + name}
     described._model_args = {"init": config.init}
@@ -88,10 +97,17 @@ def build_compressed(name: str, pretrained: bool = False, *, budget: Budget | No
 def register_models() -> list[str]:
     """Register a compressed form of every model that timm knows, as ``shapeshift_<name>``.
 
-    Importing ``shapeshift.integrations.timm`` does it once; call it again for models that are registered later.
+    Importing ``shapeshift.integrations.timm`` calls this once. Call it again for models that are registered later.
 
     Returns:
-        The names that are new.
+        The new names.
+
+    Example:
+        >>> import timm
+        >>> from shapeshift.integrations.timm import register_models
+        >>> registered = register_models()
+        >>> timm.is_model("shapeshift_resnet18")
+        True
     """
     names = [name for name in model_names() if not timm.is_model(PREFIX + name)]
     default_cfgs.update(

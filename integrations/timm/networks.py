@@ -19,19 +19,30 @@ from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.vgg import VGG
 from shapeshift.networks.wide_resnet import WideResNet
 
-SIDE = 32  # pixels that the networks are made for
+SIDE = 32  # the side in pixels of the networks' images
 
 
 class Classifier(nn.Module):
-    """What timm asks of a model, for a network whose children run one after the other: features, pooling and a head.
+    """The interface of timm's models, for a network whose children run one after another: features, pooling and a head.
 
-    A feature is what the last step at a resolution returns.
+    It is a mixin: a class derives from it and from a network. A feature is the output of the last step at a resolution.
 
     Args:
-        in_chans: channels of the images.
-        num_classes: size of the output; 0 leaves the head out.
-        drop_rate: probability of dropping an entry before the head.
-        **options: of the network.
+        in_chans: The number of channels of the images.
+        num_classes: The number of classes. With 0 the model has no head, and returns the pooled features.
+        drop_rate: The probability of dropping an entry of the pooled features before the head.
+        **options: Options of the network, such as ``depth``.
+
+    Example:
+        >>> import timm
+        >>> import torch
+        >>> import shapeshift.integrations.timm
+        >>> from shapeshift.integrations.timm.networks import Classifier
+        >>> model = timm.create_model("cifar_resnet20", num_classes=5)
+        >>> isinstance(model, Classifier)
+        True
+        >>> model(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
     """
 
     pool: Any
@@ -50,7 +61,7 @@ class Classifier(nn.Module):
         ]
 
     def steps(self) -> Iterator[tuple[str, nn.Module]]:
-        """List what runs before the pooling, by name and in order; the outermost containers are opened."""
+        """Yield the modules before the pooling by name, in the order of the forward pass, one level into containers."""
         for name, child in itertools.takewhile(lambda found: found[1] is not self.pool, self.named_children()):
             if type(child) is nn.Sequential:
                 yield from ((f"{name}.{inner}", step) for inner, step in child.named_children())
@@ -69,7 +80,7 @@ class Classifier(nn.Module):
         return list(last.values())
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute activations again in the backward pass instead of keeping them."""
+        """Turn gradient checkpointing on or off: activations are computed again in the backward pass, and not kept."""
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
@@ -81,15 +92,15 @@ class Classifier(nn.Module):
         """Replace the head.
 
         Args:
-            num_classes: size of the output; 0 leaves the head out.
+            num_classes: The number of classes. With 0 the model has no head.
             global_pool: None or "avg".
-            fresh: whether a head that stays gets new values.
+            fresh: Whether to make a new head. Otherwise the present head stays, unless ``num_classes`` is 0.
 
         Raises:
             ValueError: if another pooling is asked for.
         """
         if global_pool not in (None, "avg"):
-            raise ValueError(f"{type(self).__name__} pools by the average, and not by {global_pool!r}")
+            raise ValueError(f"{type(self).__name__} pools by the average, not by {global_pool!r}")
         self.num_classes = num_classes
         if not num_classes:
             self.head = nn.Identity()
@@ -106,18 +117,18 @@ class Classifier(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Return features on the way; see ``forward_intermediates`` of timm's models.
+        """Return intermediate features, as ``forward_intermediates`` of timm's models does.
 
         Args:
-            x: images of shape (N, C, H, W).
-            indices: which features; the last ones if a number, all if None.
-            norm: accepted as everywhere in timm; features are as their step returns them.
-            stop_early: whether to stop at the last feature that is asked for.
+            x: Images of shape (N, C, H, W).
+            indices: The indices of the features, or the number of last features, or None for all.
+            norm: Ignored. timm's other models have this argument.
+            stop_early: Whether to stop after the last requested feature.
             output_fmt: "NCHW".
-            intermediates_only: whether to leave out what the last step returned.
+            intermediates_only: Whether to return the features only.
 
         Returns:
-            That and a list of the features, or the list alone.
+            The output of the last step and the list of features, or the list only.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"the features have the layout NCHW, not {output_fmt!r}")
@@ -135,13 +146,13 @@ class Classifier(nn.Module):
         return intermediates if intermediates_only else (x, intermediates)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return what the pooling gets, of shape (N, C, H, W)."""
+        """Return the input of the pooling, of shape (N, C, H, W)."""
         for _, step in self.steps():
             x = self._run(step, x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits for what :meth:`forward_features` returned, or what the head would get."""
+        """Return the logits for the output of :meth:`forward_features`; with ``pre_logits``, the input of the head."""
         pooled = F.dropout(torch.flatten(self.pool(x), 1), self.drop_rate, self.training)
         logits: Tensor = pooled if pre_logits else self.head(pooled)
         return logits
@@ -150,7 +161,7 @@ class Classifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def _run(self, step: nn.Module, x: Tensor) -> Tensor:
-        # What has no weights keeps little.
+        # A step without weights, such as a pooling, keeps few activations.
         kept = not self.grad_checkpointing or next(step.parameters(), None) is None
         out: Tensor = step(x) if kept else checkpoint_seq(step if type(step) is nn.Sequential else [step], x)
         return out
@@ -176,7 +187,7 @@ class SmallGoogLeNet(Classifier, GoogLeNet):
     """A :class:`~shapeshift.networks.googlenet.GoogLeNet` as a model of timm."""
 
 
-# Each with its class, what it is built with, its first convolution and the number of its resolutions.
+# For each name: the class, its arguments, the first convolution and the number of resolutions.
 NETWORKS: dict[str, tuple[type[Classifier], dict[str, Any], str, int]] = {
     **{
         f"wrn_{depth}_{width}": (SmallWideResNet, {"depth": depth, "width": width}, "stem", 3)
@@ -188,7 +199,7 @@ NETWORKS: dict[str, tuple[type[Classifier], dict[str, Any], str, int]] = {
     "cifar_googlenet": (SmallGoogLeNet, {}, "stem.conv", 3),
 }
 
-# Where timm's registry looks for the data that a model is meant for. There are no trained weights.
+# timm's registry reads the data configuration of a module's models from this name. There are no trained weights.
 default_cfgs: dict[str, dict[str, Any]] = {
     name: {
         "input_size": (3, SIDE, SIDE),
@@ -204,12 +215,12 @@ default_cfgs: dict[str, dict[str, Any]] = {
 
 
 def build_network(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-    """Build a network for images of 32 pixels: what ``timm.create_model(name, ...)`` calls.
+    """Build a network for images of 32 pixels; ``timm.create_model(name, ...)`` calls this.
 
     Args:
-        name: a key of ``NETWORKS``.
-        pretrained: whether to load weights; the place has to be given (``pretrained_cfg_overlay={"file": ...}``).
-        **options: of :class:`Classifier`, of the network (``depth``, ``width``) and of timm.
+        name: A key of ``NETWORKS``.
+        pretrained: Whether to load weights. Their file has to be given (``pretrained_cfg_overlay={"file": ...}``).
+        **options: Options of :class:`Classifier`, of the network (``depth``, ``width``) and of timm.
     """
     network, defaults, _, resolutions = NETWORKS[name]
     features = {"out_indices": tuple(range(resolutions)), "flatten_sequential": True}
@@ -218,7 +229,7 @@ def build_network(name: str, pretrained: bool = False, **options: Any) -> nn.Mod
 
 
 def register_networks() -> None:
-    """Make the networks known to timm by their names."""
+    """Register the networks with timm."""
     for name in NETWORKS:
         if not timm.is_model(name):
             entry_point = partial(build_network, name)

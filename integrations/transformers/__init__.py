@@ -1,7 +1,8 @@
-"""Models of transformers: built by type or from a configuration, and saved and loaded in transformers' own ways.
+"""Importing this lets ``save_pretrained`` and ``from_pretrained`` of transformers save and load compressed models.
 
-Once this is imported, ``save_pretrained`` of a compressed model writes the recipe into ``config.json``, and
-``from_pretrained`` compresses the model by it before it loads what the recipe leaves of the weights.
+``save_pretrained`` writes a recipe into ``config.json``. ``from_pretrained`` compresses the model by the recipe before
+it loads the shared parameters. Models that are not compressed are saved and loaded as before. ``loading`` and
+``saving`` say what an import changes in transformers.
 """
 
 from shapeshift.integrations.transformers.building import build, build_from_file, model_names

@@ -1,4 +1,4 @@
-"""Models of transformers, by type or from a configuration on disk."""
+"""Build models of transformers by their type, or from a configuration on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shapeshift.errors import ModelError
 
 
 def model_names() -> list[str]:
-    """Return the model types that transformers can build, such as "bert"."""
+    """Return the model types of transformers, such as "bert"."""
     return list(MODEL_MAPPING_NAMES)
 
 
@@ -28,7 +28,7 @@ def build_from_file(path: Path) -> nn.Module:
     """Build a model on the meta device from its configuration.
 
     Args:
-        path: a JSON file, or a directory with a ``config.json``.
+        path: A JSON file, or a folder with a ``config.json``.
 
     Raises:
         ModelError: if the file is missing, is not JSON, or names a model type that transformers does not know.
@@ -45,14 +45,14 @@ def build_from_file(path: Path) -> nn.Module:
 
 
 def _build(config: Any, source: str) -> nn.Module:
-    """Build the class that the configuration names, or else the one without a head."""
+    """Build the class that the configuration names, or the class without a head if it names none."""
     classes = [getattr(transformers, name, None) for name in config.architectures or ()]
     known = next((found for found in classes if found is not None), None)
     try:
         with torch.device("meta"):
             model: nn.Module = known(config) if known is not None else transformers.AutoModel.from_config(config)
     except Exception as error:
-        # Some types have no usable defaults, and fail in any way that None can fail in.
+        # Some types have no usable defaults, and can fail with any exception.
         what = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
         raise ModelError(f"transformers cannot build a model from the configuration of {source} ({what})") from error
     return model

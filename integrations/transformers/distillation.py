@@ -1,4 +1,4 @@
-"""The ``Trainer`` of transformers, with a distillation loss."""
+"""A ``Trainer`` of transformers with a distillation loss."""
 
 from __future__ import annotations
 
@@ -27,26 +27,42 @@ _CONNECTORS = "distiller.safetensors"
 
 
 class DistillationTrainer(transformers.Trainer):
-    """A ``Trainer`` that adds the loss of a distiller to the model's own.
+    """A ``Trainer`` that adds the loss of a distiller to the model's own loss.
 
-    Only training is different: evaluation reports the model's own loss. The connectors of the distiller are trained in
-    the same optimizer, their gradients are averaged over processes and clipped, and a checkpoint holds them in
+    Only training differs from a ``Trainer``; evaluation reports the model's own loss. The same optimizer trains the
+    connectors of the distiller. Their gradients are averaged over processes and clipped, and a checkpoint has them in
     ``distiller.safetensors`` beside the model. Weight decay follows :func:`shapeshift.parameter_groups`.
 
-    The teacher gets the same inputs as the student, labels included, and runs in the same precision. Both losses are
-    means over a batch, and gradient accumulation takes the mean over the batches of a step: ``num_items_in_batch``
-    reaches a ``compute_loss_func`` only.
+    The teacher gets the same inputs as the student, including labels, and runs in the same precision. Both losses are
+    means over a batch, and gradient accumulation takes the mean over the batches of a step. Only a
+    ``compute_loss_func`` gets ``num_items_in_batch``.
 
     Args:
-        model: the student, plain or compressed.
-        args: as of ``Trainer``.
-        distiller: built with this model as its student.
-        **options: as of ``Trainer``, except for ``model_init``.
+        model: The student, plain or compressed.
+        args: The ``TrainingArguments``.
+        distiller: A distiller with this model as its student.
+        **options: The other arguments of ``Trainer``, except ``model_init``.
 
     Raises:
-        ConfigError: if it is to run under FSDP, DeepSpeed or ``DataParallel``, or if an optimizer is given that does
-            not hold the connectors.
-        ModelError: if no model is given, or the distiller was built with another one.
+        ConfigError: if training would run under FSDP, DeepSpeed or ``DataParallel``, or a given optimizer does not have
+            the connectors.
+        ModelError: if no model is given, or the distiller has another student.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, TrainingArguments
+        >>> from shapeshift.distill import KD
+        >>> from shapeshift.integrations.transformers.distillation import DistillationTrainer
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
+        >>> teacher, student = (BertForSequenceClassification(BertConfig(hidden_size=n, **sizes)) for n in (32, 16))
+        >>> data = [{"input_ids": torch.arange(8), "labels": torch.tensor(index % 2)} for index in range(8)]
+        >>> quiet = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"}
+        >>> arguments = TrainingArguments("run", max_steps=1, use_cpu=True, **quiet)
+        >>> with KD(teacher, student) as distiller:
+        ...     trainer = DistillationTrainer(student, arguments, distiller=distiller, train_dataset=data)
+        ...     trainer.remove_callback(PrinterCallback)
+        ...     trainer.train().global_step
+        1
     """
 
     def __init__(
@@ -72,8 +88,8 @@ class DistillationTrainer(transformers.Trainer):
                 "DistillationTrainer reads the student through hooks, in one process per device: start it with "
                 "`accelerate launch --num_processes N` or torchrun, without FSDP and DeepSpeed"
             )
-        # Many heads take num_items_in_batch and then ignore it: what their loss weighs beside the distiller's would
-        # depend on the number of batches in a step, and of processes.
+        # Many heads take num_items_in_batch and ignore it. The weight of their loss relative to the distiller's would
+        # then depend on the numbers of batches in a step and of processes.
         self.model_accepts_loss_kwargs = False
         self.distiller = distiller.to(self.args.device)
         self._prepared: nn.Module | None = None
@@ -83,12 +99,12 @@ class DistillationTrainer(transformers.Trainer):
         self.add_callback(_ConnectorGradients(distiller))
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return the names of what weight decay is meant for: see :func:`shapeshift.parameter_groups`."""
+        """Return the names of the parameters with weight decay, as :func:`shapeshift.parameter_groups` chooses them."""
         decayed = {id(parameter) for parameter in parameter_groups(model, weight_decay=1.0)[0]["params"]}
         return [name for name, parameter in model.named_parameters() if id(parameter) in decayed]
 
     def create_optimizer(self, *model: nn.Module) -> torch.optim.Optimizer:
-        """Make the optimizer, with the connectors in it, and prepare the distiller for several processes."""
+        """Make the optimizer with the connectors, and prepare the distiller for several processes."""
         is_given = self.optimizer is not None
         optimizer = super().create_optimizer(*model)
         is_trained = any(parameter.requires_grad for parameter in self.distiller.parameters())
@@ -96,7 +112,7 @@ class DistillationTrainer(transformers.Trainer):
             for group in parameter_groups(self.distiller, self.args.weight_decay):
                 optimizer.add_param_group(group)
         if self._prepared is None:
-            # Without connectors there is nothing to average over processes, which DDP would refuse.
+            # DDP refuses a distiller without connectors, which has no gradients to average.
             self._prepared = self.accelerator.prepare_model(self.distiller, evaluation_mode=not is_trained)
         self.distiller.train()
         return optimizer
@@ -109,7 +125,7 @@ class DistillationTrainer(transformers.Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Compute the model's own loss and, in training, add the distiller's."""
-        labels = inputs.get("labels")  # label smoothing takes them out
+        labels = inputs.get("labels")  # label smoothing removes them
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             assert self._prepared is not None
@@ -128,14 +144,14 @@ class DistillationTrainer(transformers.Trainer):
             safetensors.torch.save_file(state, Path(folder) / _CONNECTORS)
 
     def _align(self, labels: Any) -> Any:
-        """Lay out labels as the logits that predict them: those of a causal language model predict the next token."""
+        """Align labels with the logits that predict them: those of a causal language model predict the next token."""
         classes = {base.__name__ for base in type(self.model).__mro__}
         if isinstance(labels, Tensor) and classes & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
             return nn.functional.pad(labels[..., 1:], (0, 1), value=IGNORED)
         return labels
 
     def _is_divided(self, num_items_in_batch: Tensor | int | None) -> bool:
-        """Tell whether the own loss is already divided by the batches of a step; else the trainer divides the sum."""
+        """Say whether the model's own loss is already divided by the number of batches of a step."""
         decided: bool | None = getattr(self, "loss_is_scaled_for_ga", None)
         if decided is not None:
             return decided
@@ -172,21 +188,21 @@ class DistillationTrainer(transformers.Trainer):
 
 
 class _ConnectorGradients(transformers.TrainerCallback):
-    """Clears and clips the gradients of connectors where the trainer does so with the model's.
+    """Clears and clips the gradients of the connectors when the trainer does so with the model's gradients.
 
     Args:
-        distiller: whose connectors.
+        distiller: The distiller with the connectors.
     """
 
     def __init__(self, distiller: Distiller) -> None:
         self.distiller = distiller
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Clear them before the first batch of an optimizer's step."""
+        """Clear the gradients before the first batch of an optimizer's step."""
         self.distiller.zero_grad()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Clip them by themselves, so that the student's are clipped as they are without a distiller."""
+        """Clip the gradients on their own, so that the student's are clipped as without a distiller."""
         if args.max_grad_norm:
             nn.utils.clip_grad_norm_(list(self.distiller.parameters()), args.max_grad_norm)
 

@@ -1,4 +1,9 @@
-"""How transformers loads a compressed model: by the hook that it has for quantized ones."""
+"""Importing this replaces ``PreTrainedModel.from_pretrained`` and registers the quantization method "shapeshift".
+
+transformers loads a compressed model through the hook for quantized models: :class:`ShapeshiftQuantizer`. The new
+``from_pretrained`` adds the recipe of the folder to a configuration that the user gives without one. The import also
+sets ``LazyWeight._is_hf_initialized``, so that transformers does not initialise generated weights.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ from shapeshift.surgery.install import install
 from shapeshift.surgery.lazy_weight import LazyWeight
 from shapeshift.surgery.shared_parameters import ATTRIBUTE
 
-# What transformers initialises while it loads is what the checkpoint lacks. Generated weights are not in one.
+# transformers initialises the weights that a checkpoint lacks. Generated weights are in no checkpoint.
 LazyWeight._is_hf_initialized = True  # type: ignore[attr-defined]
 
 
@@ -33,9 +38,9 @@ _from_pretrained = transformers.PreTrainedModel.from_pretrained.__func__  # type
 
 @functools.wraps(_from_pretrained)
 def from_pretrained(cls: Any, path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
-    """Load a model of transformers, by the recipe in its folder if the user's own configuration has none.
+    """Load a model of transformers, with the recipe of its folder if the user's own configuration has none.
 
-    Without one, transformers would draw the weights that are generated at random.
+    Without a recipe, transformers would initialise the generated weights at random.
     """
     if isinstance(config, transformers.PreTrainedConfig) and not hasattr(config, "quantization_config"):
         file = Path(path or "", kwargs.get("subfolder", ""), "config.json")
@@ -51,15 +56,15 @@ transformers.PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # t
 
 @register_quantizer(METHOD)
 class ShapeshiftQuantizer(HfQuantizer):
-    """Compress a model by the recipe in its configuration, before transformers loads what is left of its weights.
+    """Compress a model by the recipe in its configuration, before transformers loads its parameters.
 
-    A loaded model is what :func:`shapeshift.compress` makes of one, and has no quantizer.
+    A loaded model is the same as after :func:`shapeshift.compress`, and has no quantizer.
     """
 
     quantization_config: ShapeshiftConfig
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
-        """Refuse what a compressed model cannot be loaded as, before it is built."""
+        """Check the options of ``from_pretrained`` before the model is built."""
         if not self.pre_quantized:
             raise ConfigError(
                 "quantization_config: load the model as it is, and call shapeshift.compress(model, budget)"
@@ -72,11 +77,11 @@ class ShapeshiftQuantizer(HfQuantizer):
             )
 
     def update_attn_implementation(self, config: Any) -> Any:
-        """Take out of the configuration what keeps others from loading the model, as here it can be loaded."""
+        """Remove the field that keeps transformers from loading the model without this package."""
         vars(config).pop("transformers_weights", None)
         return config
 
-    update_tp_plan = update_attn_implementation  # the one that transformers 5.0 hands the configuration to
+    update_tp_plan = update_attn_implementation  # transformers 5.0 passes the configuration to this method
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         self.checkpoint = Checkpoint.parse(
@@ -92,7 +97,7 @@ class ShapeshiftQuantizer(HfQuantizer):
         return model
 
     def _compress(self, model: Any, root: nn.Module, plan: Plan) -> None:
-        # transformers ties weights when they are loaded. The plan and the configuration know which will be.
+        # transformers ties weights after loading. The plan and the configuration say which weights those are.
         for weight in (weight for group in plan.groups for weight in group.weights):
             for name in weight.names[1:]:
                 _tie(root, weight.name, name)
@@ -118,7 +123,7 @@ class ShapeshiftQuantizer(HfQuantizer):
         }
 
     def postprocess_model(self, model: Any, **kwargs: Any) -> None:
-        """Leave no trace of loading in the model, and give it what is in no checkpoint of transformers."""
+        """Remove the quantizer from the model, and set what a checkpoint of transformers does not hold."""
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
         del model.is_quantized
         model.all_tied_weights_keys = self.ties
@@ -142,17 +147,17 @@ class ShapeshiftQuantizer(HfQuantizer):
                 parameter.requires_grad_(False)
 
     def is_serializable(self) -> bool:
-        """Tell that what was loaded can be saved."""
+        """Say that a loaded model can be saved."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Tell that what was loaded can be trained."""
+        """Say that a loaded model can be trained."""
         return True
 
 
 def _root(model: Any, path: str, plan: Plan | None) -> nn.Module:
-    """Return what is to be compressed: the module of that path, or the base model, which has none by itself."""
+    """Return the module to compress: the module at the path, or the base model if that has the plan's weights."""
     there: nn.Module = dict(model.named_modules()).get(path, model)
     names = {name for group in (plan.groups if plan else ()) for weight in group.weights for name in weight.names}
     fitting = [module for module in (there, model.base_model) if names <= _names(module)]
@@ -164,7 +169,7 @@ def _names(module: nn.Module) -> set[str]:
 
 
 def _tie(module: nn.Module, source: str, target: str) -> None:
-    """Let a module have one parameter under two names, if it has parameters of these names."""
+    """Make two names of a module refer to one parameter, if it has parameters of both names."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     if source in parameters and target in parameters:
         path, _, name = target.rpartition(".")

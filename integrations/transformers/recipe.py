@@ -1,4 +1,4 @@
-"""What a configuration of transformers says about a compressed model."""
+"""The recipe of a compressed model in a configuration of transformers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 METHOD = "shapeshift"
 
-# transformers ignores a quantization method that it does not know, and draws the weights that it misses at random. It
-# does not ignore a name of the weights' file that cannot be one, and shows it.
+# transformers ignores an unknown quantization method, and initialises the missing weights at random. But it refuses an
+# impossible name of the weights' file, and shows the name in the error. So the name is a message to the user.
 GUARD = "this model is compressed: run `import shapeshift.integrations.transformers` before loading it"
 
 
 @register_quantization_config(METHOD)
 class ShapeshiftConfig(QuantizationConfigMixin):
-    """What ``config.json`` says about a compressed or pruned model, under ``quantization_config``.
+    """The field ``quantization_config`` in the ``config.json`` of a compressed or pruned model.
 
     Args:
-        recipe: what :func:`shapeshift.save` writes beside the tensors.
-        module: the dotted path of what was compressed; empty for the whole model.
-        quant_method: the name that transformers finds this class by.
-        **_: ignored, for files of later versions.
+        recipe: The description that :func:`shapeshift.save` writes beside the tensors.
+        module: The dotted path of the compressed module; empty for the whole model.
+        quant_method: The name by which transformers finds this class.
+        **_: Further fields, which files of later versions may have. They are ignored.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How transformers saves a compressed model: as any other, with the recipe in its configuration."""
+"""Importing this replaces ``PreTrainedModel.save_pretrained``: a compressed model is saved with its recipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _save_pretrained = transformers.PreTrainedModel.save_pretrained
 
 @functools.wraps(_save_pretrained)
 def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Save a model of transformers, with the recipe in its configuration if it is compressed or pruned.
+    """Save a model of transformers. If it is compressed or pruned, write the recipe into its configuration.
 
     Raises:
         ModelError: if the model is a part of a compressed one, is tied to weights outside of what was compressed, or
@@ -53,20 +53,22 @@ transformers.PreTrainedModel.save_pretrained = save_pretrained  # type: ignore[m
 
 
 def _check(model: Any, method: Any) -> None:
-    """Refuse to save what could not be loaded."""
+    """Refuse a model that could not be loaded again."""
     if method not in (None, METHOD):
-        raise ModelError(f"{type(model).__name__} is compressed and quantized, and config.json can tell of one only")
+        raise ModelError(
+            f"{type(model).__name__} is compressed and quantized, and config.json can describe only one of the two"
+        )
     for target, source in model.all_tied_weights_keys.items():
         if is_generated(model, target) != is_generated(model, source):
             raise ModelError(
-                f"{target} and {source} are to be one weight, and only one of them is generated. Compress the whole "
+                f"{target} and {source} are tied, and only one of them is generated. Compress the whole "
                 "model, or keep that weight out with exclude="
             )
 
 
 @contextmanager
 def _written_with(config: Any, fields: dict[str, Any]) -> Iterator[None]:
-    """Let a configuration have the fields at the moment when it is written: before, it is told to remove them."""
+    """Give a configuration the fields while it is written; transformers removes them if they are set before."""
     own = vars(config)
 
     def to_json_file(*args: Any, **kwargs: Any) -> None:

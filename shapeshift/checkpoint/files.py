@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shapeshift.checkpoint.checkpoint import Checkpoint, stamped
+from shapeshift.checkpoint.replacing import replacing
 from shapeshift.errors import CheckpointError
 
 TENSORS_FILE = "model.safetensors"
@@ -33,10 +32,10 @@ def write(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Te
     """
     description = stamped(description)
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / TENSORS_FILE) as written:
+    with replacing(folder / TENSORS_FILE) as written:
         save_file(_apart(tensors), written, metadata={"format": "pt"})
         description["sha256"] = _seal(description, written)
-    with _replacing(folder / PLAN_FILE) as written:
+    with replacing(folder / PLAN_FILE) as written:
         written.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
@@ -85,19 +84,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result[name] = result[name].contiguous()
         storages.add(pointer)
     return result
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """Write to a temporary file that takes the place of another once it is complete."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _seal(description: Mapping[str, Any], tensors_file: Path) -> str:

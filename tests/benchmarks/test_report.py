@@ -38,9 +38,7 @@ def test_verdicts_stand_under_the_table_with_their_numbers(tmp_path: Path) -> No
         f"  * **reproduced**: WRN-10-1 (2.00 ± {spread} against 8.00 ± {spread})\n"
     )
     assert f"| WRN-16-1 | dense      |        | 1,234      | 3.00 ± {spread}   | 2     |" in text
-    assert text.startswith(
-        "Made by `python -m benchmarks run tiny --data digits --device cpu`: 1,200 training "
-    )
+    assert text.startswith("Made by `python -m benchmarks run tiny --data digits --device cpu`: 1,200 training ")
     assert ", on a machine.\n" in text
 
 

@@ -15,7 +15,8 @@ import shapeshift
 from shapeshift.distill import DISTILLERS
 from shapeshift.experiments.data import text
 from shapeshift.experiments.data.digits import digits
-from shapeshift.experiments.data.text import MODULES, PADDING, START, UNKNOWN, passages
+from shapeshift.experiments.data.text import MODULES, START, passages
+from shapeshift.experiments.data.vocabulary import PADDING, UNKNOWN
 from shapeshift.experiments.distillation import plain as plain_script
 from shapeshift.experiments.distillation import text as text_script
 from shapeshift.experiments.distillation import timm as timm_script
@@ -139,7 +140,7 @@ def test_every_script_explains_itself(main: Callable[[list[str]], int], capsys: 
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     printed = capsys.readouterr().out
-    for option in ("--method", "--budget", "--epochs", "--seed", "--device", "python -m shapeshift.integrations."):
+    for option in ("--method", "--budget", "--epochs", "--seed", "--device", "python -m shapeshift.experiments."):
         assert option in printed
 
 
