@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shapeshift.fitting.error_maps import ErrorMap, plain, relative
 from shapeshift.fitting.least_squares import EXACT, LeastSquares
-from shapeshift.fitting.metrics import Metric, plain, relative
 from shapeshift.generators import WeightGenerator
 
 # Rounds of alternating least squares; and of conjugate gradients, for each part in each of them.
@@ -27,7 +27,7 @@ _NEGLIGIBLE = 1e-10
 def fit_group(
     group: WeightGenerator[Any],
     weights: Sequence[Tensor],
-    metrics: Mapping[str, Metric] | None = None,
+    error_maps: Mapping[str, ErrorMap] | None = None,
     on_round: Callable[[float], None] = lambda error: None,
 ) -> dict[str, float]:
     """Fit a group's parameters to given weights by alternating least squares, from their present values on.
@@ -39,11 +39,11 @@ def fit_group(
     Args:
         group: the group, after ``reset_parameters``; it is changed in place.
         weights: what it is to generate, in the order of ``group.weights``.
-        metrics: what errors count, by the names of weights; all numbers of the others count alike.
+        error_maps: what errors count, by the names of weights; all numbers of the others count alike.
         on_round: called after each round with the root mean square of the relative errors.
 
     Returns:
-        The error of each weight in its metric, relative to the weight itself; 0 for weights of zeros.
+        The error of each weight in its error_map, relative to the weight itself; 0 for weights of zeros.
     """
     dtype = group.weights[0].dtype
     working = torch.promote_types(dtype, torch.float32)
@@ -52,23 +52,23 @@ def fit_group(
     names = [group.weights[index].name for index in fitted]
     even = [relative(plain, value) for value in wanted]
     scaled = even
-    if metrics:
-        scaled = [relative(metrics.get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
+    if error_maps:
+        scaled = [relative(error_maps.get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
     room = sum(parameter.numel() for parameter in group.parameters()) >= sum(value.numel() for value in wanted)
     group.to(working)
     if fitted:
         group.start_fit()
         # What has room for all weights meets them exactly, in few steps where all numbers count alike, in many more
         # where some count for next to nothing.
-        for goals in [even, scaled] if room and metrics else [scaled]:
+        for goals in [even, scaled] if room and error_maps else [scaled]:
             if _alternate(group, LeastSquares(group, fitted, goals, wanted), on_round) <= _NEGLIGIBLE:
                 break
         group.finish_fit()
     group.to(dtype)
     errors = {weight.name: 0.0 for weight in group.weights}
     with torch.no_grad():
-        for index, name, metric, value in zip(fitted, names, scaled, wanted, strict=True):
-            errors[name] = torch.linalg.vector_norm(metric(group.generate([index])[0].to(working) - value)).item()
+        for index, name, error_map, value in zip(fitted, names, scaled, wanted, strict=True):
+            errors[name] = torch.linalg.vector_norm(error_map(group.generate([index])[0].to(working) - value)).item()
     return errors
 
 

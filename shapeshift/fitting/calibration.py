@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.errors import DataError, ModelError
-from shapeshift.fitting.metrics import Metric, both
+from shapeshift.fitting.error_maps import ErrorMap, both
 from shapeshift.fitting.moments import Moment, moment_of
 from shapeshift.running.batches import Batches, device_of, read_batch
 from shapeshift.running.modes import evaluating
@@ -17,7 +17,7 @@ from shapeshift.weights import Weight
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]) -> dict[str, Metric]:
+def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]) -> dict[str, ErrorMap]:
     r"""Measure the second moments of layers' inputs, and weight the errors of their weights by them.
 
     The mean squared error of the outputs of a linear layer is :math:`\mathrm{tr}(D S D^\top)` for an error D of its
@@ -31,7 +31,7 @@ def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]
         loader: batches ``x``, ``(x, y)`` or dicts of the model's arguments.
 
     Returns:
-        The metrics of those weights that have one, by name.
+        The error_maps of those weights that have one, by name.
 
     Raises:
         DataError: if the loader is empty, or yields no tensors.
@@ -70,7 +70,7 @@ def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]
     if not ran and moments:
         raise DataError("no layer ran on the calibration data: it has to hold inputs of the model")
     return {
-        weight.name: both([moments[name].metric() for name in weight.names if name in ran])
+        weight.name: both([moments[name].error_map() for name in weight.names if name in ran])
         for weight in weights
         if any(name in ran for name in weight.names)
     }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.fitting.metrics import Metric
+from shapeshift.fitting.error_maps import ErrorMap
 from shapeshift.generators import WeightGenerator
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 
@@ -22,30 +22,34 @@ _SAMPLES = 16
 class LeastSquares:
     r"""The problem :math:`\min \sum_l |M_l(W_l) - M_l(V_l)|^2` over a group's parameters.
 
-    It holds no more than a few tensors as large as the group's weights, or as what its metrics make of them.
+    It holds no more than a few tensors as large as the group's weights, or as what its error_maps make of them.
 
     Args:
         group: what generates the weights :math:`W_l`.
         indices: which of its weights are fitted.
-        metrics: the linear maps :math:`M_l`, one for each index.
+        error_maps: the linear maps :math:`M_l`, one for each index.
         weights: what they are to be, :math:`V_l`.
     """
 
     def __init__(
-        self, group: WeightGenerator[Any], indices: Sequence[int], metrics: Sequence[Metric], weights: Sequence[Tensor]
+        self,
+        group: WeightGenerator[Any],
+        indices: Sequence[int],
+        error_maps: Sequence[ErrorMap],
+        weights: Sequence[Tensor],
     ) -> None:
         self.group = group
         self.indices = indices
-        self.metrics = metrics
-        self.targets = [metric(weight) for metric, weight in zip(metrics, weights, strict=True)]
+        self.error_maps = error_maps
+        self.targets = [error_map(weight) for error_map, weight in zip(error_maps, weights, strict=True)]
         self.memory = BufferPool()
         self._scales: dict[int, list[Tensor]] = {}
         self.scale = _dot(self.targets, self.targets)
 
     def generate(self) -> list[Tensor]:
-        """Return what the metrics make of the generated weights."""
+        """Return what the error_maps make of the generated weights."""
         weights = self.group.generate(self.indices, self.memory)
-        return [metric(weight) for metric, weight in zip(self.metrics, weights, strict=True)]
+        return [error_map(weight) for error_map, weight in zip(self.error_maps, weights, strict=True)]
 
     def solve(self, part: Sequence[nn.Parameter], steps: int, tolerance: float) -> float:
         """Minimise over parameters in which the weights are linear, from their present values on.

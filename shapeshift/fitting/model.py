@@ -43,10 +43,10 @@ def fit_to_model(
             )
     errors: dict[str, float] = {}
     with _shown(progress) as on_round:
-        metrics = None if calibration is None else calibrate(model, weights, calibration)
+        error_maps = None if calibration is None else calibrate(model, weights, calibration)
         for group in shared.groups():
             values = [model.get_parameter(weight.name) for weight in group.weights]
-            errors |= fit_group(group, values, metrics, on_round)
+            errors |= fit_group(group, values, error_maps, on_round)
     shared.plan = dataclasses.replace(shared.plan, errors=errors)
 
 

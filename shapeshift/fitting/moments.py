@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.fitting.metrics import Metric
+from shapeshift.fitting.error_maps import ErrorMap
 
 # Directions in which no input was seen count as much as this share of the mean direction: the layer will read others.
 _DAMPING = 0.03
@@ -26,7 +26,7 @@ class Moment(abc.ABC):
         """Add a batch of the layer's inputs."""
 
     @abc.abstractmethod
-    def metric(self) -> Metric:
+    def error_map(self) -> ErrorMap:
         """Return the map from a weight's error to one whose squared norm is the outputs' mean squared error."""
 
 
@@ -46,7 +46,7 @@ class LinearMoment(Moment):
         rows = inputs.reshape(-1, inputs.shape[-1]).to(self.sum.dtype)
         self.sum.addmm_(rows.T, rows)
 
-    def metric(self) -> Metric:
+    def error_map(self) -> ErrorMap:
         root = _root(self.sum)
         return (lambda error: root.T @ error) if self.transposed else (lambda error: error @ root)
 
@@ -86,7 +86,7 @@ class ConvolutionMoment(Moment):
         kernel_last = patches.reshape(math.prod(patches.shape[:-dims]), -1)
         return kernel_last.T
 
-    def metric(self) -> Metric:
+    def error_map(self) -> ErrorMap:
         channels, positions = _root(self.channels), _root(self.positions)
         groups = len(channels)
 
@@ -110,7 +110,7 @@ class EmbeddingMoment(Moment):
     def add(self, inputs: Tensor) -> None:
         self.counts += torch.bincount(inputs.reshape(-1), minlength=len(self.counts))[:, None]
 
-    def metric(self) -> Metric:
+    def error_map(self) -> ErrorMap:
         scale = (self.counts + _DAMPING * self.counts.mean()).sqrt()
         return lambda error: error * scale
 

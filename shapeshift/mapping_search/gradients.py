@@ -22,7 +22,7 @@ from shapeshift.mappings import Assignment
 from shapeshift.plan import budget_range
 from shapeshift.superweights.coefficients import share_coefficients
 from shapeshift.superweights.family import Family
-from shapeshift.superweights.weight_gradients import Loss, Matrix, similarity, weight_gradients
+from shapeshift.superweights.weight_gradients import Loss, Matrix, gradient_similarity, weight_gradients
 from shapeshift.weights import find_weights
 
 THRESHOLD = 0.1
@@ -191,11 +191,11 @@ def group_by_gradients(
     share_coefficients(candidate)
     train(candidate)
     gradients = weight_gradients(candidate, data, loss, samples)
-    found = similarity(gradients.mean, names)
+    found = gradient_similarity(gradients.mean, names)
     first, second = gradients.halves
     spread = float("nan")
     if second:
-        spread = float(np.nanmean(np.abs(similarity(first, names) - similarity(second, names))))
+        spread = float(np.nanmean(np.abs(gradient_similarity(first, names) - gradient_similarity(second, names))))
 
     def group(threshold: float) -> tuple[dict[str, str], dict[int, int]]:
         labels, matches = agreeing_clusters(found, coarse, members, threshold)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from shapeshift.errors import ConfigError
-from shapeshift.mappings.base import MAPPINGS, Options
+from shapeshift.mappings.base import MAPPINGS, MappingOptions
 from shapeshift.names import match_names
 from shapeshift.weights import Weight
 
@@ -96,7 +96,9 @@ class Assignment(Mapping[str, str]):
 
 
 def assign(
-    mapping: str | Mapping[str, str] | Sequence[str] | Callable[[str], str], weights: Sequence[Weight], options: Options
+    mapping: str | Mapping[str, str] | Sequence[str] | Callable[[str], str],
+    weights: Sequence[Weight],
+    options: MappingOptions,
 ) -> list[str]:
     """Return the group of each weight, whichever way the user chose to say it.
 

@@ -7,7 +7,7 @@ from shapeshift.names import Registry
 from shapeshift.weights import Weight
 
 
-class Options(Protocol):
+class MappingOptions(Protocol):
     """What a mapping reads of a :class:`shapeshift.Config`."""
 
     @property
@@ -17,5 +17,5 @@ class Options(Protocol):
     def seed(self) -> int | None: ...
 
 
-Mapping = Callable[[Sequence[Weight], Options], Sequence[str]]
+Mapping = Callable[[Sequence[Weight], MappingOptions], Sequence[str]]
 MAPPINGS: Registry[Mapping] = Registry("mapping")

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shapeshift.mappings.base import MAPPINGS, Options
+from shapeshift.mappings.base import MAPPINGS, MappingOptions
 from shapeshift.weights import Weight
 
 
 @MAPPINGS.register("random")
-def random(weights: Sequence[Weight], options: Options) -> list[str]:
+def random(weights: Sequence[Weight], options: MappingOptions) -> list[str]:
     """Sort the weights into ``num_groups`` groups by chance (Plummer et al. 2022, section 3.2, "random").
 
     The same ``seed`` gives the same groups; without one, they are those of seed 0.

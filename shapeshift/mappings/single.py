@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from shapeshift.mappings.base import MAPPINGS, Options
+from shapeshift.mappings.base import MAPPINGS, MappingOptions
 from shapeshift.weights import Weight
 
 
 @MAPPINGS.register("single")
-def single(weights: Sequence[Weight], options: Options) -> list[str]:
+def single(weights: Sequence[Weight], options: MappingOptions) -> list[str]:
     """Let every weight draw on one store (Plummer et al. 2022, section 3.2, "single group")."""
     return ["all"] * len(weights)

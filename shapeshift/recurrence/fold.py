@@ -16,7 +16,7 @@ from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.plan import GroupPlan
 from shapeshift.recurrence.repeat import with_loops
-from shapeshift.recurrence.rows import find_stages
+from shapeshift.recurrence.rows import find_rows
 from shapeshift.recurrence.schedule import Schedule, find_schedule
 from shapeshift.recurrence.similarity import coefficient_rows
 from shapeshift.recurrence.ties import Ties, nearly_equal, tie
@@ -131,7 +131,7 @@ def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
     generated = {name for group in shared.plan.groups for weight in group.weights for name in weight.names}
     schedules = tuple(
         find_schedule(root, f"stage{number}", stage)
-        for number, stage in enumerate(find_stages(root), start=1)
+        for number, stage in enumerate(find_rows(root), start=1)
         if any(name.startswith(f"{step}.") for step in stage.steps for name in generated)
     )
     module = with_loops(root, [(schedule.steps, schedule.blocks) for schedule in schedules])

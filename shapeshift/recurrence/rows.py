@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +10,11 @@ from torch import nn
 
 from shapeshift.surgery.attached import is_attached, original_class, weight_sources
 from shapeshift.surgery.shared_parameters import SharedParameters
+from shapeshift.weights import is_weight_shape
 
 
 @dataclass(frozen=True)
-class Stage:
+class BlockRow:
     """A row of modules that hold one another's place: of one class, with parameters of equal names and shapes.
 
     Attributes:
@@ -25,7 +24,7 @@ class Stage:
     steps: tuple[str, ...]
 
 
-def find_stages(model: nn.Module) -> list[Stage]:
+def find_rows(model: nn.Module) -> list[BlockRow]:
     """Find the rows of two or more modules that stand side by side in a model and are built alike.
 
     The outermost rows count: the blocks of a stage, and not the layers in them. Neighbours without weights, such as
@@ -39,9 +38,9 @@ def find_stages(model: nn.Module) -> list[Stage]:
     Returns:
         The rows, in the model's order.
     """
-    stages: list[Stage] = []
-    _search(model, "", stages)
-    return stages
+    rows: list[BlockRow] = []
+    _search(model, "", rows)
+    return rows
 
 
 def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -57,25 +56,20 @@ def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def is_weight(shape: Sequence[int]) -> bool:
-    """Tell whether a parameter of a shape mixes features, other than the gain of a norm or a bias."""
-    return math.prod(shape) > max(shape, default=1)
-
-
-def _search(module: nn.Module, path: str, stages: list[Stage]) -> None:
+def _search(module: nn.Module, path: str, rows: list[BlockRow]) -> None:
     children = [
         (f"{path}.{name}" if path else name, child, _structure(child))
         for name, child in module.named_children()
         if not isinstance(child, SharedParameters)
     ]
-    with_weights = [child for child in children if any(is_weight(shape) for _, shape in child[2][1])]
+    with_weights = [child for child in children if any(is_weight_shape(shape) for _, shape in child[2][1])]
     for _, row in itertools.groupby(with_weights, key=lambda child: child[2]):
         alike = list(row)
         if len(alike) > 1:
-            stages.append(Stage(tuple(name for name, _, _ in alike)))
+            rows.append(BlockRow(tuple(name for name, _, _ in alike)))
         else:
             name, child, _ = alike[0]
-            _search(child, name, stages)
+            _search(child, name, rows)
 
 
 def _structure(module: nn.Module) -> tuple[type, tuple[tuple[str, Any], ...]]:

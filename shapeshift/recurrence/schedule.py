@@ -12,8 +12,9 @@ from torch import nn
 from shapeshift.generators import WeightGenerator
 from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.recurrence.repeat import own_settings, own_tensors
-from shapeshift.recurrence.rows import Stage, is_weight
+from shapeshift.recurrence.rows import BlockRow
 from shapeshift.surgery.attached import is_attached, weight_sources
+from shapeshift.weights import is_weight_shape
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Schedule:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
-def find_schedule(model: nn.Module, name: str, stage: Stage) -> Schedule:
+def find_schedule(model: nn.Module, name: str, stage: BlockRow) -> Schedule:
     """Find which blocks of a stage are the same one, and can be run in one another's place.
 
     Args:
@@ -101,7 +102,7 @@ def _weights(module: nn.Module) -> dict[str, Any]:
     for path, part in module.named_modules():
         if is_attached(part):
             found |= {f"{path}.{name}": _origin(*source) for name, source in weight_sources(part).items()}
-        plain = {name: p for name, p in part._parameters.items() if p is not None and is_weight(p.shape)}
+        plain = {name: p for name, p in part._parameters.items() if p is not None and is_weight_shape(p.shape)}
         found |= {f"{path}.{name}": id(p) for name, p in plain.items()}
     return dict(sorted(found.items()))
 

@@ -13,7 +13,7 @@ from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.plan import GroupPlan, Plan, group_weights
-from shapeshift.recurrence.rows import find_stages
+from shapeshift.recurrence.rows import find_rows
 from shapeshift.surgery.install import install
 from shapeshift.surgery.shared_parameters import SharedParameters
 from shapeshift.weights import Weight, find_weights
@@ -99,7 +99,7 @@ def _stages(model: nn.Module) -> dict[str, str]:
     """Label each parameter of the model's stages with its stage and its shape."""
     return {
         f"{step}.{name}": f"stage{number}_{'x'.join(map(str, parameter.shape))}"
-        for number, stage in enumerate(find_stages(model), start=1)
+        for number, stage in enumerate(find_rows(model), start=1)
         for step in stage.steps
         for name, parameter in model.get_submodule(step).named_parameters(remove_duplicate=False)
     }

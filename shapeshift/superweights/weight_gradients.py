@@ -94,7 +94,7 @@ def weight_gradients(
     return WeightGradients(mean, (first, second), sum(counts))
 
 
-def similarity(gradients: Mapping[str, Tensor], names: Sequence[str]) -> Matrix:
+def gradient_similarity(gradients: Mapping[str, Tensor], names: Sequence[str]) -> Matrix:
     """Return the cosines between layers' gradients, on the block of rows and columns that both weights have.
 
     Args:

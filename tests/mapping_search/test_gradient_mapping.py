@@ -18,7 +18,7 @@ from shapeshift.mapping_search.clusters import agreeing_clusters, by_member, coa
 from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.plan import budget_range
 from shapeshift.superweights import Family, share_coefficients
-from shapeshift.superweights.weight_gradients import similarity, weight_gradients
+from shapeshift.superweights.weight_gradients import gradient_similarity, weight_gradients
 from shapeshift.surgery.roots import require_shared
 from shapeshift.weights import find_weights
 from tests.models import MixedDtypes, Residual
@@ -95,7 +95,7 @@ def test_similarity_is_the_cosine_on_the_block_that_both_have() -> None:
         "c": torch.randn(4, 3, 1, 1),
         "d": torch.zeros(2, 2, 1, 1),
     }
-    found = similarity(grads, list(grads))
+    found = gradient_similarity(grads, list(grads))
     one, other = grads["a"][:4, :2].flatten(), grads["b"][:4, :2].flatten()
     assert found[0, 1] == found[1, 0] == pytest.approx(F.cosine_similarity(one, other, dim=0).item(), rel=1e-5)
     assert found[0, 0] == pytest.approx(1)

@@ -37,7 +37,7 @@ from shapeshift.recurrence import (
     soft_share,
 )
 from shapeshift.recurrence.repeat import Repeat
-from shapeshift.recurrence.rows import find_stages
+from shapeshift.recurrence.rows import find_rows
 from shapeshift.recurrence.ties import nearly_equal
 from shapeshift.surgery.roots import require_shared
 from shapeshift.weights import Weight
@@ -357,7 +357,7 @@ def test_pictures_name_the_extra_that_they_need(tmp_path: Path, monkeypatch: pyt
 
 def alternate(model: nn.Module) -> None:
     """Let each block mix as the first one of its stage does, with other lengths and signs."""
-    first = tuple(f"{stage.steps[0]}." for stage in find_stages(model))
+    first = tuple(f"{stage.steps[0]}." for stage in find_rows(model))
     for group in require_shared(model).groups():
         matrix = group.coefficients.data.view(len(group.weights), -1)
         period = sum(weight.name.startswith(first) for weight in group.weights)
