@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from shapeshift.compression import materialize
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.plan import GroupPlan
+from shapeshift.recurrence.graph import mermaid
 from shapeshift.recurrence.repeat import with_loops
 from shapeshift.recurrence.rows import find_rows
 from shapeshift.recurrence.schedule import Schedule, find_schedule
@@ -51,19 +51,17 @@ class Folding:
         schedules = [schedule.as_dict() for schedule in self.schedules]
         return {"before": self.before, "after": self.after, "groups": groups, "schedules": schedules}
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the graph of the recurrent network: its blocks, the ways through them, and the loops.
+    def mermaid(self) -> str:
+        """Return the graph of the recurrent network as `Mermaid <https://mermaid.js.org>`_ text.
 
-        Args:
-            path: the image to write; its suffix names the format, such as .png.
+        GitHub and many editors draw it from a fenced code block of the language ``mermaid``.
 
-        Raises:
-            MissingExtraError: if matplotlib is not installed.
-            ModelError: if no layers of the model are in a row of blocks that are built alike.
+        Returns:
+            A flowchart with a subgraph for each stage. A node is a block, and equal numbers in two nodes of a stage are
+            weights that are equal up to a constant factor. An arrow leads to the block that runs next, and a dotted
+            one back to a block that has run before.
         """
-        from shapeshift.recurrence.graph import plot_schedules
-
-        plot_schedules(self.schedules, path)
+        return mermaid(self.schedules)
 
     def __str__(self) -> str:
         lines = [f"{self.before:,} parameters before folding, {self.after:,} after"]
