@@ -1,4 +1,4 @@
-"""What a mapping is."""
+"""The type of a mapping, and the registry of named mappings."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ from shapeshift.weights import Weight
 
 
 class MappingOptions(Protocol):
-    """What a mapping reads of a :class:`shapeshift.Config`."""
+    """The fields of a :class:`shapeshift.Config` that a mapping can read."""
 
     @property
     def num_groups(self) -> int: ...

@@ -1,4 +1,4 @@
-"""One group per shape."""
+"""One group for each shape."""
 
 from collections.abc import Sequence
 

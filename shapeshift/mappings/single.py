@@ -1,4 +1,4 @@
-"""One group for all."""
+"""One group for all weights."""
 
 from collections.abc import Sequence
 
@@ -8,5 +8,5 @@ from shapeshift.weights import Weight
 
 @MAPPINGS.register("single")
 def single(weights: Sequence[Weight], options: MappingOptions) -> list[str]:
-    """Let every weight draw on one store (Plummer et al. 2022, section 3.2, "single group")."""
+    """Let all weights share one store (Plummer et al. 2022, section 3.2, "single group")."""
     return ["all"] * len(weights)
