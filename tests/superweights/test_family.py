@@ -262,7 +262,7 @@ def test_members_of_other_classes_are_refused() -> None:
         lambda: list(family.anytime(x)),
         lambda: evaluate(family, [(x, x[:, 0, 0, 0].long())]),
     ):
-        with pytest.raises(shapeshift.ModelError, match=r"the members tell .*5.*7.* classes apart"):
+        with pytest.raises(shapeshift.ModelError, match=r"the members .*5.*7"):
             predict()
 
 
