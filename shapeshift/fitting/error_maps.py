@@ -1,4 +1,4 @@
-"""What an error of a weight counts: the norm that a fit makes small."""
+"""Error maps: linear maps from the error of a weight to a tensor whose norm a fit minimises."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ ErrorMap = Callable[[Tensor], Tensor]
 
 
 def plain(weight: Tensor) -> Tensor:
-    """Count every number alike."""
+    """Return the error itself, so that every entry counts equally."""
     return weight
 
 
 def both(error_maps: Sequence[ErrorMap]) -> ErrorMap:
-    """Sum the squared norms of several error_maps: a tied weight is read by several layers."""
+    """Return the map whose squared norm is the sum of several: a tied weight is read by several layers."""
     return lambda weight: torch.cat([error_map(weight).reshape(-1) for error_map in error_maps])
 
 
 def relative(error_map: ErrorMap, target: Tensor) -> ErrorMap:
-    """Scale a error_map so that ``target`` itself measures 1.
+    """Scale an error map so that ``target`` itself has norm 1.
 
-    The sum over the layers is then that of their relative errors. Errors in a row of layers add up in the outputs
-    whatever the layers' sizes, so a small layer deserves more of a shared store for each of its numbers.
+    The sum over layers is then that of their relative errors. The errors of consecutive layers add up in the outputs,
+    whatever the sizes of the layers. A small layer therefore gets more of a shared store for each of its entries.
     """
     scale = 1 / torch.linalg.vector_norm(error_map(target)).item()
     return lambda weight: error_map(weight) * scale

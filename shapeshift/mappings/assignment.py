@@ -71,7 +71,11 @@ class Assignment(Mapping[str, str]):
         return self._table([], lambda layer: [])
 
     def by_group(self) -> dict[str, list[str]]:
-        """Return the layers of each group, with the groups in the order of their first layers."""
+        """Return the layers of each group.
+
+        Returns:
+            A list of layers for each group, with the groups in the order of their first layers.
+        """
         layers: dict[str, list[str]] = {}
         for layer, group in self.items():
             layers.setdefault(group, []).append(layer)
