@@ -4,7 +4,7 @@
 
 A wide residual network on the digits is trained with its own weights, with two templates for each group of layers
 (SWRN-28-0.5-2), and the same with the recurrence regulariser. The shared ones are folded and trained on for a few
-epochs. The pictures are those of the first network with the regulariser: its similarity matrices, how they came about,
+epochs. The pictures show the first network with the regulariser: its similarity matrices, how they changed in training,
 and the graph of the folded network.
 """
 
@@ -125,7 +125,7 @@ def measure(
     folding = fold(model, THRESHOLD)
     run |= {"folding": folding.as_dict(), "folded error": error(model, test)}
     if pictures is not None:
-        folding.plot(f"{pictures}_graph.png")
+        Path(f"{pictures}_graph.md").write_text(f"```mermaid\n{folding.mermaid()}\n```\n")
     train(model, training, tuned(recipe), seed)
     return {**run, "tuned error": error(model, test)}
 

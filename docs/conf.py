@@ -5,6 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
 from shapeshift.version import __version__
 
 project = "shapeshift"
@@ -30,3 +33,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|abc|collections|os|pathlib|typing|matplotlib|numpy|transformers)\..*"),
     ("py:.*", r"(Any|Budget|Callable|Layers|Mapping|Matrix|Path|Sequence|Tensor|str \| None|.*\bT|.*T)"),
 ]
+
+
+def setup(app: Sphinx) -> None:
+    """Show Mermaid graphs, which GitHub draws, as plain text."""
+    app.add_lexer("mermaid", TextLexer)

@@ -15,7 +15,7 @@ from shapeshift.errors import (
     ModelError,
     ShapeshiftError,
 )
-from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_mapping
+from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_mapping, learn_mapping_by_gradients
 from shapeshift.mappings import Assignment
 from shapeshift.optimizer import parameter_groups
 from shapeshift.plot import plot_mapping
@@ -43,6 +43,7 @@ __all__ = [
     "distill",
     "is_compressed",
     "learn_mapping",
+    "learn_mapping_by_gradients",
     "load",
     "materialize",
     "parameter_groups",

@@ -1,4 +1,4 @@
-"""Reading a parameter budget."""
+"""Parameter budgets: counting parameters, and reading a budget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,19 @@ _FORMS = 'a number of parameters (300000, "300k", "1.5M") or a share of the mode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count the trainable numbers of a model, each tensor once however often it is used."""
+    """Count the trainable parameters of a model.
+
+    Args:
+        model: The model, plain or compressed.
+
+    Returns:
+        The number of entries of all trainable parameters. A tensor that is used several times counts once.
+
+    Example:
+        >>> import shapeshift, torch
+        >>> shapeshift.count_parameters(torch.nn.Linear(10, 3))
+        33
+    """
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
@@ -28,15 +40,15 @@ def parse_budget(budget: Budget, dense: int) -> int:
     """Turn a budget into a number of parameters.
 
     Args:
-        budget: an int is a number of parameters, a float a fraction of ``dense``, and a string either:
-            "300k", "1.5M", "25%", "4x". Without a unit a string is what it is in Python: "300000" or "0.25".
-        dense: the model's own number of trainable parameters.
+        budget: An int is a number of parameters, and a float a fraction of ``dense``. A string is either: "300k",
+            "1.5M", "25%", "4x". A string without a unit is read as in Python: "300000" or "0.25".
+        dense: The number of trainable parameters of the plain model.
 
     Returns:
-        The number of parameters that may be used, rounded down.
+        The largest allowed number of parameters, rounded down.
 
     Raises:
-        BudgetError: if the budget is not of these forms, not finite, or not positive.
+        BudgetError: If the budget has another form, or is not finite or not positive.
     """
     number: int | float
     if isinstance(budget, str):
@@ -53,7 +65,7 @@ def parse_budget(budget: Budget, dense: int) -> int:
         number, scale = int(budget), Fraction(1)
     else:
         number, scale = float(budget), Fraction(dense)
-    # A float stands for the decimal that it prints as: 0.07 of 100 is 7, which float arithmetic puts a hair above.
+    # A float stands for the decimal that it prints as: 0.07 of 100 is 7. In float arithmetic it is slightly more.
     size = int(Fraction(str(number)) * scale) if isinstance(number, int) or math.isfinite(number) else 0
     if size < 1:
         raise BudgetError(f"the budget {budget!r} does not come to a number of parameters; give {_FORMS}")

@@ -1,4 +1,4 @@
-"""Optimizer groups: what weight decay is meant for, and what it is not."""
+"""Optimizer groups: the parameters with weight decay, and those without."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from shapeshift.surgery.roots import find_roots, require_shared
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split a model's trainable parameters for an optimizer, by whether weight decay is meant for them.
+    """Split a model's trainable parameters into optimizer groups with and without weight decay.
 
-    Decay pulls a weight towards zero. On coefficients it would weaken the templates that a weight is mixed from, and
-    on biases and norms it does no good, so both are spared; stores and all other parameters are decayed.
+    Stores and weights are decayed. Coefficients are not: their decay would also shrink the templates that they
+    multiply. Nor are biases and norms.
 
     Args:
-        model: a compressed model, a plain one, or a wrapper around either (by DDP, say).
-        weight_decay: the decay of the first group.
+        model: A compressed model, a plain one, or a wrapper around either (such as DDP).
+        weight_decay: The weight decay of the first group.
 
     Returns:
-        Two groups, each tensor in one of them once, those with ``weight_decay`` and those without, which are the
-        coefficients and all parameters of at most one dimension. Frozen parameters are in neither.
+        Two groups. The second one, without decay, holds the coefficients and all parameters with at most one
+        dimension; the first one holds the others. Each tensor occurs once, and frozen parameters do not occur.
 
     Raises:
-        ModelError: if nothing in the model is trainable.
+        ModelError: If nothing in the model is trainable.
+
+    Example:
+        >>> import shapeshift, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 16))
+        >>> model = shapeshift.compress(model, "120%")
+        >>> groups = shapeshift.parameter_groups(model, weight_decay=5e-4)
+        >>> [len(group["params"]) for group in groups]  # the store; the coefficients and two biases
+        [1, 3]
+        >>> optimizer = torch.optim.SGD(groups, lr=0.1)
     """
     groups = [group for root in find_roots(model) for group in require_shared(root).generators()]
     spared = {id(parameter) for group in groups for parameter in group.coefficient_parameters()}

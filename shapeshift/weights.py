@@ -116,6 +116,11 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     return weights
 
 
+def is_weight_shape(shape: Sequence[int]) -> bool:
+    """Return whether at least two axes of a parameter are longer than 1, unlike those of a bias or a norm."""
+    return math.prod(shape) > max(shape, default=1)
+
+
 def fan_in_std(module: nn.Module, shape: Sequence[int]) -> float:
     """Return the standard deviation that a layer of this type starts with, without its values.
 
@@ -146,12 +151,7 @@ def mean_and_std(values: Tensor) -> tuple[float, float]:
 
 
 def _is_candidate(parameter: nn.Parameter) -> bool:
-    return (
-        parameter.requires_grad
-        and parameter.dtype in _DTYPES
-        and parameter.dim() >= 2
-        and parameter.numel() > max(parameter.shape)
-    )
+    return parameter.requires_grad and parameter.dtype in _DTYPES and is_weight_shape(parameter.shape)
 
 
 def _starting_std(module: nn.Module, parameter: nn.Parameter, name: str) -> float | None:

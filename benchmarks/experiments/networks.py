@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -141,7 +140,8 @@ def learned(
         budget: The budget, for learning and for training.
         training: The training that it is built for.
         num_groups: The number of parameter groups of the mapping.
-        method: The method of :func:`shapeshift.learn_mapping`.
+        method: "kmeans" for :func:`shapeshift.learn_mapping`, "gradient" for
+            :func:`shapeshift.learn_mapping_by_gradients`.
         **options: Fields of :class:`shapeshift.Config`.
     """
     short = replace(training.recipe, epochs=max(1, training.recipe.epochs // 5))
@@ -151,10 +151,12 @@ def learned(
 
     data = training.data
     model = network.build(data).to(training.device)
-    search = partial(shapeshift.learn_mapping, model, budget, pretrain, num_groups=num_groups, seed=training.seed)
+    mapping: shapeshift.Assignment
     if method == "gradient":
         batches = list(zip(data.inputs.split(128), data.labels.split(128), strict=True))
-        mapping = search(method=method, data=batches, samples=min(1000, len(data.labels)))
+        mapping = shapeshift.learn_mapping_by_gradients(
+            model, budget, pretrain, batches, num_groups, seed=training.seed, samples=min(1000, len(data.labels))
+        )
     else:
-        mapping = search(method=method)
+        mapping = shapeshift.learn_mapping(model, budget, pretrain, num_groups, seed=training.seed)
     return shapeshift.compress(model, budget, mapping=mapping, **options)

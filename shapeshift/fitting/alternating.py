@@ -7,42 +7,42 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from shapeshift.fitting.error_maps import ErrorMap, plain, relative
 from shapeshift.fitting.least_squares import EXACT, LeastSquares
-from shapeshift.fitting.metrics import Metric, plain, relative
 from shapeshift.generators.template_generator import TemplateGenerator
 
-# Rounds of alternating least squares; and of conjugate gradients, for each part in each of them.
+# The most rounds of alternating least squares, and the most steps of conjugate gradients for a part in a round.
 _ROUNDS = 50
 _STEPS = 100
 
-# A round, or a step, that lowers the squared error by a smaller share than this is the last one.
+# A round or a step is the last one if it lowers the squared error by a smaller fraction than this.
 _ROUND_TOLERANCE = 1e-3
 _STEP_TOLERANCE = 1e-4
 
-# A squared error that no output feels.
+# A squared error that changes no output.
 _NEGLIGIBLE = 1e-10
 
 
 def fit_group(
     group: TemplateGenerator,
     weights: Sequence[Tensor],
-    metrics: Mapping[str, Metric] | None = None,
+    error_maps: Mapping[str, ErrorMap] | None = None,
     on_round: Callable[[float], None] = lambda error: None,
 ) -> dict[str, float]:
-    """Fit a group's parameters to given weights by alternating least squares, from their present values on.
+    """Fit a group's parameters to given weights by alternating least squares, starting from their present values.
 
-    What is made small is the sum over the weights of their squared relative errors. Where the weights are of one shape
-    and each mixes all templates, the result is the truncated singular value decomposition of the stacked weights.
-    Weights that are zero are left to their factors, which stay at zero.
+    The fit minimises the sum of the weights' squared relative errors. If the weights have one shape and each mixes all
+    templates, the result is the truncated singular value decomposition of the stacked weights. Weights of zeros are
+    skipped: their zero factors already make them zero.
 
     Args:
-        group: the group, after ``reset_parameters``; it is changed in place.
-        weights: what it is to generate, in the order of ``group.weights``.
-        metrics: what errors count, by the names of weights; all numbers of the others count alike.
-        on_round: called after each round with the root mean square of the relative errors.
+        group: The group, after ``reset_parameters``. It is changed in place.
+        weights: The weights to approximate, in the order of ``group.weights``.
+        error_maps: The error maps of weights, by name. All entries of the other weights count equally.
+        on_round: A function that is called after each round with the root mean square of the relative errors.
 
     Returns:
-        The error of each weight in its metric, relative to the weight itself; 0 for weights of zeros.
+        The relative error of each weight under its error map, and 0 for weights of zeros.
     """
     dtype = group.weights[0].dtype
     working = torch.promote_types(dtype, torch.float32)
@@ -51,28 +51,28 @@ def fit_group(
     names = [group.weights[index].name for index in fitted]
     even = [relative(plain, value) for value in wanted]
     scaled = even
-    if metrics:
-        scaled = [relative(metrics.get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
+    if error_maps:
+        scaled = [relative(error_maps.get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
     room = sum(parameter.numel() for parameter in group.parameters()) >= sum(value.numel() for value in wanted)
     group.to(working)
     if fitted:
         group.start_fit()
-        # What has room for all weights meets them exactly, in few steps where all numbers count alike, in many more
-        # where some count for next to nothing.
-        for goals in [even, scaled] if room and metrics else [scaled]:
+        # A group with room for all weights fits them exactly. If all entries count equally, that takes few steps; if
+        # some hardly count, it takes many more.
+        for goals in [even, scaled] if room and error_maps else [scaled]:
             if _alternate(group, LeastSquares(group, fitted, goals, wanted), on_round) <= _NEGLIGIBLE:
                 break
         group.finish_fit()
     group.to(dtype)
     errors = {weight.name: 0.0 for weight in group.weights}
     with torch.no_grad():
-        for index, name, metric, value in zip(fitted, names, scaled, wanted, strict=True):
-            errors[name] = torch.linalg.vector_norm(metric(group.generate([index])[0].to(working) - value)).item()
+        for index, name, error_map, value in zip(fitted, names, scaled, wanted, strict=True):
+            errors[name] = torch.linalg.vector_norm(error_map(group.generate([index])[0].to(working) - value)).item()
     return errors
 
 
 def _alternate(group: TemplateGenerator, problem: LeastSquares, on_round: Callable[[float], None]) -> float:
-    """Solve for the parts of a group's parameters in turn, until a round makes no difference; return the error."""
+    """Solve for the parts of a group's parameters in turn until a round changes nothing, and return the error."""
     parts, loss = group.linear_parts(), float("inf")
     for _ in range(_ROUNDS):
         before = loss

@@ -1,4 +1,4 @@
-"""Running a model on data, to learn which errors of its weights its outputs would feel."""
+"""Calibration: measuring on data how errors of weights change the outputs of layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.errors import DataError, ModelError
-from shapeshift.fitting.metrics import Metric, both
+from shapeshift.fitting.error_maps import ErrorMap, both
 from shapeshift.fitting.moments import Moment, moment_of
 from shapeshift.running.batches import Batches, device_of, read_batch
 from shapeshift.running.modes import evaluating
@@ -17,7 +17,7 @@ from shapeshift.weights import Weight
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]) -> dict[str, Metric]:
+def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]) -> dict[str, ErrorMap]:
     r"""Measure the second moments of layers' inputs, and weight the errors of their weights by them.
 
     The mean squared error of the outputs of a linear layer is :math:`\mathrm{tr}(D S D^\top)` for an error D of its
@@ -25,17 +25,17 @@ def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]
     section 3.1) and Basis Sharing (Wang et al., ICLR 2025, section 3.2) make truncation aware of data.
 
     Args:
-        model: a plain model; it runs in evaluation mode, without gradients, and is left as it was.
-        weights: the weights to look at. Those of linear layers, convolutions and embeddings have a moment; for all
-            others, and for layers that did not run as modules, errors count alike.
-        loader: batches ``x``, ``(x, y)`` or dicts of the model's arguments.
+        model: A plain model. It runs in evaluation mode, without gradients, and is left as it was.
+        weights: The weights to measure. Those of linear layers, convolutions and embeddings have a moment. For all
+            others, and for layers that did not run as modules, all entries count equally.
+        loader: Batches ``x``, ``(x, y)`` or dicts of the model's arguments.
 
     Returns:
-        The metrics of those weights that have one, by name.
+        The error map of each weight that has one, by the weight's name.
 
     Raises:
-        DataError: if the loader is empty, or yields no tensors.
-        ModelError: if a layer read values that are not finite.
+        DataError: If the loader is empty, or yields no tensors.
+        ModelError: If a layer read values that are not finite.
     """
     moments: dict[str, Moment] = {}
     handles = []
@@ -43,7 +43,7 @@ def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]
     ran: set[str] = set()
 
     def watch(name: str, layer: nn.Module, moment: Moment) -> None:
-        # After the layer has run: what it cannot read is then refused in its own words.
+        # After the layer has run, so that an input that it cannot read raises the layer's own error.
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
             inputs = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
             if not inputs.isfinite().all():
@@ -70,7 +70,7 @@ def calibrate(model: nn.Module, weights: Sequence[Weight], loader: Iterable[Any]
     if not ran and moments:
         raise DataError("no layer ran on the calibration data: it has to hold inputs of the model")
     return {
-        weight.name: both([moments[name].metric() for name in weight.names if name in ran])
+        weight.name: both([moments[name].error_map() for name in weight.names if name in ran])
         for weight in weights
         if any(name in ran for name in weight.names)
     }

@@ -8,55 +8,60 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.fitting.metrics import Metric
+from shapeshift.fitting.error_maps import ErrorMap
 from shapeshift.generators import WeightGenerator
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 
 # A solution this close is exact: the squared residual relative to the squared target, in float32.
 EXACT = 1e-13
 
-# Products with noise that the scale of each number is estimated from.
+# The number of products with noise from which the scale of each entry is estimated.
 _SAMPLES = 16
 
 
 class LeastSquares:
     r"""The problem :math:`\min \sum_l |M_l(W_l) - M_l(V_l)|^2` over a group's parameters.
 
-    It holds no more than a few tensors as large as the group's weights, or as what its metrics make of them.
+    It holds only a few tensors as large as the group's weights, or as the outputs of the error maps.
 
     Args:
-        group: what generates the weights :math:`W_l`.
-        indices: which of its weights are fitted.
-        metrics: the linear maps :math:`M_l`, one for each index.
-        weights: what they are to be, :math:`V_l`.
+        group: The generator of the weights :math:`W_l`.
+        indices: The indices of the weights that are fitted.
+        error_maps: The linear maps :math:`M_l`, one for each index.
+        weights: The weights to approximate, :math:`V_l`.
     """
 
     def __init__(
-        self, group: WeightGenerator[Any], indices: Sequence[int], metrics: Sequence[Metric], weights: Sequence[Tensor]
+        self,
+        group: WeightGenerator[Any],
+        indices: Sequence[int],
+        error_maps: Sequence[ErrorMap],
+        weights: Sequence[Tensor],
     ) -> None:
         self.group = group
         self.indices = indices
-        self.metrics = metrics
-        self.targets = [metric(weight) for metric, weight in zip(metrics, weights, strict=True)]
+        self.error_maps = error_maps
+        self.targets = [error_map(weight) for error_map, weight in zip(error_maps, weights, strict=True)]
         self.memory = BufferPool()
         self._scales: dict[int, list[Tensor]] = {}
         self.scale = _dot(self.targets, self.targets)
 
     def generate(self) -> list[Tensor]:
-        """Return what the metrics make of the generated weights."""
+        """Return the generated weights under their error maps."""
         weights = self.group.generate(self.indices, self.memory)
-        return [metric(weight) for metric, weight in zip(self.metrics, weights, strict=True)]
+        return [error_map(weight) for error_map, weight in zip(self.error_maps, weights, strict=True)]
 
     def solve(self, part: Sequence[nn.Parameter], steps: int, tolerance: float) -> float:
-        """Minimise over parameters in which the weights are linear, from their present values on.
+        """Minimise over parameters in which the weights are linear, starting from their present values.
 
-        These are preconditioned conjugate gradients on the normal equations (CGLS: Björck, "Numerical Methods for Least
-        Squares Problems", 1996, section 7.4). The operator is the generator, its adjoint the generator's backward pass.
+        The method is preconditioned conjugate gradients on the normal equations (CGLS: Björck, "Numerical Methods for
+        Least Squares Problems", 1996, section 7.4). The operator is the generator, and its adjoint is the generator's
+        backward pass.
 
         Args:
-            part: the parameters, all others are constants.
-            steps: the most steps.
-            tolerance: stop at a step that lowers the squared residual by a smaller share than this.
+            part: The parameters to solve for. All others are constants.
+            steps: The largest number of steps.
+            tolerance: The fraction of the squared residual that a step has to remove for another one to follow.
 
         Returns:
             The squared residual, relative to that of weights of zeros.
@@ -101,17 +106,17 @@ class LeastSquares:
         return loss / self.scale
 
     def _offsets(self, part: Sequence[nn.Parameter]) -> list[Tensor] | None:
-        """Return what the parameters outside of a part add to the weights, such as a bias; None for nothing."""
+        """Return the contribution of the parameters outside of a part, such as a bias, or None if it is zero."""
         _write(part, [torch.zeros_like(parameter) for parameter in part])
         offsets = self.generate()
         return offsets if any(offset.any() for offset in offsets) else None
 
     def _scale(self, part: Sequence[nn.Parameter], made: Sequence[Tensor]) -> list[Tensor]:
-        """Estimate how to scale a part's numbers so that all of them change the weights alike.
+        """Estimate the scales at which all entries of a part change the weights equally.
 
-        The squares of a column of the operator sum up to the mean square of its product with noise (Bekas et al., "An
-        estimator for the diagonal of a matrix", 2007). An estimate is good enough, and serves later rounds as well.
-        Noise with a density: random signs can cancel in all samples where templates overlap.
+        The squared norm of a column of the operator is the mean square of the column's product with noise (Bekas et
+        al., "An estimator for the diagonal of a matrix", 2007). The estimate is reused in later rounds. The noise is
+        Gaussian, since random signs can cancel in all samples where templates overlap.
         """
         key = id(part[0])
         if key not in self._scales:
@@ -138,12 +143,12 @@ class LeastSquares:
 
 
 def _adjoint(made: Sequence[Tensor], part: Sequence[nn.Parameter], values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Multiply with the adjoint operator: the backward pass from what was generated to a part."""
-    # A part such as the masks of stretched weights is not felt by every weight.
-    felt = [(one, value) for one, value in zip(made, values, strict=True) if one.requires_grad]
-    if not felt:
+    """Multiply by the adjoint operator: the backward pass from the generated weights to a part."""
+    # Not every weight depends on every part: masks, for example, belong to stretched weights.
+    dependent = [(one, value) for one, value in zip(made, values, strict=True) if one.requires_grad]
+    if not dependent:
         return tuple(torch.zeros_like(parameter) for parameter in part)
-    outputs, grads = zip(*felt, strict=True)
+    outputs, grads = zip(*dependent, strict=True)
     return torch.autograd.grad(outputs, list(part), grads, retain_graph=True, materialize_grads=True)
 
 
@@ -154,6 +159,6 @@ def _write(part: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    # Each tensor's product is accurate enough in its own precision; their sum is one of doubles.
+    # The product of two tensors is accurate enough in their own precision. The sum over tensors is in float64.
     products = [torch.dot(one.reshape(-1), other.reshape(-1)) for one, other in zip(left, right, strict=True)]
     return torch.stack(products).double().sum().item()

@@ -19,20 +19,20 @@ from shapeshift.surgery.shared_parameters import SharedParameters
 def fit_to_model(
     shared: SharedParameters, model: nn.Module, calibration: Iterable[Any] | None = None, progress: bool = False
 ) -> None:
-    """Fit shared parameters to the weights that a plain model has, and note the errors in their plan.
+    """Fit shared parameters to the weights of a plain model, and record the errors in their plan.
 
-    The groups are fitted one after the other, on the device of their weights and in float32 at least.
+    The groups are fitted one after the other, on the device of their weights and in float32 or higher precision.
 
     Args:
-        shared: the parameters of a plan for the model, after ``reset_parameters``; they are changed in place.
-        model: the model; it is left as it was.
-        calibration: as in :func:`shapeshift.compress`.
-        progress: whether to show a progress bar.
+        shared: The parameters of a plan for the model, after ``reset_parameters``. They are changed in place.
+        model: The model. It is left as it was.
+        calibration: The calibration data, as in :func:`shapeshift.compress`.
+        progress: Whether to show a progress bar.
 
     Raises:
-        DataError: if the calibration data is empty, or holds no inputs of the model.
-        ModelError: if a weight is on the meta device, or a layer read values that are not finite.
-        MissingExtraError: if the progress bar is asked for and tqdm is not installed.
+        DataError: If the calibration data is empty, or holds no inputs of the model.
+        ModelError: If a weight is on the meta device, or a layer read values that are not finite.
+        MissingExtraError: If ``progress`` is true and tqdm is not installed.
     """
     weights = [weight for group in shared.generators() for weight in group.weights]
     for weight in weights:
@@ -43,17 +43,17 @@ def fit_to_model(
             )
     errors: dict[str, float] = {}
     with _shown(progress) as on_round:
-        metrics = None if calibration is None else calibrate(model, weights, calibration)
+        error_maps = None if calibration is None else calibrate(model, weights, calibration)
         for group in shared.generators():
             assert isinstance(group, TemplateGenerator)  # no other generator can be fitted; the config has checked it
             values = [model.get_parameter(weight.name) for weight in group.weights]
-            errors |= fit_group(group, values, metrics, on_round)
+            errors |= fit_group(group, values, error_maps, on_round)
     shared.fit_errors = errors
 
 
 @contextmanager
 def _shown(progress: bool) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar of rounds, if asked for; how many there will be is not known before."""
+    """Show a progress bar of rounds if ``progress`` is true. The number of rounds is not known in advance."""
     if not progress:
         yield lambda error: None
         return

@@ -1,4 +1,4 @@
-"""Second moments of what layers read, and what they make an error of a layer's weight count."""
+"""Second moments of the inputs of layers, and the error maps that follow from them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.fitting.metrics import Metric
+from shapeshift.fitting.error_maps import ErrorMap
 
-# Directions in which no input was seen count as much as this share of the mean direction: the layer will read others.
+# Directions without any input count this fraction of the mean direction, since other data can have inputs there.
 _DAMPING = 0.03
 
 
@@ -26,7 +26,7 @@ class Moment(abc.ABC):
         """Add a batch of the layer's inputs."""
 
     @abc.abstractmethod
-    def metric(self) -> Metric:
+    def error_map(self) -> ErrorMap:
         """Return the map from a weight's error to one whose squared norm is the outputs' mean squared error."""
 
 
@@ -34,7 +34,7 @@ class LinearMoment(Moment):
     """The moment of a linear layer's inputs, of shape (in, in).
 
     Args:
-        layer: a ``Linear``, or GPT-2's ``Conv1D``, whose weight is transposed.
+        layer: A ``Linear``, or GPT-2's ``Conv1D``, whose weight is transposed.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -46,19 +46,19 @@ class LinearMoment(Moment):
         rows = inputs.reshape(-1, inputs.shape[-1]).to(self.sum.dtype)
         self.sum.addmm_(rows.T, rows)
 
-    def metric(self) -> Metric:
+    def error_map(self) -> ErrorMap:
         root = _root(self.sum)
         return (lambda error: root.T @ error) if self.transposed else (lambda error: error @ root)
 
 
 class ConvolutionMoment(Moment):
-    """The moment of a convolution's inputs, as a product of one over channels and one over the kernel's positions.
+    """The moment of a convolution's inputs, as a product of a matrix of channels and one of the kernel's positions.
 
-    The full matrix, of (in * positions) rows, would often be larger than the weight. Of channels only those that the
-    same filter reads are compared, within groups.
+    The full matrix, with (in * positions) rows, would often be larger than the weight. The matrix of channels has a
+    block for each group of channels that the same filters read.
 
     Args:
-        layer: a ``Conv1d``, ``Conv2d`` or ``Conv3d``.
+        layer: A ``Conv1d``, ``Conv2d`` or ``Conv3d``.
     """
 
     def __init__(self, layer: nn.modules.conv._ConvNd) -> None:
@@ -70,14 +70,14 @@ class ConvolutionMoment(Moment):
     def add(self, inputs: Tensor) -> None:
         if inputs.dim() == len(self.layer.kernel_size) + 1:
             inputs = inputs[None]
-        for sample in inputs.to(self.positions.dtype):  # one by one: patches hold each number once for each position
+        for sample in inputs.to(self.positions.dtype):  # one by one: patches hold each entry once per position
             grouped = sample.reshape(self.layer.groups, self.channels.shape[1], -1)
             self.channels.baddbmm_(grouped, grouped.mT)
             patches = self._patches(sample)
             self.positions.addmm_(patches, patches.T)
 
     def _patches(self, sample: Tensor) -> Tensor:
-        """Return what each position of the kernel reads, of shape (positions, channels * output pixels)."""
+        """Return the inputs at each position of the kernel, of shape (positions, channels * output pixels)."""
         layer, dims = self.layer, len(self.layer.kernel_size)
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         patches = F.pad(sample[None], layer._reversed_padding_repeated_twice, mode=mode)[0]
@@ -86,7 +86,7 @@ class ConvolutionMoment(Moment):
         kernel_last = patches.reshape(math.prod(patches.shape[:-dims]), -1)
         return kernel_last.T
 
-    def metric(self) -> Metric:
+    def error_map(self) -> ErrorMap:
         channels, positions = _root(self.channels), _root(self.positions)
         groups = len(channels)
 
@@ -98,10 +98,10 @@ class ConvolutionMoment(Moment):
 
 
 class EmbeddingMoment(Moment):
-    """How often each row of an embedding is read.
+    """The number of times that each row of an embedding is read.
 
     Args:
-        layer: an ``Embedding``.
+        layer: An ``Embedding``.
     """
 
     def __init__(self, layer: nn.Embedding) -> None:
@@ -110,18 +110,18 @@ class EmbeddingMoment(Moment):
     def add(self, inputs: Tensor) -> None:
         self.counts += torch.bincount(inputs.reshape(-1), minlength=len(self.counts))[:, None]
 
-    def metric(self) -> Metric:
+    def error_map(self) -> ErrorMap:
         scale = (self.counts + _DAMPING * self.counts.mean()).sqrt()
         return lambda error: error * scale
 
 
 def moment_of(layer: nn.Module) -> Moment | None:
-    """Return the empty moment of a layer; None for one whose type there is no rule for."""
+    """Return the empty moment of a layer, or None for other types of layers."""
     if isinstance(layer, nn.Embedding):
         return EmbeddingMoment(layer)
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return ConvolutionMoment(layer)
-    if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":  # GPT-2's is no convolution
+    if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":  # GPT-2's linear layer
         return LinearMoment(layer)
     return None
 
@@ -136,7 +136,7 @@ def _root(moment: Tensor) -> Tensor:
     double = moment.double()
     mean = double.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     eye = torch.eye(moment.shape[-1], dtype=double.dtype, device=moment.device)
-    # An input that is always zero leaves nothing to compare with.
+    # Inputs that are all zero have no mean to scale the damping by.
     damping = torch.where(mean > 0, mean * _DAMPING, 1.0)
     root: Tensor = torch.linalg.cholesky(double + damping * eye)
     return root.to(moment.dtype)

@@ -1,7 +1,8 @@
-"""Which layers go together: coarse clusters by kind and depth, and those that agree within them."""
+"""Clusters of layers: coarse ones by kind and depth, and within them those whose gradients agree."""
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -13,11 +14,11 @@ from shapeshift.weights import Weight
 
 
 def by_member(names: Sequence[str], prefixes: Sequence[str]) -> list[list[int]]:
-    """Return the indices of the layers of each network, those of the deepest one first.
+    """Return the indices of each network's layers, starting with the network that has the most layers.
 
     Args:
-        names: of the layers.
-        prefixes: what the names of each network's layers begin with.
+        names: The names of the layers of all networks.
+        prefixes: The prefix of the names of each network's layers.
     """
     members = [[index for index, name in enumerate(names) if name.startswith(prefix)] for prefix in prefixes]
     return sorted(members, key=lambda found: -len(found))
@@ -27,13 +28,13 @@ def coarse_clusters(weights: Sequence[Weight], members: Sequence[Sequence[int]],
     """Split the layers of each network by kind, and each kind into runs of consecutive layers.
 
     Args:
-        weights: of the layers.
-        members: the indices of each network's layers, in the order of the network; the first one tells how the runs
-            are split over the kinds, in proportion to their layers, at least one each.
-        count: how many runs to make in the first network.
+        weights: The weights of the layers.
+        members: The indices of each network's layers, in the order of the network. The first network decides how many
+            runs each kind has: in proportion to its layers, and at least one.
+        count: The number of runs in the first network.
 
     Returns:
-        The cluster of each weight. Those of one kind and run in several networks go together.
+        The name of the cluster of each weight. A cluster holds the layers of one kind and run in all networks.
     """
     labels = [""] * len(weights)
     for member in members:
@@ -54,37 +55,46 @@ def agreeing_clusters(
 ) -> tuple[list[int], dict[int, int]]:
     """Join the layers that agree, within coarse clusters.
 
-    Of the first network that has layers in a coarse cluster, those form one that are joined by a chain of pairs whose
-    similarity is above the threshold. The layers of other networks join that of the layer most similar to them.
+    The first network that has layers in a coarse cluster sets its clusters: layers that a chain of pairs connects whose
+    similarity is above the threshold. A layer of another network joins the cluster of the layer most similar to it.
 
     Args:
-        similarity: between any two layers.
-        coarse: the coarse cluster of each layer.
-        members: the indices of each network's layers.
-        threshold: the similarity from which on two layers are joined.
+        similarity: The similarity of any two layers, of shape (layers, layers).
+        coarse: The coarse cluster of each layer.
+        members: The indices of each network's layers.
+        threshold: The similarity above which two layers are joined.
 
     Returns:
-        The cluster of each layer, numbered in the order of the layers; and for each layer of another network the one
-        that it was joined to.
+        The cluster of each layer, numbered in the order of the layers; and for each layer of another network the layer
+        that it was matched with.
     """
     disjoint = DisjointSets()
     first: dict[str, list[int]] = {}
     matches: dict[int, int] = {}
+    for label, layers in _clusters_of_each(members, coarse):
+        if label in first:
+            matches |= _most_similar(similarity, layers, first[label])
+        else:
+            first[label] = layers
+            for other, index in itertools.combinations(layers, 2):
+                if similarity[index, other] > threshold:
+                    disjoint.union(other, index)
+    for index, match in matches.items():
+        disjoint.union(match, index)
+    numbers: dict[int, int] = {}
+    labels = [numbers.setdefault(disjoint.find(index), len(numbers)) for index in range(len(coarse))]
+    return labels, matches
+
+
+def _clusters_of_each(members: Iterable[Sequence[int]], coarse: Sequence[str]) -> Iterable[tuple[str, list[int]]]:
+    """Yield the name and the layers of each coarse cluster, one network after the other."""
     for member in members:
         clusters: dict[str, list[int]] = defaultdict(list)
         for index in member:
             clusters[coarse[index]].append(index)
-        for label, found in clusters.items():
-            if label in first:
-                for index in found:
-                    matches[index] = max(first[label], key=lambda other: similarity[index, other])
-                    disjoint.union(matches[index], index)
-            else:
-                first[label] = found
-                for place, index in enumerate(found):
-                    for other in found[:place]:
-                        if similarity[index, other] > threshold:
-                            disjoint.union(other, index)
-    numbers: dict[int, int] = {}
-    labels = [numbers.setdefault(disjoint.find(index), len(numbers)) for index in range(len(coarse))]
-    return labels, matches
+        yield from clusters.items()
+
+
+def _most_similar(similarity: Matrix, layers: Sequence[int], candidates: Sequence[int]) -> dict[int, int]:
+    """Return for each layer the candidate that is most similar to it."""
+    return {index: max(candidates, key=lambda other: similarity[index, other]) for index in layers}

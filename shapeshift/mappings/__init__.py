@@ -1,8 +1,8 @@
-"""Mappings: which weights draw on the same parameter store.
+"""Mappings decide which weights share a parameter store.
 
-A mapping is a function from the weights of a model, and a config, to one label per weight; weights of equal label form
-a parameter group. To add one, write a file with a function decorated by ``@MAPPINGS.register("name")`` and
-import it below.
+A mapping is a function from the weights of a model and a config to one label per weight. Weights with equal labels form
+a parameter group. To add a mapping, write a file with a function decorated by ``@MAPPINGS.register("name")`` and import
+it below.
 """
 
 from shapeshift.mappings import random, shape, single

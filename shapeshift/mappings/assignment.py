@@ -1,4 +1,4 @@
-"""A mapping by hand, or one that was learned: which layer belongs to which group."""
+"""Mappings that name the group of each layer, made by hand or learned."""
 
 from __future__ import annotations
 
@@ -9,23 +9,35 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from shapeshift.errors import ConfigError
-from shapeshift.mappings.base import MAPPINGS, Options
+from shapeshift.mappings.base import MAPPINGS, MappingOptions
 from shapeshift.names import match_names
+from shapeshift.text_table import text_table
 from shapeshift.weights import Weight
 
 
 class Assignment(Mapping[str, str]):
-    """An immutable dict from layer to group.
+    """An immutable dict from layers to the names of their groups, for ``compress(model, budget, mapping=...)``.
 
     Args:
-        groups: from the name of a parameter or module, or a shell pattern over either, to the name of its group.
-            Where several fit, the first one counts.
+        groups: The name of the group of each layer. A layer is the dotted path of a parameter or module, or a shell
+            pattern over such paths. The first entry that fits a weight counts.
 
     Raises:
-        ConfigError: if a name is not a string.
+        ConfigError: If a layer or a group is not a string, or a group's name is empty.
+
+    Example:
+        >>> import shapeshift, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 4))
+        >>> mapping = shapeshift.Assignment({"0": "first", "*": "rest"})
+        >>> sorted(shapeshift.compress(model, "50%", mapping=mapping).shapeshift)
+        ['first', 'rest']
+        >>> print(mapping)
+        group      layer
+        first (1)  0
+        rest (1)   *
     """
 
-    #: What it is called where a file holds something else.
+    #: Its name in the error about a file that holds something else.
     kind: ClassVar[str] = "a mapping from layers to groups"
 
     def __init__(self, groups: Mapping[str, str]) -> None:
@@ -46,7 +58,7 @@ class Assignment(Mapping[str, str]):
         return len(self._groups)
 
     def __eq__(self, other: object) -> bool:
-        # The first that fits counts, so the order is part of it.
+        # The first entry that fits counts, so mappings of different order differ.
         return list(self.items()) == list(other.items()) if isinstance(other, Mapping) else NotImplemented
 
     def __hash__(self) -> int:
@@ -56,16 +68,30 @@ class Assignment(Mapping[str, str]):
         return f"{type(self).__name__}({self._groups!r})"
 
     def __str__(self) -> str:
-        members: dict[str, list[str]] = {}
-        for layer, group in self._groups.items():
-            members.setdefault(group, []).append(layer)
-        return "\n".join(
-            f"{group} ({len(layers)})\n" + "\n".join(f"  {layer}" for layer in layers)
-            for group, layers in sorted(members.items())
-        )
+        return self._table([], lambda layer: [])
+
+    def by_group(self) -> dict[str, list[str]]:
+        """Return the layers of each group.
+
+        Returns:
+            A list of layers for each group, with the groups in the order of their first layers.
+        """
+        layers: dict[str, list[str]] = {}
+        for layer, group in self.items():
+            layers.setdefault(group, []).append(layer)
+        return layers
+
+    def _table(self, header: Sequence[str], cells: Callable[[str], Sequence[str]]) -> str:
+        """Return a table with a row for each layer, which ends with the given cells of the layer."""
+        rows = [
+            (f"{group} ({len(layers)})" if layer == layers[0] else "", layer, *cells(layer))
+            for group, layers in self.by_group().items()
+            for layer in layers
+        ]
+        return text_table(["group", "layer", *header], rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the mapping, and what it was learned from, as a dict that JSON can hold."""
+        """Return the mapping and the measurements that it was learned from as a dict that JSON can hold."""
         return dict(self._groups)
 
     @classmethod
@@ -74,15 +100,25 @@ class Assignment(Mapping[str, str]):
         return cls(fields)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the mapping, and what it was learned from, as JSON."""
+        """Write the mapping and the measurements that it was learned from as JSON.
+
+        Args:
+            path: The file to write.
+        """
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a mapping from :meth:`save`.
+        """Read a mapping that :meth:`save` wrote.
+
+        Args:
+            path: The file to read.
+
+        Returns:
+            The mapping, equal to the one that was saved.
 
         Raises:
-            ConfigError: if the file holds something else.
+            ConfigError: If the file holds something else.
         """
         try:
             fields = json.loads(Path(path).read_text())
@@ -96,18 +132,20 @@ class Assignment(Mapping[str, str]):
 
 
 def assign(
-    mapping: str | Mapping[str, str] | Sequence[str] | Callable[[str], str], weights: Sequence[Weight], options: Options
+    mapping: str | Mapping[str, str] | Sequence[str] | Callable[[str], str],
+    weights: Sequence[Weight],
+    options: MappingOptions,
 ) -> list[str]:
-    """Return the group of each weight, whichever way the user chose to say it.
+    """Return the group of each weight, for every form of a mapping that a user can give.
 
     Args:
-        mapping: a name in ``MAPPINGS``, a dict as :class:`Assignment` describes it, one group per weight, or a
-            function from a weight's dotted name to its group.
-        weights: what is mapped.
-        options: what a named mapping reads.
+        mapping: A name in ``MAPPINGS``, a dict as :class:`Assignment` describes it, a sequence of one group per weight,
+            or a function from a weight's dotted path to its group.
+        weights: The weights to map.
+        options: The options of a named mapping.
 
     Raises:
-        ConfigError: if the mapping leaves a weight out, names a layer that is not there, or gives too many groups.
+        ConfigError: If the mapping leaves a weight out, names a layer that does not exist, or gives too many groups.
     """
     if isinstance(mapping, Mapping):
         return _look_up(mapping, weights)

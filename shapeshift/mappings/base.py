@@ -1,4 +1,4 @@
-"""What a mapping is."""
+"""The type of a mapping, and the registry of named mappings."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -7,8 +7,8 @@ from shapeshift.names import Registry
 from shapeshift.weights import Weight
 
 
-class Options(Protocol):
-    """What a mapping reads of a :class:`shapeshift.Config`."""
+class MappingOptions(Protocol):
+    """The fields of a :class:`shapeshift.Config` that a mapping can read."""
 
     @property
     def num_groups(self) -> int: ...
@@ -17,5 +17,5 @@ class Options(Protocol):
     def seed(self) -> int | None: ...
 
 
-Mapping = Callable[[Sequence[Weight], Options], Sequence[str]]
+Mapping = Callable[[Sequence[Weight], MappingOptions], Sequence[str]]
 MAPPINGS: Registry[Mapping] = Registry("mapping")

@@ -1,4 +1,4 @@
-"""The unit that VGG and GoogLeNet are made of."""
+"""The unit of VGG and GoogLeNet: a convolution, batch norm and ReLU."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 
 
 class ConvNormReLU(nn.Sequential):
-    """A convolution that keeps the sides, batch norm, and ReLU.
+    """A convolution that keeps the height and the width, batch norm, and ReLU.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: side of the kernel in pixels, odd.
+        in_channels: The number of channels of the input.
+        out_channels: The number of channels of the output.
+        kernel_size: The side of the kernel in pixels, an odd number.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:

@@ -7,16 +7,17 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from shapeshift.errors import ConfigError
 from shapeshift.networks.initialization import initialize
 
 
 class NormReLUConv(nn.Sequential):
-    """Batch norm, ReLU, and a convolution that keeps the sides.
+    """Batch norm, ReLU, and a convolution that keeps the height and the width.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: side of the kernel in pixels, odd.
+        in_channels: The number of channels of the input.
+        out_channels: The number of channels of the output.
+        kernel_size: The side of the kernel in pixels, an odd number.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
@@ -28,9 +29,9 @@ class DenseLayer(nn.Module):
     """A layer that appends a few channels, computed from all channels before them (Huang et al. 2017, eq. 2).
 
     Args:
-        in_channels: channels of the input.
-        growth: channels that it appends.
-        bottleneck: whether a 1x1 convolution first narrows the input to four times the growth.
+        in_channels: The number of channels of the input.
+        growth: The number of channels that the layer appends.
+        bottleneck: Whether a 1x1 convolution first narrows the input to four times the growth.
     """
 
     def __init__(self, in_channels: int, growth: int, bottleneck: bool) -> None:
@@ -48,20 +49,27 @@ class DenseLayer(nn.Module):
 class DenseNet(nn.Module):
     """A densely connected network of three blocks, such as DenseNet-40 with growth 12 (Huang et al. 2017, section 3).
 
-    DenseNet-BC is the one with a bottleneck, a compression of 0.5 and a stem of twice the growth.
+    DenseNet-BC has a bottleneck, a compression of 0.5, and a stem of twice the growth.
 
     Args:
-        depth: layers with weights; 3n + 4 for n layers in each block, 6n + 4 with a bottleneck.
-        growth: channels that a layer appends, at least 1. A fraction is met on average: each layer appends the integer
-            below or above it, the later layers the one above.
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        stem: channels of the first convolution.
-        bottleneck: whether a 1x1 convolution narrows the input of each 3x3 convolution.
-        compression: the share of channels, in (0, 1], that the transition between two blocks keeps.
+        depth: The number of layers with weights: 3n + 4 for n layers in each block, and 6n + 4 with a bottleneck.
+        growth: The number of channels that a layer appends, at least 1. A fraction is met on average: a layer appends
+            the integer below it or, later in the network, the one above it.
+        num_classes: The number of classes.
+        in_channels: The number of channels of the images.
+        stem: The number of channels of the first convolution.
+        bottleneck: Whether a 1x1 convolution narrows the input of each 3x3 convolution.
+        compression: The share of channels, in (0, 1], that the transition between two blocks keeps.
 
     Raises:
-        ValueError: if the depth is not of that form, or the growth or the compression not in its range.
+        ConfigError: If the depth has another form, or the growth or the compression is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.densenet import DenseNet
+        >>> network = DenseNet(40, growth=2, num_classes=10)
+        >>> network(torch.randn(2, 3, 8, 8)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -79,11 +87,11 @@ class DenseNet(nn.Module):
         layers, rest = divmod(depth - 4, period)
         if rest or layers < 1:
             kind = "DenseNet with a bottleneck" if bottleneck else "DenseNet without a bottleneck"
-            raise ValueError(f"the depth of a {kind} is {period}n + 4, such as 40 or 100, not {depth}")
+            raise ConfigError(f"the depth of a {kind} is {period}n + 4, such as 40 or 100, not {depth}")
         if growth < 1:
-            raise ValueError(f"the growth of a DenseNet is at least one channel per layer, not {growth}")
+            raise ConfigError(f"the growth of a DenseNet is at least one channel per layer, not {growth}")
         if not 0 < compression <= 1:
-            raise ValueError(f"the compression of a DenseNet is a share of channels, in (0, 1], not {compression}")
+            raise ConfigError(f"the compression of a DenseNet is a share of channels, in (0, 1], not {compression}")
         current = stem
         features: OrderedDict[str, nn.Module] = OrderedDict()
         features["stem"] = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)

@@ -1,4 +1,4 @@
-"""EmbNet: images and sentences in one space, where those that belong together are close."""
+"""EmbNet: a network that embeds images and sentences in one space, matching ones close to each other."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from shapeshift.networks.trunk import WideTrunk
 
 
 class Branch(nn.Module):
-    """Two fully connected layers with batch norm and ReLU between them, and a result of length 1 (section 3.1).
+    """Two linear layers with batch norm and ReLU between them, and an output of norm 1.
 
-    Wang, Li and Lazebnik 2016, "Learning deep structure-preserving image-text embeddings".
+    Wang, Li and Lazebnik 2016, "Learning deep structure-preserving image-text embeddings", section 3.1.
 
     Args:
-        in_features: length of what enters.
-        hidden: length of what is between the layers.
-        out_features: length of what is returned.
+        in_features: The length of an input.
+        hidden: The length of the hidden layer.
+        out_features: The length of an output.
     """
 
     def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
@@ -35,15 +35,26 @@ class Branch(nn.Module):
 class EmbeddingNetwork(nn.Module):
     """A two-branch network that embeds images and sentences (Wang et al. 2016, section 3.1).
 
-    The papers read fixed features of images; here the convolutions that make them are part of the network.
+    The paper reads fixed features of images. Here the convolutions that compute them are part of the network.
 
     Args:
-        trunk: makes feature maps of images.
-        text: reads sentences.
-        text_features: length of what it reads from a sentence.
-        hidden: length of each branch's hidden layer.
-        embedding: length of an embedding.
-        grid: rows and columns that the feature maps are averaged to, which keeps where things are.
+        trunk: The convolutions that compute the feature maps of images.
+        text: The encoder of sentences.
+        text_features: The length of the encoder's output.
+        hidden: The length of each branch's hidden layer.
+        embedding: The length of an embedding.
+        grid: The number of rows and of columns that the feature maps are averaged to. The grid keeps positions.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.embedding_network import EmbeddingNetwork
+        >>> from shapeshift.networks.text_encoder import TextEncoder
+        >>> from shapeshift.networks.trunk import WideTrunk
+        >>> text = TextEncoder(vocabulary=100, word_size=16, state_size=24)
+        >>> network = EmbeddingNetwork(WideTrunk(10, 0.5), text, text_features=24, hidden=32, embedding=8)
+        >>> images, sentences = network(torch.randn(2, 3, 16, 16), torch.randint(100, (5, 7)))
+        >>> images.shape, sentences.shape
+        (torch.Size([2, 8]), torch.Size([5, 8]))
     """
 
     def __init__(
@@ -57,14 +68,15 @@ class EmbeddingNetwork(nn.Module):
         self.text_branch = Branch(text_features, hidden, embedding)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed images and sentences, of which there need not be equally many.
+        """Embed images and sentences. Their numbers may differ.
 
         Args:
-            images: of shape (N, channels, height, width).
-            tokens: of shape (S, length).
+            images: The images, of shape (N, channels, height, width).
+            tokens: The tokens of the sentences, of shape (S, length).
 
         Returns:
-            The embeddings of both, of shapes (N, embedding) and (S, embedding), each of length 1.
+            The embeddings of the images and of the sentences, of shapes (N, embedding) and (S, embedding). Each has
+            norm 1.
         """
         maps = self.pool(self.trunk(images))
         return self.image_branch(torch.flatten(maps, 1)), self.text_branch(self.text(tokens))
@@ -80,27 +92,33 @@ def embedding_loss(
     text_structure: float = 0.2,
     hardest: int | None = None,
 ) -> Tensor:
-    """Return how far embeddings are from keeping what belongs together closer than what does not, by a margin.
+    """Compute the bidirectional ranking loss with structure preservation of Wang et al. 2016 (section 3, eq. 5).
 
-    The bidirectional ranking loss with structure preservation of Wang et al. 2016 (section 3, eq. 5). Its triplets are
-    an anchor, something that belongs to the anchor, and something that does not. They are summed over the hardest of
-    the latter, and averaged over pairs of the former, where the paper sums.
+    It is 0 when every anchor is closer to each of its matches than to everything else, by a margin. A triplet is an
+    anchor, a match of it, and an embedding that is no match. The loss is the sum over the hardest triplets of a pair of
+    anchor and match, averaged over the pairs. The paper sums over the pairs as well.
 
     Args:
-        images: embeddings of shape (N, embedding).
-        texts: embeddings of shape (S, embedding).
-        matches: whether an image and a text belong together, of shape (N, S). Two texts of one image are neighbours, as
-            are two images of one text.
-        margin: by which distances are to differ.
-        text_weight: of the triplets whose anchor is a text and whose others are images; those the other way round
-            count once.
-        image_structure: weight of the triplets of three images.
-        text_structure: weight of the triplets of three texts.
-        hardest: how many triplets count of each pair, those that violate the margin most, as in the paper; None for
-            all, which is what a network can learn from that is not pretrained.
+        images: The embeddings of the images, of shape (N, embedding).
+        texts: The embeddings of the texts, of shape (S, embedding).
+        matches: Whether an image and a text match, of shape (N, S). Two texts of one image match each other, and so do
+            two images of one text.
+        margin: The margin between the distances.
+        text_weight: The weight of the triplets of a text and two images. Those of an image and two texts have weight 1.
+        image_structure: The weight of the triplets of three images.
+        text_structure: The weight of the triplets of three texts.
+        hardest: The number of triplets of a pair that count, those that violate the margin most, as in the paper. None
+            counts all of them, which suits a network that is not pretrained.
 
     Returns:
         A scalar.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.embedding_network import embedding_loss
+        >>> embeddings = torch.eye(4)
+        >>> embedding_loss(embeddings, embeddings, matches=torch.eye(4, dtype=torch.bool)).item()
+        0.0
     """
     loss = _ranking(images, texts, matches, matches, margin, hardest)
     loss = loss + text_weight * _ranking(texts, images, matches.T, matches.T, margin, hardest)
@@ -119,7 +137,7 @@ def embedding_loss(
 def _ranking(
     anchors: Tensor, points: Tensor, close: Tensor, excluded: Tensor, margin: float, hardest: int | None
 ) -> Tensor:
-    """Rank points around anchors: those that are to be close before those that are not excluded."""
+    """Return the ranking loss of points around anchors: the close ones against all that are not excluded."""
     # The gradient of this form is zero, not infinite, where two points coincide.
     distances = torch.cdist(anchors, points, compute_mode="donot_use_mm_for_euclid_dist")
     anchor, point = close.nonzero(as_tuple=True)

@@ -16,12 +16,12 @@ class InceptionWidths(NamedTuple):
     """Channels of the convolutions of an inception module, named as the columns of Szegedy et al. 2015, table 1.
 
     Attributes:
-        conv1: of the 1x1 convolution.
-        reduce3: of the 1x1 convolution before the 3x3 one.
-        conv3: of the 3x3 convolution.
-        reduce5: of the 1x1 convolution before the 5x5 ones.
-        conv5: of the 5x5 convolution.
-        pool: of the 1x1 convolution after the pooling.
+        conv1: The channels of the 1x1 convolution.
+        reduce3: The channels of the 1x1 convolution before the 3x3 one.
+        conv3: The channels of the 3x3 convolution.
+        reduce5: The channels of the 1x1 convolution before the 5x5 one.
+        conv5: The channels of the 5x5 convolution.
+        pool: The channels of the 1x1 convolution after the pooling.
     """
 
     conv1: int
@@ -33,7 +33,7 @@ class InceptionWidths(NamedTuple):
 
     @property
     def out_channels(self) -> int:
-        """Channels of the module's output."""
+        """The number of channels of the module's output."""
         return self.conv1 + self.conv3 + self.conv5 + self.pool
 
 
@@ -57,8 +57,8 @@ class Inception(nn.Module):
     Two 3x3 convolutions take the place of the 5x5 one, as in Ioffe and Szegedy 2015, section 4.2.
 
     Args:
-        in_channels: channels of the input.
-        widths: channels of the convolutions.
+        in_channels: The number of channels of the input.
+        widths: The numbers of channels of the convolutions.
     """
 
     def __init__(self, in_channels: int, widths: InceptionWidths) -> None:
@@ -86,12 +86,18 @@ class GoogLeNet(nn.Module):
     """GoogLeNet with batch norm for images of 32 pixels (Szegedy et al. 2015, table 1).
 
     One 3x3 convolution takes the place of the layers that shrink an image of 224 pixels before the first inception
-    module, and there are no auxiliary classifiers: the form that is pruned in Lin et al. 2020 (HRank).
+    module, and there are no auxiliary classifiers. Lin et al. 2020 (HRank) prune this form.
 
     Args:
-        width: factor on the channels of every convolution; a fraction makes the network thinner.
-        num_classes: size of the output.
-        in_channels: channels of the images.
+        width: The factor on the channels of every convolution. A fraction makes the network thinner.
+        num_classes: The number of classes.
+        in_channels: The number of channels of the images.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.googlenet import GoogLeNet
+        >>> GoogLeNet(width=0.1)(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> None:

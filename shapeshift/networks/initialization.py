@@ -9,7 +9,7 @@ def initialize(network: nn.Module) -> None:
     """Draw convolutions so that gradients keep their variance (He et al. 2015, eq. 14); start the head's bias at zero.
 
     Args:
-        network: it is changed in place; other layers keep the starting values of their class.
+        network: The network, which is changed in place. Other layers keep the starting values of their class.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

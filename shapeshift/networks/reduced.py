@@ -1,4 +1,4 @@
-"""The reduced baseline: a network with one factor on all of its widths, as wide as a budget allows."""
+"""The reduced baseline: the widest network within a budget, with one factor on all of its widths."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 from shapeshift.budget import count_parameters
 from shapeshift.errors import BudgetError
 
-# How many factors there are. Widths a and b round at factors that lie at least 1 / (2ab) apart: no network is missed as
-# long as ab is below 2^23, and BERT-base's 768 x 3072 is 2.4 million.
+# The number of factors that are tried. Widths a and b round at factors that lie at least 1 / (2ab) apart, so no network
+# is missed as long as ab is below 2^23. BERT-base's 768 x 3072 is 2.4 million.
 _FACTORS = 2**24
 
 
@@ -22,21 +22,31 @@ def scaled_width(width: int, factor: float) -> int:
 
 
 def reduce_width(build: Callable[[float], nn.Module], budget: int) -> nn.Module:
-    """Build the thinner network whose parameter count is closest to a budget and not above it.
+    """Build the widest network whose parameter count is within a budget.
 
-    It is what a budget buys without sharing (the reduced baseline of Plummer et al. 2022, section 4). All widths of the
-    network are those of the full one times one factor, each rounded by itself, so the count climbs in steps: the
-    network returned is on the last step that the budget reaches.
+    It is the baseline without sharing (Plummer et al. 2022, section 4, "reduced baseline"). One factor multiplies all
+    widths of the full network, and each is rounded by itself. The parameter count therefore climbs in steps.
 
     Args:
-        build: makes the network at a factor in (0, 1] on its widths; never a smaller one at a larger factor.
-        budget: the most trainable parameters that it may have.
+        build: A function that builds the network for a factor in (0, 1] on its widths. The parameter count must not
+            fall when the factor rises.
+        budget: The largest number of trainable parameters.
 
     Returns:
-        The network, freshly built; the full one where the budget allows it.
+        A new network. It is the full one if the budget allows it.
 
     Raises:
-        BudgetError: if even the thinnest one is larger than the budget.
+        BudgetError: If even the thinnest network is larger than the budget.
+
+    Example:
+        >>> import shapeshift
+        >>> from shapeshift.networks.reduced import reduce_width, scaled_width
+        >>> from torch import nn
+        >>> def build(factor):
+        ...     width = scaled_width(64, factor)
+        ...     return nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, 10))
+        >>> shapeshift.count_parameters(reduce_width(build, budget=1000))
+        999
     """
 
     def size(step: int) -> int:

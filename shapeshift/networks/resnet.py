@@ -6,16 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shapeshift.errors import ConfigError
 from shapeshift.networks.initialization import initialize
 from shapeshift.networks.reduced import scaled_width
 
 
 class PaddedShortcut(nn.Module):
-    """The identity where a block changes the shape: every second pixel, and channels of zeros behind those there are.
+    """A shortcut without parameters: it skips pixels, and appends channels of zeros.
 
     Args:
-        extra_channels: how many channels are added.
-        stride: in pixels.
+        extra_channels: The number of channels that are appended.
+        stride: The step in pixels.
     """
 
     def __init__(self, extra_channels: int, stride: int) -> None:
@@ -31,10 +32,10 @@ class ResidualBlock(nn.Module):
     """A residual block of two 3x3 convolutions, each with batch norm, and ReLU after the first and after the sum.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        stride: of the first convolution.
-        projection: whether the shortcut projects where the shape changes, and else pads.
+        in_channels: The number of channels of the input.
+        out_channels: The number of channels of the output.
+        stride: The stride of the first convolution.
+        projection: Whether the shortcut projects where the shape changes. Otherwise it pads.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, projection: bool) -> None:
@@ -61,19 +62,25 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """A residual network of the CIFAR form, such as ResNet-56 (He et al. 2016, section 4.2).
 
-    Where a stage changes the shape, the paper's shortcut on small images pads and has no parameters (option A). To
-    prune channels, build with projections there (option B, 0.3% more parameters in ResNet-56): tools that follow
-    channels from layer to layer lose them in the padding.
+    Where a stage changes the shape, the paper's shortcut on small images pads and has no parameters (option A). Build
+    with projections (option B, 0.3% more parameters in ResNet-56) to prune channels: tools that follow channels from
+    layer to layer lose them in the padding.
 
     Args:
-        depth: layers with weights; 6n + 2 for n blocks in each of the three stages.
-        width: factor on the stages' channels of 16, 32 and 64; a fraction makes the network thinner.
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        projection: whether the shortcuts project where the shape changes, and else pad.
+        depth: The number of layers with weights: 6n + 2 for n blocks in each of the three stages.
+        width: The factor on the stages' channels of 16, 32 and 64. A fraction makes the network thinner.
+        num_classes: The number of classes.
+        in_channels: The number of channels of the images.
+        projection: Whether the shortcuts project where the shape changes. Otherwise they pad.
 
     Raises:
-        ValueError: if the depth is not 6n + 2.
+        ConfigError: If the depth is not 6n + 2.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.resnet import ResNet
+        >>> ResNet(20, width=0.25)(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -87,7 +94,7 @@ class ResNet(nn.Module):
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
-            raise ValueError(f"the depth of a residual network is 6n + 2, such as 20, 56 or 110, not {depth}")
+            raise ConfigError(f"the depth of a residual network is 6n + 2, such as 20, 56 or 110, not {depth}")
         channels = [scaled_width(base, width) for base in (16, 32, 64)]
         current = channels[0]
         self.stem = nn.Conv2d(in_channels, current, 3, padding=1, bias=False)

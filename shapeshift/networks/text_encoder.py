@@ -11,17 +11,24 @@ CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class TextEncoder(nn.Module):
-    """Embed the words of a text, and read them with a recurrent network to its last state.
+    """An encoder that embeds the words of a text and reads them with a recurrent network, up to its last state.
 
     Args:
-        vocabulary: different words.
-        word_size: length of a word's embedding.
-        state_size: length of the recurrent network's state.
+        vocabulary: The number of different words.
+        word_size: The length of a word's embedding.
+        state_size: The length of the recurrent network's state.
         cell: "gru" (Cho et al. 2014) or "lstm" (Hochreiter and Schmidhuber 1997).
-        padding: the number that stands for no word.
+        padding: The token that fills up short texts.
 
     Raises:
-        ConfigError: if the cell is unknown.
+        ConfigError: If the cell is unknown.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.text_encoder import TextEncoder
+        >>> encoder = TextEncoder(vocabulary=100, word_size=16, state_size=24)
+        >>> encoder(torch.tensor([[5, 7, 2], [9, 0, 0]])).shape
+        torch.Size([2, 24])
     """
 
     def __init__(self, vocabulary: int, word_size: int, state_size: int, cell: str = "gru", padding: int = 0) -> None:
@@ -33,9 +40,13 @@ class TextEncoder(nn.Module):
         self.recurrent = CELLS[cell](word_size, state_size, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the state after each text's last word, of shape (N, state_size), given (N, length) with right padding.
+        """Return the state after each text's last word.
 
-        A text without a word has the state after its first padding.
+        Args:
+            tokens: The tokens of the texts, padded on the right, of shape (N, length).
+
+        Returns:
+            The states, of shape (N, state_size). A text without a word has the state after its first padding token.
         """
         states = self.recurrent(self.words(tokens))[0]
         last = (tokens != self.padding).sum(1).sub(1).clamp(min=0)

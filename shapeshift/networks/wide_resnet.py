@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from shapeshift.errors import ConfigError
 from shapeshift.networks.initialization import initialize
 from shapeshift.networks.reduced import scaled_width
 
@@ -13,10 +14,10 @@ class PreActivationBlock(nn.Module):
     """A residual block with batch norm and ReLU before each of its two 3x3 convolutions.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        stride: of the first convolution.
-        dropout: probability of dropping an entry between the two convolutions.
+        in_channels: The number of channels of the input.
+        out_channels: The number of channels of the output.
+        stride: The stride of the first convolution.
+        dropout: The probability of dropping an entry between the two convolutions.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
@@ -28,7 +29,7 @@ class PreActivationBlock(nn.Module):
         self.relu2 = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        # The shortcut sees the activated input where it projects, and the raw input where it is the identity.
+        # A projection reads the activated input, and the identity the raw one.
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
@@ -46,15 +47,21 @@ class WideResNet(nn.Module):
     """A pre-activation wide residual network, WRN-depth-width (Zagoruyko and Komodakis 2016, table 1).
 
     Args:
-        depth: layers with weights; 6n + 4 for n blocks in each of the three stages.
-        width: factor on the stages' channels of 16, 32 and 64; a fraction makes the network thinner.
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        stem: channels of the first convolution.
-        dropout: probability of dropping an entry inside a block.
+        depth: The number of layers with weights: 6n + 4 for n blocks in each of the three stages.
+        width: The factor on the stages' channels of 16, 32 and 64. A fraction makes the network thinner.
+        num_classes: The number of classes.
+        in_channels: The number of channels of the images.
+        stem: The number of channels of the first convolution.
+        dropout: The probability of dropping an entry inside a block.
 
     Raises:
-        ValueError: if the depth is not 6n + 4.
+        ConfigError: If the depth is not 6n + 4.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> WideResNet(16, 0.5)(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class WideResNet(nn.Module):
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
-            raise ValueError(f"the depth of a wide residual network is 6n + 4, such as 16, 22 or 28, not {depth}")
+            raise ConfigError(f"the depth of a wide residual network is 6n + 4, such as 16, 22 or 28, not {depth}")
         channels = [scaled_width(base, width) for base in (16, 32, 64)]
         self.stem = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
         layers, current = [], stem

@@ -1,4 +1,4 @@
-"""Soft parameter sharing: layers that mix the same templates, what they come to share, and the loops in it."""
+"""Soft parameter sharing: layers that mix the same templates, their similarity, and the loops that it allows."""
 
 from shapeshift.recurrence.fold import Folding, fold
 from shapeshift.recurrence.schedule import Schedule

@@ -1,9 +1,8 @@
-"""Folding: layers that came to be nearly equal become one, and the network that repeats them."""
+"""Folding: tying layers that have become nearly equal, and repeating the blocks that have become equal."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +13,9 @@ from shapeshift.budget import count_parameters
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.plan import GroupPlan
+from shapeshift.recurrence.graph import mermaid
 from shapeshift.recurrence.repeat import with_loops
-from shapeshift.recurrence.rows import find_stages
+from shapeshift.recurrence.rows import find_rows
 from shapeshift.recurrence.schedule import Schedule, find_schedule
 from shapeshift.recurrence.similarity import coefficient_rows
 from shapeshift.recurrence.ties import Ties, nearly_equal, tie
@@ -27,16 +27,24 @@ from shapeshift.surgery.shared_parameters import SharedParameters
 
 @dataclass(frozen=True)
 class Folding:
-    """The recurrent form of a model.
+    """The recurrent form of a model, which :func:`fold` returns. Printing it lists the tied layers and the loops.
 
     Attributes:
-        groups: which layers became one.
-        schedules: which block runs when, for each stage with layers in these groups.
-        before: the model's trainable parameters before it was folded.
-        after: those of the folded model.
-        module: a module that runs the schedules: where a block is run again it has a
-            :class:`~shapeshift.recurrence.repeat.Repeat` of it. It uses the model's own parameters and buffers, and
-            its outputs are the model's.
+        groups: The ties of each group of layers.
+        schedules: The order in which blocks run, for each stage with layers in these groups.
+        before: The number of trainable parameters of the model before it was folded.
+        after: The number of trainable parameters of the folded model.
+        module: A module that runs the schedules, with a :class:`~shapeshift.recurrence.repeat.Repeat` in place of each
+            block that runs again. It uses the model's own parameters and buffers, and its outputs are the model's.
+
+    Example:
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.recurrence import fold, soft_share
+        >>> folding = fold(soft_share(WideResNet(22, 0.5), templates=1))  # with one template all layers are similar
+        >>> folding.schedules[0].steps, folding.schedules[0].blocks
+        (('blocks.1', 'blocks.2'), (0, 0))
+        >>> print(folding.mermaid().splitlines()[1])
+          subgraph s0["stage1: 2 steps, 1 block"]
     """
 
     groups: tuple[Ties, ...]
@@ -46,24 +54,22 @@ class Folding:
     module: nn.Module = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all but the module as a dict that JSON can hold."""
+        """Return all fields except the module as a dict that JSON can hold."""
         groups = [{**vars(group), "layers": [list(names) for names in group.layers]} for group in self.groups]
         schedules = [schedule.as_dict() for schedule in self.schedules]
         return {"before": self.before, "after": self.after, "groups": groups, "schedules": schedules}
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the graph of the recurrent network: its blocks, the ways through them, and the loops.
+    def mermaid(self) -> str:
+        """Return the graph of the recurrent network as `Mermaid <https://mermaid.js.org>`_ text.
 
-        Args:
-            path: the image to write; its suffix names the format, such as .png.
+        GitHub and many editors draw it from a fenced code block of the language ``mermaid``.
 
-        Raises:
-            MissingExtraError: if matplotlib is not installed.
-            ModelError: if no layers of the model are in a row of blocks that are built alike.
+        Returns:
+            A flowchart with a subgraph for each stage. A node is a block, and equal numbers in two nodes of a stage are
+            weights that are equal up to a constant factor. An arrow leads to the block that runs next, and a dotted
+            one back to a block that has run before.
         """
-        from shapeshift.recurrence.graph import plot_schedules
-
-        plot_schedules(self.schedules, path)
+        return mermaid(self.schedules)
 
     def __str__(self) -> str:
         lines = [f"{self.before:,} parameters before folding, {self.after:,} after"]
@@ -78,28 +84,39 @@ class Folding:
 
 
 def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
-    """Tie layers that came to be nearly equal, and return the recurrent form of the model.
+    """Tie layers that have become nearly equal, and return the recurrent form of the model (Savarese and Maire 2019).
 
-    Savarese and Maire, ICLR 2019. In each group of layers that mix the same templates, those that are
-    similar get the same coefficients, but for a constant factor of each layer, and keep them from then on, in training
-    and in checkpoints. Where fewer distinct layers than templates remain, the group becomes plain weights, one for each
-    of them. A block all of whose weights are those of an earlier one is that block, run again, with norms and biases
-    of its own for each run.
+    In each group of layers that mix the same templates, similar layers get the same coefficients, up to a constant
+    factor for each layer. They keep them in training and in checkpoints. If fewer distinct layers than templates
+    remain, the group keeps one plain weight for each distinct layer and drops the templates. A block with the same
+    weights as an earlier block becomes a repetition of that block, with norms and biases of its own for each run.
 
     Args:
-        model: a model after :func:`soft_share`, usually trained; it is changed in place. An optimizer has to be made
-            anew afterwards, and wrappers such as DDP are put on afterwards. Convert its dtype before: the module that
-            runs the schedule shares its buffers, which a conversion replaces.
-        threshold: the least similarity, above 0 and up to 1, between layers that are tied.
+        model: A model after :func:`soft_share`, usually trained. It is changed in place. Create the optimizer and
+            wrappers such as DDP afterwards. Convert the dtype before: the recurrent module shares the model's buffers,
+            and a conversion replaces them.
+        threshold: The smallest similarity of layers that are tied, above 0 and at most 1.
 
     Returns:
-        What became of it, with a module that runs it.
+        The ties and schedules, with a module that runs them.
 
     Raises:
-        ConfigError: if the threshold is out of range.
-        ModelError: if the model is not compressed, has no group of layers that mix the same templates by coefficients
+        ConfigError: If the threshold is out of range.
+        ModelError: If the model is not compressed, has no group of layers that mix the same templates by coefficients
             of their own (``combine="wavg"``), is on the meta device or sharded, or holds coefficients that are not
-            finite. It is unchanged after any error.
+            finite. The model is unchanged after any error.
+
+    Example:
+        >>> import shapeshift, torch
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.recurrence import fold, soft_share
+        >>> model = soft_share(WideResNet(16, 0.5), templates=2).eval()
+        >>> folding = fold(model, threshold=0.95)
+        >>> folding.after == shapeshift.count_parameters(model) <= folding.before
+        True
+        >>> images = torch.randn(2, 3, 8, 8)
+        >>> torch.equal(folding.module(images), model(images))
+        True
     """
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold must be above 0 and at most 1, not {threshold!r}")
@@ -107,7 +124,7 @@ def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
     with torch.no_grad():
         rows = coefficient_rows(root)
     foldable = {name: _check(name, shared[name], found) for name, found in rows.items()}
-    with_loops(root, [])  # a model that cannot be copied fails here, before anything is changed
+    with_loops(root, [])  # a model that cannot be copied fails here, before any change
 
     before = count_parameters(root)
     ties: list[Ties] = []
@@ -126,7 +143,7 @@ def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
     generated = {name for weight in shared.plan.weights for name in weight.names}
     schedules = tuple(
         find_schedule(root, f"stage{number}", stage)
-        for number, stage in enumerate(find_stages(root), start=1)
+        for number, stage in enumerate(find_rows(root), start=1)
         if any(name.startswith(f"{step}.") for step in stage.steps for name in generated)
     )
     module = with_loops(root, [(schedule.steps, schedule.blocks) for schedule in schedules])
@@ -140,7 +157,7 @@ def _planned(plan: GroupPlan, groups: dict[str, WeightedAverage]) -> GroupPlan:
 
 
 def _check(name: str, group: nn.Module, rows: torch.Tensor) -> WeightedAverage:
-    """Return a group that can be folded."""
+    """Return the group if it can be folded; raise an error otherwise."""
     if not isinstance(group, WeightedAverage):
         raise ModelError(
             f'the layers of {name} have no coefficients of their own to tie; fold is for combine="wavg", '

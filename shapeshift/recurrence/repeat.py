@@ -1,4 +1,4 @@
-"""Running a block again: what stands where a network comes back to a block that it has run before."""
+"""Running a block again: the module in the place of a block that has the weights of an earlier one."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ from torch import Tensor, nn
 
 from shapeshift.surgery.attached import is_attached
 
-# What a step and the module in its place have in common, so that what is moved, converted or assigned in one is so in
-# the other.
+# The state that a step and the module in its place share. Moving, converting or assigning a tensor in one of them does
+# the same in the other.
 _STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 
 
 class Repeat(nn.Module):
-    """Run a block once more, with what differs from run to run: norms, biases, settings, gains of generated weights.
+    """A module that runs a block once more, with norms, biases, settings and gains of its own.
 
-    Its weights are the block's, which are generated from the same numbers. What is its own are the parameters, buffers
-    and settings of the step that it takes the place of, and every other attribute is read and written there.
+    Its weights are generated from the same parameters as the block's. Its other parameters, buffers and settings are
+    those of the step that it replaces. Every other attribute is read from that step and written to it.
 
     Args:
-        block: the dotted path of what is run again.
-        step: the module of the step.
+        block: The dotted path of the block that runs again.
+        step: The module that is replaced.
+
+    Example:
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.recurrence import fold, soft_share
+        >>> model = soft_share(WideResNet(22, 0.5), templates=1)
+        >>> fold(model).module.blocks[2].extra_repr()
+        'blocks.1 again'
     """
 
     def __init__(self, block: str, step: nn.Module) -> None:
@@ -46,7 +53,7 @@ class Repeat(nn.Module):
         setattr(vars(self).get("_step", super()), name, value)
 
     def extra_repr(self) -> str:
-        """Name the block."""
+        """Return the name of the block that runs again."""
         return f"{self.block} again"
 
 
@@ -56,16 +63,16 @@ def own_tensors(block: nn.Module, step: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in theirs.items() if ours.get(name) is not tensor}
 
 
-# Stands for an attribute that is not there.
+# The value of an attribute that a module does not have.
 _MISSING = object()
 
 
 def own_settings(block: nn.Module, step: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return what else differs between the modules of a block and of a step: attributes of a module, by its path."""
+    """Return the other attributes of a step that differ from the block's, by the path of their module."""
     found = {}
     for (path, ours), (_, theirs) in zip(block.named_modules(), step.named_modules(), strict=True):
         here, there = vars(ours), vars(theirs)
-        # The mode is one that all runs of a block have in common.
+        # All runs of a block are in the same mode.
         names = (here.keys() | there.keys()) - {*_STATE, "training"}
         different = {
             name: there.get(name, _MISSING)
@@ -78,18 +85,18 @@ def own_settings(block: nn.Module, step: nn.Module) -> dict[str, dict[str, Any]]
 
 
 def with_loops(model: nn.Module, stages: Sequence[tuple[Sequence[str], Sequence[int]]]) -> nn.Module:
-    """Build the form of a model in which each block is run as often as its schedule says.
+    """Build the form of a model in which each block runs as often as its schedule says.
 
     Args:
-        model: the model; it is not changed, and its parameters and buffers are used, not copied.
-        stages: for each row of blocks their paths, and for each of them the index of the first one that is the same.
+        model: The model. It is not changed, and its parameters and buffers are used, not copied.
+        stages: The paths of the blocks of each row, and for each block the index of the first block that equals it.
     """
     tensors = [*model.parameters(), *model.buffers()]
     looped = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for steps, schedule in stages:
         for path, first in zip(steps, schedule, strict=True):
             step = looped.get_submodule(path)
-            # A layer that is generated itself is no more than its weight, and stays.
+            # A generated layer by itself is just its weight, so it stays.
             if steps[first] != path and not is_attached(step):
                 parent, _, name = path.rpartition(".")
                 looped.get_submodule(parent)._modules[name] = Repeat(steps[first], step)
@@ -106,5 +113,5 @@ def _same(ours: Any, theirs: Any) -> bool:
         return ours is theirs
     try:
         return bool(ours == theirs)
-    except (RuntimeError, TypeError, ValueError):  # arrays and the like, which have no single answer
+    except (RuntimeError, TypeError, ValueError):  # the comparison of arrays has no single answer
         return False

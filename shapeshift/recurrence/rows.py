@@ -1,10 +1,8 @@
-"""Where a network repeats itself: modules side by side that are built alike."""
+"""Rows of blocks: neighbouring modules of one class and with parameters of equal shapes."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,40 +10,41 @@ from torch import nn
 
 from shapeshift.surgery.attached import is_attached, original_class, weight_sources
 from shapeshift.surgery.shared_parameters import SharedParameters
+from shapeshift.weights import is_weight_shape
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A row of modules that hold one another's place: of one class, with parameters of equal names and shapes.
+class BlockRow:
+    """A row of neighbouring modules of one class, with parameters of equal names and shapes.
 
     Attributes:
-        steps: their dotted paths, in the model's order.
+        steps: The dotted paths of the modules, in the model's order.
     """
 
     steps: tuple[str, ...]
 
 
-def find_stages(model: nn.Module) -> list[Stage]:
-    """Find the rows of two or more modules that stand side by side in a model and are built alike.
+def find_rows(model: nn.Module) -> list[BlockRow]:
+    """Find the rows of two or more neighbouring modules with the same structure.
 
-    The outermost rows count: the blocks of a stage, and not the layers in them. Neighbours without weights, such as
+    The outermost rows count: the blocks of a stage, and not the layers in them. Modules without weights, such as
     activations and norms between convolutions, do not interrupt a row. The first block of a stage, which changes the
-    number of channels, is built unlike the others, so it stays outside, all of its layers with it; a row of one block
-    is searched for layers that are alike.
+    number of channels, differs from the others and is in no row with them. A module without such neighbours is
+    searched for rows inside it.
 
     Args:
-        model: a plain or a compressed model; it is not changed.
+        model: A plain or a compressed model. It is not changed.
 
     Returns:
         The rows, in the model's order.
     """
-    stages: list[Stage] = []
-    _search(model, "", stages)
-    return stages
+    rows: list[BlockRow] = []
+    _search(model, "", rows)
+    return rows
 
 
 def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter in a module, of generated ones too, by dotted name."""
+    """Return the shape of every parameter in a module, generated or not, by its dotted path."""
     found: dict[str, tuple[int, ...]] = {}
     for path, part in module.named_modules():
         prefix = f"{path}." if path else ""
@@ -57,26 +56,23 @@ def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def is_weight(shape: Sequence[int]) -> bool:
-    """Tell whether a parameter of a shape mixes features, other than the gain of a norm or a bias."""
-    return math.prod(shape) > max(shape, default=1)
-
-
-def _search(module: nn.Module, path: str, stages: list[Stage]) -> None:
+def _search(module: nn.Module, path: str, rows: list[BlockRow]) -> None:
+    """Append the rows inside a module to a list."""
     children = [
         (f"{path}.{name}" if path else name, child, _structure(child))
         for name, child in module.named_children()
         if not isinstance(child, SharedParameters)
     ]
-    with_weights = [child for child in children if any(is_weight(shape) for _, shape in child[2][1])]
+    with_weights = [child for child in children if any(is_weight_shape(shape) for _, shape in child[2][1])]
     for _, row in itertools.groupby(with_weights, key=lambda child: child[2]):
-        alike = list(row)
-        if len(alike) > 1:
-            stages.append(Stage(tuple(name for name, _, _ in alike)))
+        blocks = list(row)
+        if len(blocks) > 1:
+            rows.append(BlockRow(tuple(name for name, _, _ in blocks)))
         else:
-            name, child, _ = alike[0]
-            _search(child, name, stages)
+            name, child, _ = blocks[0]
+            _search(child, name, rows)
 
 
 def _structure(module: nn.Module) -> tuple[type, tuple[tuple[str, Any], ...]]:
+    """Return the class and the parameter shapes of a module, which are equal for the blocks of a row."""
     return original_class(module), tuple(sorted(parameter_shapes(module).items()))

@@ -1,4 +1,4 @@
-"""What runs when: the blocks of a stage, and the loops in which they repeat."""
+"""Schedules: the order in which the blocks of a stage run, and the loops in it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import nn
 
 from shapeshift.generators.template_generator import TemplateGenerator
 from shapeshift.recurrence.repeat import own_settings, own_tensors
-from shapeshift.recurrence.rows import Stage, is_weight
+from shapeshift.recurrence.rows import BlockRow
 from shapeshift.surgery.attached import is_attached, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
+from shapeshift.weights import is_weight_shape
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,21 @@ class Schedule:
     """The order in which the blocks of a stage run.
 
     Attributes:
-        stage: the name that its groups start with.
-        steps: the dotted paths of the modules that stand in a row, one per step.
-        blocks: for each step the number of the step whose block runs; its own where that is a new one.
-        weights: for each step its weights, as numbers that are equal where two differ by a constant factor only.
-        own: the parameters and buffers that a block has for each of its runs, such as norms, by name within the block.
-        settings: what else is set anew for each run, by name within the block.
-        notes: why steps that share weights are no loop.
+        stage: The name of the stage, which the names of its groups start with.
+        steps: The dotted paths of the modules of the stage, one per step.
+        blocks: For each step the index of the step whose block runs. A step with a block of its own has its own index.
+        weights: For each step the labels of its weights. Two labels of a stage are equal if the weights are equal up to
+            a constant factor.
+        own: The parameters and buffers that a block has once per run, such as those of norms, by name within the block.
+        settings: The other attributes that a block has once per run, by name within the block.
+        notes: The reasons why steps that share weights are not repetitions.
+
+    Example:
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.recurrence import fold, soft_share
+        >>> schedule = fold(soft_share(WideResNet(22, 0.5), templates=1)).schedules[0]
+        >>> schedule.steps, schedule.blocks, schedule.loops
+        (('blocks.1', 'blocks.2'), (0, 0), {(0, 0): 1})
     """
 
     stage: str
@@ -40,7 +49,7 @@ class Schedule:
 
     @property
     def loops(self) -> dict[tuple[int, int], int]:
-        """How often each way back is taken, from a block to itself or to one before it."""
+        """The number of times that a block is followed by itself or an earlier one, by their two indices."""
         return dict(Counter((here, there) for here, there in itertools.pairwise(self.blocks) if there <= here))
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,13 +69,13 @@ class Schedule:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
-def find_schedule(model: nn.Module, name: str, stage: Stage) -> Schedule:
-    """Find which blocks of a stage are the same one, and can be run in one another's place.
+def find_schedule(model: nn.Module, name: str, stage: BlockRow) -> Schedule:
+    """Find the blocks of a stage that are repetitions of earlier ones.
 
     Args:
-        model: a compressed model.
-        name: how the stage is called.
-        stage: the row of its blocks.
+        model: A compressed model.
+        name: The name of the stage.
+        stage: The row of the stage's blocks.
     """
     modules = [model.get_submodule(step) for step in stage.steps]
     weights = [_weights(module) for module in modules]
@@ -79,14 +88,14 @@ def find_schedule(model: nn.Module, name: str, stage: Stage) -> Schedule:
     for step, (path, module) in enumerate(zip(stage.steps, modules, strict=True)):
         blocks.append(step)
         earlier = list(dict.fromkeys(blocks[:step]))
-        alike = [first for first in earlier if weights[first] == weights[step]]
-        differences = [_difference(modules[first], module) for first in alike]
+        equal = [first for first in earlier if weights[first] == weights[step]]
+        differences = [_difference(modules[first], module) for first in equal]
         if None in differences:
-            blocks[step] = alike[differences.index(None)]
+            blocks[step] = equal[differences.index(None)]
             own |= dict.fromkeys(own_tensors(modules[blocks[step]], module))
             settings |= dict.fromkeys(_setting_names(modules[blocks[step]], module))
-        elif alike:
-            notes.append(f"{path} has the weights of {stage.steps[alike[0]]}, but {differences[0]}: tied only")
+        elif equal:
+            notes.append(f"{path} has the weights of {stage.steps[equal[0]]}, but {differences[0]}: tied only")
         elif any(not set(weights[step].values()).isdisjoint(weights[first].values()) for first in earlier):
             in_part.append(path)
     if in_part:
@@ -96,12 +105,12 @@ def find_schedule(model: nn.Module, name: str, stage: Stage) -> Schedule:
 
 
 def _weights(module: nn.Module) -> dict[str, Any]:
-    """Identify the weights of a module, by name: generated ones by where they come from, plain ones by the tensor."""
+    """Return a key for each weight of a module, by its path. Weights that are equal up to a factor have equal keys."""
     found: dict[str, Any] = {}
     for path, part in module.named_modules():
         if is_attached(part):
             found |= {f"{path}.{name}": _origin(*source) for name, source in weight_sources(part).items()}
-        plain = {name: p for name, p in part._parameters.items() if p is not None and is_weight(p.shape)}
+        plain = {name: p for name, p in part._parameters.items() if p is not None and is_weight_shape(p.shape)}
         found |= {f"{path}.{name}": id(p) for name, p in plain.items()}
     return dict(sorted(found.items()))
 
@@ -119,7 +128,7 @@ def _origin(source: WeightSource, index: int) -> Any:
 
 
 def _difference(block: nn.Module, step: nn.Module) -> str | None:
-    """Tell why a block cannot run in the place of another that has the same weights; None if it can."""
+    """Return the reason why a block cannot replace a step with the same weights, or None if it can."""
     ours, theirs = dict(block.named_modules()), dict(step.named_modules())
     if ours.keys() != theirs.keys():
         return "is made of other modules"
@@ -130,7 +139,7 @@ def _difference(block: nn.Module, step: nn.Module) -> str | None:
 
 
 def _setting_names(block: nn.Module, step: nn.Module) -> list[str]:
-    """Name what a run of a block has as settings of its own, beside where its weights come from."""
+    """Return the names of the settings that differ between a block and a step, other than the sources of weights."""
     names = []
     for path, found in own_settings(block, step).items():
         read = weight_sources(step.get_submodule(path)) if is_attached(step.get_submodule(path)) else None

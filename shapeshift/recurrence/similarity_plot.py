@@ -1,4 +1,4 @@
-"""Pictures of similarity matrices: of a model, and of how they came about in training."""
+"""Pictures of similarity matrices: those of a model, and their changes during training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SIDE = 2.6  # inches
 _COLUMNS = 4
-# Beyond this many layers their names would run into each other.
+# With more layers than this their names would overlap.
 _MOST_NAMES = 24
 
 
@@ -27,12 +27,21 @@ def plot_similarity(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Draw the similarity matrix of each group of layers (Savarese and Maire, ICLR 2019).
 
     Args:
-        model: as for :func:`similarity`.
-        path: the image to write; its suffix names the format, such as .png.
+        model: A model that :func:`similarity` takes.
+        path: The image file to write. Its suffix names the format, such as .png.
 
     Raises:
-        MissingExtraError: if matplotlib is not installed.
-        ModelError: as :func:`similarity`.
+        MissingExtraError: If matplotlib is not installed.
+        ModelError: If the model is not compressed, or has no group of layers that mix the same templates.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.recurrence import plot_similarity, soft_share
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "similarity.svg"
+        >>> plot_similarity(soft_share(WideResNet(22, 0.5), templates=2), path)
+        >>> path.exists()
+        True
     """
     matrices = similarity(model)
     columns = min(_COLUMNS, len(matrices))
@@ -52,18 +61,27 @@ def plot_similarity(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 class SimilarityRecorder:
-    """Keeps the similarity matrices of a model over its training.
+    """Records the similarity matrices of a model during training.
 
-    Make it before training starts, and call :meth:`record` after each epoch.
+    Create it before training, and call :meth:`record` after each epoch.
 
     Args:
-        model: as for :func:`similarity`.
+        model: A model that :func:`similarity` takes.
 
     Attributes:
-        epochs: for each record, the first one made at the start, a dict from group to matrix, on the CPU.
+        epochs: The matrices of each record by the group's name, on the CPU. The first record is made at creation.
 
     Raises:
-        ModelError: as :func:`similarity`.
+        ModelError: If the model is not compressed, or has no group of layers that mix the same templates.
+
+    Example:
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.recurrence import SimilarityRecorder, soft_share
+        >>> recorder = SimilarityRecorder(soft_share(WideResNet(22, 0.5), templates=2))
+        >>> for epoch in range(3):
+        ...     recorder.record()  # after the training of an epoch
+        >>> len(recorder.epochs), sorted(recorder.epochs[0])
+        (4, ['stage1_8x8x3x3', 'stage2_16x16x3x3', 'stage3_32x32x3x3'])
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -72,7 +90,7 @@ class SimilarityRecorder:
         self.record()
 
     def record(self) -> None:
-        """Keep the matrices that the model has now."""
+        """Append the present matrices of the model."""
         self.epochs.append({name: matrix.cpu() for name, matrix in similarity(self._model).items()})
 
     def as_dict(self) -> dict[str, list[list[list[float]]]]:
@@ -80,14 +98,14 @@ class SimilarityRecorder:
         return {name: [epoch[name].tolist() for epoch in self.epochs] for name in self.epochs[0]}
 
     def plot(self, path: str | os.PathLike[str], columns: int = 6) -> None:
-        """Draw the evolution: one row for each group, and epochs from left to right.
+        """Draw the matrices over the epochs: one row for each group, and epochs from left to right.
 
         Args:
-            path: the image to write; its suffix names the format, such as .png.
-            columns: the most epochs that are shown; the first and the last, and others at even distances.
+            path: The image file to write. Its suffix names the format, such as .png.
+            columns: The largest number of epochs to show. They are evenly spaced, from the first to the last.
 
         Raises:
-            MissingExtraError: if matplotlib is not installed.
+            MissingExtraError: If matplotlib is not installed.
         """
         last = len(self.epochs) - 1
         count = max(1, min(columns, last + 1))
@@ -108,15 +126,15 @@ class SimilarityRecorder:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Leave out what the dotted names of parameters have in common at their begin and end."""
+    """Return dotted names without the parts that all of them start with and end with."""
     parts = [name.split(".") for name in names]
-    begin = _common(parts)
-    end = _common([part[begin:][::-1] for part in parts])
-    return [".".join(part[begin : len(part) - end]) for part in parts]
+    prefix = _common(parts)
+    suffix = _common([part[prefix:][::-1] for part in parts])
+    return [".".join(part[prefix : len(part) - suffix]) for part in parts]
 
 
 def _common(parts: Sequence[Sequence[str]]) -> int:
-    """Count how many parts all names begin with."""
+    """Return the number of parts that all names start with."""
     columns = zip(*parts, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
 

@@ -1,4 +1,4 @@
-"""Soft sharing: layers of one stage and one shape mix the same few templates."""
+"""Soft sharing: layers of one stage and one shape that mix the same few templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shapeshift.compression import check_compressible
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.plan import Plan, group_weights, make_plan
-from shapeshift.recurrence.rows import find_stages
+from shapeshift.recurrence.rows import find_rows
 from shapeshift.surgery.install import install
 from shapeshift.surgery.shared_parameters import SharedParameters
 from shapeshift.weights import Weight, find_weights
@@ -24,29 +24,39 @@ def soft_share(
 ) -> ModelT:
     r"""Let layers of one shape mix the same templates, :math:`W_i = \sum_k \alpha_{ik} T_k`, stage by stage.
 
-    Savarese and Maire, "Learning Implicitly Recurrent CNNs Through Parameter Sharing", ICLR 2019. Applied
-    to WRN-L-w this is their SWRN-L-w-k. It is what ``compress`` does with ``combine="wavg"``, a mapping by stage and
-    shape, and ``coefficients="orthogonal"``, at the size that has room for ``templates`` templates in each group.
+    Savarese and Maire, "Learning Implicitly Recurrent CNNs Through Parameter Sharing", ICLR 2019. Applied to WRN-L-w
+    this is their SWRN-L-w-k. It equals ``compress`` with ``combine="wavg"``, a mapping by stage and shape,
+    ``coefficients="orthogonal"``, and a budget of ``templates`` templates for each group.
 
-    A group is formed by the weights of one shape in a row of blocks that are built alike. The first block of a stage,
-    which changes the number of channels, keeps its own weights, and so does a layer that no other one matches, and a
-    weight that starts at zero.
+    A group holds the weights of one shape in a row of blocks with the same structure. The first block of a stage, which
+    changes the number of channels, keeps its own weights. So does a layer whose shape no other layer has, and a weight
+    that starts at zero.
 
     Args:
-        model: any module; it is changed in place.
-        templates: the number of templates of each group, at most as many as it has weights. None stands for as many:
-            the model then has no fewer parameters than before.
-        include: names or shell patterns of parameters or modules. When given, they are what shares, instead of what
-            the rule above finds, in groups of one shape.
-        exclude: names or shell patterns of parameters or modules that keep their own weights.
+        model: Any module. It is changed in place.
+        templates: The number of templates of each group, at most the number of its weights. None stands for that
+            number: the model then has no fewer parameters than before.
+        include: Names or shell patterns of parameters or modules. If there are any, their weights share in groups of
+            one shape, and the rule above does not apply.
+        exclude: Names or shell patterns of parameters or modules that keep their own weights.
 
     Returns:
-        The same model. Its coefficients are meant to be trained without weight decay, which
-        :func:`shapeshift.parameter_groups` sees to.
+        The same model. Train its coefficients without weight decay, as with :func:`shapeshift.parameter_groups`.
 
     Raises:
-        ConfigError: if ``templates`` is not None or a positive integer, or a pattern matches nothing.
-        ModelError: if no two layers can share, or the model cannot be compressed. It is unchanged after any error.
+        ConfigError: If ``templates`` is neither None nor a positive integer, or a pattern matches nothing.
+        ModelError: If no two layers can share, or the model cannot be compressed. It is unchanged after any error.
+
+    Example:
+        >>> import shapeshift
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.recurrence import soft_share
+        >>> dense = shapeshift.count_parameters(WideResNet(28, 0.5))
+        >>> model = soft_share(WideResNet(28, 0.5), templates=2)
+        >>> list(model.shapeshift)
+        ['stage1_8x8x3x3', 'stage2_16x16x3x3', 'stage3_32x32x3x3']
+        >>> shapeshift.count_parameters(model) < dense / 2
+        True
     """
     if templates is not None and (isinstance(templates, bool) or not isinstance(templates, int) or templates < 1):
         raise ConfigError(f"templates must be None or an integer of at least 1, not {templates!r}")
@@ -91,7 +101,7 @@ def _stages(model: nn.Module) -> dict[str, str]:
     """Label each parameter of the model's stages with its stage and its shape."""
     return {
         f"{step}.{name}": f"stage{number}_{'x'.join(map(str, parameter.shape))}"
-        for number, stage in enumerate(find_stages(model), start=1)
+        for number, stage in enumerate(find_rows(model), start=1)
         for step in stage.steps
         for name, parameter in model.get_submodule(step).named_parameters(remove_duplicate=False)
     }

@@ -1,4 +1,4 @@
-"""Tying layers of a group that came to mix their templates in nearly the same way."""
+"""Tying layers of a group whose coefficients have become nearly equal."""
 
 from __future__ import annotations
 
@@ -21,16 +21,24 @@ from shapeshift.recurrence.similarity import layer_similarity
 
 @dataclass(frozen=True)
 class Ties:
-    """What became of one group of layers.
+    """The layers of one group that were tied.
 
     Attributes:
-        group: its name.
-        layers: the names of its weights; those that are one weight now, but for a constant factor, stand together.
-        templates: how many templates they mixed.
-        rolled_back: whether each set of layers has a plain weight of its own now, in place of the templates.
-        before: the group's trainable numbers before.
-        after: its trainable numbers now.
-        change: how far the weight moved that was changed the most, relative to its norm.
+        group: The name of the group.
+        layers: The names of the group's weights, in one tuple for each set of tied weights. The weights of a set are
+            equal up to a constant factor.
+        templates: The number of templates that the layers mixed.
+        rolled_back: Whether each set has a plain weight of its own now, in place of the templates.
+        before: The number of the group's trainable parameters before.
+        after: The number of the group's trainable parameters now.
+        change: The largest distance between a weight before and after, relative to the norm before.
+
+    Example:
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.recurrence import fold, soft_share
+        >>> ties = fold(soft_share(WideResNet(22, 0.5), templates=1)).groups[0]
+        >>> len(ties.layers), ties.layers[0][:3]
+        (1, ('blocks.1.conv1.weight', 'blocks.1.conv2.weight', 'blocks.2.conv1.weight'))
     """
 
     group: str
@@ -43,14 +51,14 @@ class Ties:
 
 
 def nearly_equal(rows: Tensor, threshold: float) -> list[list[int]]:
-    """Sort layers into sets of which every two are similar, the most similar ones first (complete linkage).
+    """Cluster layers by complete linkage, so that any two layers of a set are similar.
 
     Args:
-        rows: the coefficients, of shape (L, K).
-        threshold: the least similarity between any two of a set.
+        rows: The coefficients, of shape (L, K).
+        threshold: The smallest similarity of any two layers of a set.
 
     Returns:
-        The indices of each set, in the order of their first ones.
+        The indices of each set's layers. Indices are sorted, and sets are sorted by their first index.
     """
     sets = {layer: [layer] for layer in range(len(rows))}
     close = layer_similarity(rows).fill_diagonal_(-1)
@@ -66,18 +74,20 @@ def nearly_equal(rows: Tensor, threshold: float) -> list[list[int]]:
 def tie(
     name: str, group: WeightedAverage, rows: Tensor, sets: Sequence[Sequence[int]], config: Config
 ) -> tuple[WeightedAverage, Ties]:
-    """Make the group in which each set of layers has one row of coefficients, and each layer a gain of its own.
+    """Build the group in which each set of layers has one row of coefficients, and each layer a gain of its own.
 
-    A row is replaced by its projection on the mean direction of its set, so that its length and its sign stay in the
-    gain. Where fewer sets than templates remain, a plain weight for each of them takes fewer numbers, and can be as
-    good.
+    A row is replaced by its projection on the mean direction of its set. The gain holds its length and its sign. If
+    there are fewer sets than templates, one plain weight for each set takes fewer parameters and is as expressive.
 
     Args:
-        name: the group's name.
-        group: the group; it is not changed.
-        rows: what its templates are multiplied with for each layer, of shape (L, K).
-        sets: the indices of the layers that become one.
-        config: the config that the group was built by.
+        name: The name of the group.
+        group: The group. It is not changed.
+        rows: The coefficients times the gains of each layer, of shape (L, K).
+        sets: The indices of the layers that are tied.
+        config: The config that the group was built with.
+
+    Returns:
+        The new group, or the old one if no layers are tied, and the record of the ties.
     """
     templates, (combination, *_) = rows.shape[1], group.layout.combinations
     directions = torch.stack([_mean_direction(rows[list(members)]) for members in sets])
@@ -93,7 +103,7 @@ def tie(
         mixed = [dataclasses.replace(combination, start=number * templates) for number in range(len(sets))]
         store = torch.cat(list(mix(list(group.store), directions.flatten(), list(map(Assembly.of, mixed)))))
     else:
-        # A single template has no coefficients: gains are all there is.
+        # A single template has gains only, and no coefficients.
         first = tuple(sets[place[index]][0] for index in range(len(rows))) if templates > 1 else ()
         own = directions.numel() if templates > 1 else 0
         layout = TemplateLayout(len(store), group.layout.combinations, own, first)
@@ -114,7 +124,7 @@ def tie(
 def _build(
     group: WeightedAverage, layout: TemplateLayout, config: Config, store: Tensor, directions: Tensor, gains: Tensor
 ) -> WeightedAverage:
-    """Make a group of another layout in the place of a group, where that one is now."""
+    """Build a group with another layout, on the device and with the dtype of the given one."""
     weights = [dataclasses.replace(weight, dtype=store.dtype, device=store.device) for weight in group.weights]
     tied = WeightedAverage(weights, layout, config)
     for piece, part in zip(tied.store, store.split([len(piece) for piece in tied.store]), strict=True):
@@ -129,7 +139,7 @@ def _build(
 
 
 def _mean_direction(rows: Tensor) -> Tensor:
-    """Return the unit vector between rows that point in nearly one direction, or in the opposite one."""
+    """Return the mean direction of rows that are nearly parallel, as a unit vector with the sign of the first row."""
     units = F.normalize(rows, dim=1)
     signs = torch.where(units @ units[0] < 0, -1.0, 1.0).to(rows)
     return F.normalize((signs[:, None] * units).sum(0), dim=0)

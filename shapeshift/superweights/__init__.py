@@ -1,4 +1,4 @@
-"""Families of networks on one set of SuperWeights: ensembles, and predictions at any time."""
+"""Families of networks on one set of SuperWeights: ensembles and anytime predictions."""
 
 from shapeshift.superweights.coefficients import share_coefficients, unshare_coefficients
 from shapeshift.superweights.evaluation import Evaluation, Scores, evaluate

@@ -1,4 +1,4 @@
-"""Predictions that get better the longer one waits: members of a family one after another."""
+"""Anytime predictions: members of a family run one after another, and each improves the average."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from shapeshift.running.labels import probabilities_of
 from shapeshift.running.modes import evaluating
 from shapeshift.superweights.metrics import nll
 
-# All subsets of the members are looked at: 4096 of them.
+# The search looks at all 4096 subsets of so many members.
 MOST_ORDERED = 12
 
 
 def best_order(probabilities: Tensor, labels: Tensor, costs: Sequence[float]) -> list[int]:
-    """Return the order of members in which the likelihood of what is finished is best on average over all costs.
+    """Return the order of members whose anytime predictions have the best likelihood, averaged over all budgets.
 
-    The average is over a cost that is equally likely to be anything up to that of all members together. Before the
-    first member is finished, all classes are equally likely.
+    Budgets are uniform between 0 and the cost of all members. Before the first member is finished, all classes are
+    equally likely.
 
     Args:
-        probabilities: of shape (members, N, classes), on data that no member was trained on.
-        labels: of shape (N,).
-        costs: of each member.
+        probabilities: The members' probabilities on data that no member was trained on, of shape
+            (members, N, classes).
+        labels: The classes of the samples, of shape (N,).
+        costs: The cost of each member, in any unit.
 
     Raises:
-        ConfigError: if there are more than 12 members.
+        ConfigError: If there are more than 12 members.
     """
     members = range(len(costs))
     if len(costs) > MOST_ORDERED:
@@ -44,7 +45,7 @@ def best_order(probabilities: Tensor, labels: Tensor, costs: Sequence[float]) ->
             "by family.order.copy_(torch.tensor([...]))"
         )
     loss = {frozenset[int](): math.log(probabilities.shape[2])}
-    # The best way to finish each subset: the negative log-likelihood summed over the cost, and the order.
+    # The best order for each subset, with the integral of the negative log-likelihood over the cost.
     best: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {frozenset(): (0.0, ())}
     for size in range(1, len(costs) + 1):
         for subset in map(frozenset, itertools.combinations(members, size)):
@@ -61,35 +62,35 @@ Run = tuple[int, tuple[tuple[int, ...], ...]]  # a member's index, and the shape
 
 @dataclass
 class Durations:
-    """How long members took when they ran last, to tell how long they will take.
+    """The durations of members' last runs, from which the next ones are estimated.
 
     Attributes:
-        seconds: of the last runs.
+        seconds: The durations of the last five runs of each member on inputs of each shape.
     """
 
     seconds: dict[Run, deque[float]] = field(default_factory=dict)
 
     def expected(self, run: Run) -> float | None:
-        """Return the least of a member's last runs: what else goes on in a machine makes some of them slow.
+        """Return the shortest of a member's last runs, since other processes slow some of them down.
 
-        The first run by itself tells too little, and a member that is not run again for its sake never gets another.
+        It is None before the second run: the first is too noisy, and a slow one would bar the member for good.
         """
         last = self.seconds.get(run, ())
         return min(last) if len(last) > 1 else None
 
     def add(self, run: Run, seconds: float) -> None:
-        """Note how long a run took."""
+        """Record the duration of a run."""
         self.seconds.setdefault(run, deque(maxlen=5)).append(seconds)
 
 
 @dataclass
 class Limits:
-    """Where an anytime prediction stops.
+    """The limits at which an anytime prediction stops.
 
     Attributes:
-        seconds: how long it may take in all.
-        macs: the multiply-accumulates that it may take for a sample.
-        confidence: the probability of a class from which on a sample needs no further member.
+        seconds: The duration of the whole prediction.
+        macs: The number of multiply-accumulates for one sample.
+        confidence: The probability of a class at which a sample needs no further member.
     """
 
     seconds: float = math.inf
@@ -105,25 +106,25 @@ def predict_in_turn(
     limits: Limits,
     durations: Durations,
 ) -> Iterator[Tensor]:
-    """Run members in turn, and yield the mean probabilities of those that are finished.
+    """Run members in turn, and yield the mean probabilities of the finished ones.
 
-    A member that would not be finished in time is not started, and neither is any after it. How long it takes is the
-    least of what it took on inputs of these shapes when it ran last. Before it has run twice it is estimated from the
-    multiply-accumulates per second of the members before it; about the first member nothing may be known, and it runs
-    in any case.
+    A member that would not finish in time is not started, and neither is any after it. Its expected duration is the
+    shortest of its last runs on inputs of these shapes. Before it has run twice, the duration is estimated from the
+    multiply-accumulates per second of the members before it. The first member always runs.
 
     Args:
-        members: classifiers.
-        order: their indices, in the order to run in.
-        macs: the multiply-accumulates of each member for a sample; on inputs of other shapes, unless they are limited.
-        inputs: of shape (N, ...) each.
-        limits: where to stop.
-        durations: what is known of the members' durations; it is added to.
+        members: The classifiers.
+        order: The indices of the members, in the order to run them.
+        macs: The multiply-accumulates of each member for one sample. They may be those for other shapes of inputs if
+            ``limits`` does not limit them.
+        inputs: The arguments of each member. Their tensors have shape (N, ...).
+        limits: The limits at which to stop.
+        durations: The known durations of members. New ones are recorded.
 
     Yields:
-        Probabilities of shape (N, classes), after each member. Those of samples that are confident stay as they are.
+        The probabilities after each member, of shape (N, classes). Those of confident samples no longer change.
     """
-    begin, spent = perf_counter(), 0
+    start, spent = perf_counter(), 0
     rate = 0.0  # seconds per multiply-accumulate and sample
     total = current = unsure = torch.empty(0)
     for finished, index in enumerate(order):
@@ -137,7 +138,7 @@ def predict_in_turn(
         if expected is None:
             expected = rate * macs[index] * samples
         started = perf_counter()
-        if finished and started - begin + expected > limits.seconds:
+        if finished and started - start + expected > limits.seconds:
             return
         found = _probabilities(members[index], chosen)
         took = perf_counter() - started
@@ -145,8 +146,8 @@ def predict_in_turn(
         rate = max(rate, took / max(1, macs[index] * samples))
         if finished and found.shape[1] != total.shape[1]:
             raise ModelError(
-                f"the members tell {total.shape[1]} and {found.shape[1]} classes apart: only those of equal classes "
-                "predict together"
+                f"the members predict different numbers of classes, {total.shape[1]} and {found.shape[1]}; an ensemble "
+                "needs the same classes from all"
             )
         if finished:
             total = total.index_put((unsure,), found, accumulate=True)
@@ -164,7 +165,7 @@ def predict_in_turn(
 def _probabilities(member: nn.Module, inputs: Inputs) -> Tensor:
     with evaluating(member):
         found = probabilities_of(inputs.run(member))
-    if found.is_cuda:  # what is not finished yet is of no use
+    if found.is_cuda:  # the duration is that of finished kernels
         torch.cuda.synchronize(found.device)
     return found
 

@@ -1,4 +1,4 @@
-"""Coefficients that layers have in common, until they pull apart."""
+"""Coefficients that layers share, until their gradients conflict."""
 
 from __future__ import annotations
 
@@ -20,22 +20,31 @@ from shapeshift.surgery.roots import require_shared
 
 
 def share_coefficients(model: nn.Module, layers: Sequence[Sequence[str]] | None = None) -> int:
-    """Let layers mix the SuperWeights that they both have with the same coefficients.
+    """Tie the coefficients of layers, for the SuperWeights that the layers have in common (Teterwak et al. 2024).
 
-    It is meant for the beginning of a training; :func:`unshare_coefficients` separates those that conflict. What was
-    tied before no longer is. All coefficients remain parameters, within the budget, so that an optimizer keeps track of
-    them; the values of those that are tied to others are not used.
+    Call it before training. Later, :func:`unshare_coefficients` separates the coefficients of layers that conflict. An
+    earlier call's ties end. All coefficients remain parameters within the budget, so one optimizer can hold them from
+    the start. The values of coefficients that are tied to others are not used.
 
     Args:
-        model: compressed with ``combine="superweights"``; it is changed in place.
-        layers: sets of names or patterns of layers; None for one set of all layers of each parameter group.
+        model: A model compressed with ``combine="superweights"``. It is changed in place.
+        layers: Sets of names or shell patterns of layers. None stands for one set of all layers in each parameter
+            group.
 
     Returns:
         The number of coefficients that are in use.
 
     Raises:
-        ConfigError: if the model's weights are no SuperWeights, a pattern matches nothing, or two sets share a layer.
-        ModelError: if the model is not compressed.
+        ConfigError: If the model's weights are no SuperWeights, a pattern matches nothing, or two sets share a layer.
+        ModelError: If the model is not compressed.
+
+    Example:
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.superweights import Family, share_coefficients
+        >>> family = Family([WideResNet(10, 0.5), WideResNet(10, 0.25)], budget="90%")
+        >>> used = share_coefficients(family)
+        >>> used < sum(group.coefficients.numel() for group in family.shapeshift.generators())
+        True
     """
     groups = _groups(model)
     names = [weight.name for group in groups for weight in group.weights]
@@ -62,26 +71,37 @@ def unshare_coefficients(
     samples: int = SAMPLES,
     threshold: float = 0.9,
 ) -> int:
-    """Separate the coefficients of layers that would change them in different directions.
+    """Separate the tied coefficients of layers whose gradients point in different directions (Teterwak et al. 2024).
 
-    For each layer the gradient of the loss with respect to its coefficients is measured as if they were its own. Those
-    that are tied stay so if they are joined by a chain of pairs whose gradients have a cosine above the threshold;
-    others go on from the present values by themselves. No parameter is made or replaced: an optimizer goes on.
+    The gradient of the loss with respect to each layer's coefficients is measured as if they were not tied. Two layers
+    stay tied if a chain of pairs whose gradients have a cosine above the threshold connects them. Other layers get
+    coefficients of their own, with the present values. No parameter is created or replaced, so the optimizer goes on.
 
     Args:
-        model: a compressed model after :func:`share_coefficients`; it is changed in place.
-        data: batches, read until there were enough samples.
-        loss: as in :func:`shapeshift.learn_mapping`.
-        samples: how many samples at least.
-        threshold: the cosine.
+        model: A compressed model after :func:`share_coefficients`. It is changed in place.
+        data: Batches that the gradients are measured on. Reading ends after ``samples`` samples.
+        loss: A function of the model and a batch that returns the mean loss of the samples. The default is the
+            cross-entropy of a batch ``(x, y)`` or of a dict with "labels", summed over the members of a family.
+        samples: The least number of samples that the gradients are averaged over.
+        threshold: The cosine above which layers stay tied.
 
     Returns:
         The number of coefficients that are in use.
 
     Raises:
-        ConfigError: if the model's weights are no SuperWeights.
-        DataError: if the data holds fewer samples.
-        ModelError: if the model is not compressed, or a gradient is not finite.
+        ConfigError: If the model's weights are no SuperWeights.
+        DataError: If the data holds fewer samples.
+        ModelError: If the model is not compressed, or a gradient is not finite.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.superweights import Family, share_coefficients, unshare_coefficients
+        >>> family = Family([WideResNet(10, 0.5), WideResNet(10, 0.25)], budget="90%")
+        >>> shared = share_coefficients(family)
+        >>> batches = [(torch.randn(32, 3, 8, 8), torch.randint(10, (32,)))]
+        >>> unshare_coefficients(family, batches, samples=32) >= shared
+        True
     """
     groups = _groups(model)
     found = weight_gradients(model, data, loss, samples).mean
@@ -102,7 +122,7 @@ def unshare_coefficients(
 def _separate(
     group: SuperWeights, source: int, combinations: Sequence[Combination], gradients: Sequence[Tensor], threshold: float
 ) -> None:
-    """Split tied combinations into sets that agree; all sets but that of the source get values of their own."""
+    """Split tied coefficients into sets that agree. Each set but the one of the source gets values of its own."""
     disjoint = DisjointSets()
     for index, gradient in enumerate(gradients):
         for other in range(index):
@@ -126,7 +146,7 @@ def _tie(group: SuperWeights, combination: Combination, source: int) -> None:
 
 
 def _rows(group: SuperWeights) -> Iterator[dict[int, Combination]]:
-    """Yield for each level that has coefficients where each weight has its own, by the weight's index."""
+    """Yield the combination of each weight, by the weight's index, for each level that has coefficients."""
     for level, found in enumerate(group.levels):
         rows = {index: group.combinations[index][level] for index in sorted(found.readers)}
         if all(combination.start < group.layout.num_coefficients for combination in rows.values()):

@@ -1,4 +1,4 @@
-"""What a family's predictions are worth, and what each of them costs."""
+"""The quality and the cost of a family's predictions."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ from shapeshift.running.batches import Batches
 from shapeshift.running.labels import predict_all
 from shapeshift.superweights.family import Family
 from shapeshift.superweights.metrics import accuracy, disagreement, ece, nll
+from shapeshift.text_table import text_table
 
 _METRICS = {"top1": "top-1", "nll": "negative log-likelihood (nats)", "ece": "expected calibration error"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How good probabilities are, and what they cost.
+    """The quality and the cost of predicted probabilities.
 
     Attributes:
-        macs: multiply-accumulates for a sample, without those that generate weights.
-        top1: the share of samples that are predicted right.
-        nll: the mean negative log-likelihood, in nats.
-        ece: the expected calibration error, in 15 bins.
+        macs: The number of multiply-accumulates for a sample, without those that generate weights.
+        top1: The fraction of samples that are classified correctly.
+        nll: The mean negative log-likelihood, in nats.
+        ece: The expected calibration error, with 15 bins.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.superweights import Scores
+        >>> scores = Scores.of(torch.eye(4), torch.tensor([0, 1, 2, 0]), macs=1000)
+        >>> scores.top1, scores.ece
+        (0.75, 0.25)
     """
 
     macs: int
@@ -38,22 +46,39 @@ class Scores:
 
     @classmethod
     def of(cls, probabilities: Tensor, labels: Tensor, macs: int) -> Scores:
-        """Measure probabilities of shape (N, classes) against labels of shape (N,)."""
+        """Measure the quality of probabilities.
+
+        Args:
+            probabilities: The probabilities, of shape (N, classes).
+            labels: The true classes, of shape (N,).
+            macs: The number of multiply-accumulates for a sample.
+        """
         return cls(macs, accuracy(probabilities, labels), nll(probabilities, labels), ece(probabilities, labels))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good the members of a family are, alone and together.
+    """The scores of a family's members, alone and together, which :func:`evaluate` returns.
 
     Attributes:
-        order: the members in the order in which they join.
-        members: each member alone, in the order of the family.
-        curve: the average of the members that have joined, after each of them; the last one is the whole family.
-        disagreement: the share of samples on which two members predict different classes, the mean over all pairs;
-            NaN for a single member.
-        parameters: the family's trainable parameters, each tensor once.
-        samples: how many samples it was measured on.
+        order: The indices of the members in the order in which they join.
+        members: The scores of each member alone, in the order of the family.
+        curve: The scores of the average of the first members in ``order``: of one, of two, and so on up to all.
+        disagreement: The fraction of samples on which two members predict different classes, as the mean over all
+            pairs. It is NaN for a single member.
+        parameters: The number of the family's trainable parameters, with each tensor counted once.
+        samples: The number of samples in the data.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.superweights import Family, evaluate
+        >>> family = Family([WideResNet(10, 0.5), WideResNet(10, 0.25)], budget="90%")
+        >>> evaluation = evaluate(family, [(torch.randn(8, 3, 8, 8), torch.randint(10, (8,)))])
+        >>> evaluation.ensemble == evaluation.curve[-1]
+        True
+        >>> [line.split()[0] for line in str(evaluation).splitlines()]
+        ['top-1', 'member', 'member', 'first', 'first', 'members']
     """
 
     order: tuple[int, ...]
@@ -65,7 +90,7 @@ class Evaluation:
 
     @property
     def ensemble(self) -> Scores:
-        """All members together."""
+        """The scores of all members together."""
         return self.curve[-1]
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,30 +98,28 @@ class Evaluation:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{'':<12}{'top-1':>8}{'NLL':>9}{'ECE':>9}{'MACs':>15}"]
-        rows = [(f"member {index}", scores) for index, scores in enumerate(self.members)]
-        rows += [(f"first {count}", scores) for count, scores in enumerate(self.curve, start=1)]
-        for name, scores in rows:
-            lines.append(f"{name:<12}{scores.top1:>8.2%}{scores.nll:>9.4f}{scores.ece:>9.4f}{scores.macs:>15,}")
-        joining = ", ".join(map(str, self.order))
-        return "\n".join(
-            [
-                *lines,
-                f"members join in the order {joining}; two of them disagree on {self.disagreement:.2%} of "
-                f"{self.samples:,} samples; {self.parameters:,} parameters",
-            ]
+        named = [(f"member {index}", scores) for index, scores in enumerate(self.members)]
+        named += [(f"first {count}", scores) for count, scores in enumerate(self.curve, start=1)]
+        rows = [
+            (name, f"{scores.top1:.2%}", f"{scores.nll:.4f}", f"{scores.ece:.4f}", f"{scores.macs:,}")
+            for name, scores in named
+        ]
+        return (
+            f"{text_table(['', 'top-1', 'NLL', 'ECE', 'MACs'], rows)}\n"
+            f"members join in the order {', '.join(map(str, self.order))}; two of them disagree on "
+            f"{self.disagreement:.2%} of {self.samples:,} samples; {self.parameters:,} parameters"
         )
 
     def plot(self, path: str | os.PathLike[str], metric: str = "top1") -> None:
-        """Draw the quality of a prediction over its cost: single members as points, those that joined as a line.
+        """Draw the quality of predictions over their cost: single members as points, averages as a line.
 
         Args:
-            path: the image to write; its suffix names the format, such as .png.
-            metric: "top1", "nll" or "ece".
+            path: The image file to write. Its suffix names the format, such as .png.
+            metric: The measure of quality: "top1", "nll" or "ece".
 
         Raises:
-            ConfigError: if the metric is unknown.
-            MissingExtraError: if matplotlib is not installed.
+            ConfigError: If the metric is unknown.
+            MissingExtraError: If matplotlib is not installed.
         """
         if metric not in _METRICS:
             raise ConfigError(f"metric must be one of {', '.join(_METRICS)}, not {metric!r}")
@@ -114,18 +137,27 @@ class Evaluation:
 
 
 def evaluate(family: Family, data: Iterable[Any]) -> Evaluation:
-    """Measure the members of a family, alone and together, in the order that they join in.
+    """Measure the members of a family, alone and together.
 
     Args:
-        family: the family; it is run in evaluation mode.
-        data: batches ``(x, y)``, or dicts with "labels".
+        family: The family. It runs in evaluation mode.
+        data: Batches ``(x, y)``, or dicts with "labels".
 
     Returns:
-        The scores; they can be printed and plotted.
+        The scores. They can be printed and plotted.
 
     Raises:
-        DataError: if the data is empty, or has no labels.
-        ModelError: if a member returns no logits.
+        DataError: If the data is empty, or has no labels.
+        ModelError: If a member returns no logits.
+
+    Example:
+        >>> import torch
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.superweights import Family, evaluate
+        >>> family = Family([WideResNet(10, 0.5), WideResNet(10, 0.25)], budget="90%")
+        >>> scores = evaluate(family, [(torch.randn(8, 3, 8, 8), torch.randint(10, (8,)))])
+        >>> len(scores.members), scores.samples
+        (2, 8)
     """
     batches = Batches(data)
     probabilities, labels = predict_all(family, batches)

@@ -1,4 +1,4 @@
-"""Networks of different depth and width that draw on one set of shared parameters."""
+"""Families: networks of different depth and width on one set of shared parameters."""
 
 from __future__ import annotations
 
@@ -30,27 +30,43 @@ from shapeshift.surgery.roots import find_roots, require_shared
 class Family(nn.Module):
     """Networks that share one set of parameters within a budget (Teterwak et al. 2024).
 
-    The members may differ in depth and width; those that have layers of a kind, such as 3 x 3 convolutions, share
-    SuperWeights. They remain ordinary modules that can be called and trained one by one; calling the family runs all
-    of them. The family is a compressed model as any other: it is trained by one optimizer, saved by
-    :func:`shapeshift.save`, and :func:`shapeshift.materialize` makes its members plain networks.
+    The members may differ in depth and width. Layers of one kind, such as 3 x 3 convolutions, share SuperWeights. The
+    members remain ordinary modules that can be called and trained one by one, and a call of the family runs all of
+    them. A family is a compressed model like any other: one optimizer trains it, :func:`shapeshift.save` saves it, and
+    :func:`shapeshift.materialize` makes its members plain networks.
 
     Args:
-        networks: the members; they are changed in place. They take the same arguments.
-        budget: the most trainable parameters of all members together, as in :func:`shapeshift.compress`; a fraction is
-            one of what the networks have by themselves. None leaves the networks as they are, which makes the family
-            an ensemble.
-        config: how to share; SuperWeights if None.
-        **options: fields of :class:`shapeshift.Config` to set on top of ``config``. The weights are named after the
-            place of their member, such as ``members.0.stem.weight``.
+        networks: The members, which take the same arguments. They are changed in place.
+        budget: The largest number of trainable parameters of all members together, as in :func:`shapeshift.compress`.
+            A fraction refers to the sum of the networks' own parameters. None leaves the networks as they are, which
+            makes the family an ensemble.
+        config: The options of the sharing. None stands for SuperWeights.
+        **options: Fields of :class:`shapeshift.Config` that replace those of ``config``. The path of a weight starts
+            with the place of its member, such as ``members.0.stem.weight``.
 
     Attributes:
-        members: the networks.
-        order: the indices of the members in the order in which :meth:`anytime` runs them; part of the checkpoint.
+        members: The networks.
+        order: The indices of the members in the order in which :meth:`anytime` runs them. It is part of the
+            checkpoint.
 
     Raises:
-        BudgetError, ConfigError: as :func:`shapeshift.compress`. The networks are then unchanged.
-        ModelError: if there is no network, one of them occurs twice, or it cannot be compressed.
+        BudgetError, ConfigError: As in :func:`shapeshift.compress`. The networks are then unchanged.
+        ModelError: If there is no network, a network occurs twice, or one cannot be compressed.
+
+    Example:
+        >>> import shapeshift, torch
+        >>> from shapeshift.networks.wide_resnet import WideResNet
+        >>> from shapeshift.superweights import Family
+        >>> networks = [WideResNet(10, 0.5), WideResNet(10, 0.25)]
+        >>> separate = sum(map(shapeshift.count_parameters, networks))
+        >>> family = Family(networks, budget="90%")
+        >>> shapeshift.count_parameters(family) <= 0.9 * separate
+        True
+        >>> images = torch.randn(8, 3, 8, 8)
+        >>> [logits.shape for logits in family(images)]  # of each member
+        [torch.Size([8, 10]), torch.Size([8, 10])]
+        >>> family.predict(images).shape  # the mean probabilities
+        torch.Size([8, 10])
     """
 
     order: Tensor
@@ -80,28 +96,32 @@ class Family(nn.Module):
         """Restore a family from :func:`shapeshift.save`.
 
         Args:
-            directory: what was saved.
-            networks: plain networks of the members' architectures, in the same order.
+            directory: The folder of the checkpoint.
+            networks: Plain networks of the members' architectures, in the same order.
 
         Raises:
-            CheckpointError, ModelError: as :func:`shapeshift.load`.
+            CheckpointError, ModelError: As in :func:`shapeshift.load`.
         """
         return load(directory, cls(networks))
 
     def forward(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """Run every member on the same arguments, and return what each of them returned."""
+        """Run every member on the same arguments, and return the list of their outputs."""
         return [member(*args, **kwargs) for member in self.members]
 
     @torch.no_grad()
     def predict(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the members' probabilities, averaged, of shape (N, classes).
+        """Return the mean of the members' probabilities.
 
         Args:
-            *args: of each member, which returns logits of shape (N, classes), or an object with ``.logits``.
-            **kwargs: the same, by name.
+            *args: The positional arguments of each member. A member returns logits of shape (N, classes), or an object
+                with ``.logits``.
+            **kwargs: The keyword arguments of each member.
+
+        Returns:
+            The probabilities, of shape (N, classes).
 
         Raises:
-            ModelError: if a member returns something else, or they tell different numbers of classes apart.
+            ModelError: If a member returns something else, or members predict different numbers of classes.
         """
         with evaluating(self):
             return members_probabilities(self(*args, **kwargs)).mean(0)
@@ -115,24 +135,25 @@ class Family(nn.Module):
     ) -> Iterator[Tensor]:
         """Predict with one member after the other, in ``order``, and yield the average after each of them.
 
-        A member that is not expected to end in time is not started; how long it takes is known from earlier calls, or
-        estimated from the members before it. Members of a compressed family generate their weights in each call: where
-        time matters, materialize the family, or a copy of it.
+        A member is not started if it is not expected to finish in time. Its duration is known from earlier calls, or
+        estimated from the members before it. The members of a compressed family generate their weights in each call.
+        Materialize the family, or a copy of it, for the highest speed.
 
         Args:
-            x: the members' argument: a batch, of shape (N, ...), or a dict of arguments by name.
-            budget_ms: how long the whole prediction may take, in milliseconds from when the first one is asked for. One
-                member runs in any case.
-            macs: the multiply-accumulates that it may take for a sample.
-            confidence: samples for which a class has at least this probability are left to the members so far.
+            x: The members' argument: a batch, of shape (N, ...), or a dict of arguments by name.
+            budget_ms: The time for the whole prediction in milliseconds, from the first request to the generator. The
+                first member always runs.
+            macs: The largest number of multiply-accumulates for one sample.
+            confidence: The probability of a class, above 0 and at most 1, at which a sample is not passed to further
+                members.
 
         Returns:
             A generator of probabilities, of shape (N, classes).
 
         Raises:
-            BudgetError: if not even the first member fits ``macs``.
-            ConfigError: if a limit is not positive, or a confidence more than 1.
-            DataError: if there is no tensor in ``x``.
+            BudgetError: If the first member exceeds ``macs``.
+            ConfigError: If a limit is not positive, or the confidence is more than 1.
+            DataError: If there is no tensor in ``x``.
         """
         for name, value in (("budget_ms", budget_ms), ("macs", macs), ("confidence", confidence)):
             most = 1 if name == "confidence" else math.inf
@@ -141,7 +162,7 @@ class Family(nn.Module):
                 raise ConfigError(f"{name} must be a positive number{' up to 1' if most == 1 else ''}, not {value!r}")
         inputs = read_batch(x, device_of(self))
         order = self.order.tolist()
-        # To compare members with one another their costs on inputs of any shape will do.
+        # Costs for inputs of any shape are good enough to compare members with each other.
         costs = next(iter(self._macs.values()), None) if macs is None else None
         costs = self._costs(inputs) if costs is None else costs
         if macs is not None and costs[order[0]] > macs:
@@ -159,19 +180,19 @@ class Family(nn.Module):
     def choose_order(self, data: Iterable[Any]) -> list[int]:
         """Choose the order in which :meth:`anytime` runs the members, and keep it as ``order``.
 
-        It is the order whose predictions have the best likelihood on average over all budgets of multiply-accumulates,
-        up to that of all members.
+        The order has the best likelihood of its predictions, averaged over all budgets of multiply-accumulates up to
+        that of all members.
 
         Args:
-            data: batches ``(x, y)``, or dicts with "labels", that were used neither in training nor for a test.
+            data: Validation data: batches ``(x, y)``, or dicts with "labels".
 
         Returns:
-            The members' indices.
+            The indices of the members.
 
         Raises:
-            ConfigError: if there are more than 12 members.
-            DataError: if the data is empty, or has no labels.
-            ModelError: if a member returns no logits.
+            ConfigError: If there are more than 12 members.
+            DataError: If the data is empty, or has no labels.
+            ModelError: If a member returns no logits.
         """
         batches = Batches(data)
         probabilities, labels = predict_all(self, batches)
@@ -183,10 +204,13 @@ class Family(nn.Module):
         """Count the multiply-accumulates of each member for one sample, without those that generate weights.
 
         Args:
-            x: the members' argument: a batch, of shape (N, ...), or a dict of arguments by name.
+            x: The members' argument: a batch, of shape (N, ...), or a dict of arguments by name.
+
+        Returns:
+            The count of each member, in the order of the family.
 
         Raises:
-            DataError: if there is no tensor in ``x``.
+            DataError: If there is no tensor in ``x``.
         """
         return self._costs(read_batch(x, device_of(self)))
 
@@ -199,17 +223,17 @@ class Family(nn.Module):
         return self._macs[key]
 
     def extract(self, index: int) -> nn.Module:
-        """Return a plain copy of one member, with the weights that it has now, that shares nothing with the family.
+        """Return a plain copy of one member with its present weights, which shares nothing with the family.
 
         Args:
-            index: the member's place.
+            index: The index of the member.
 
         Returns:
-            A module of the member's own class, to be saved and deployed alone.
+            A module of the member's own class, which can be saved and deployed alone.
         """
         member = self.members[index]
         if find_roots(member):  # compressed by itself
             return materialize(copy.deepcopy(member))
-        # The copy reads its weights once, and needs no copy of the parameters of all members for that.
+        # The copy reads its weights once, so the parameters of all members need not be copied.
         sources = require_shared(self).sources if find_roots(self) else []
         return write_weights(copy.deepcopy(member, {id(source): source for source in sources}))

@@ -1,4 +1,4 @@
-"""What each layer would do to its weight if it were its own, and how far layers agree about it."""
+"""The gradients with respect to each layer's own weight, and their similarity between layers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WeightGradients:
-    """The gradients of a loss with respect to each generated weight as it is assembled, the mean over samples.
+    """The mean gradients of a loss with respect to each generated weight.
 
     Attributes:
-        mean: by the weight's name.
-        halves: the same over every other batch, from the first and from the second on, to tell how much of a
-            similarity is chance. The second is empty if there was one batch.
-        samples: how many there were.
+        mean: The gradient of each weight by the weight's name.
+        halves: The same over the first, third, fifth batch and so on, and over the others. The difference between the
+            halves shows the noise of a similarity. The second half is empty if there was one batch.
+        samples: The number of samples.
     """
 
     mean: Mapping[str, Tensor]
@@ -44,24 +44,23 @@ class WeightGradients:
 def weight_gradients(
     model: nn.Module, data: Iterable[Any], loss: Loss = cross_entropy, samples: int = SAMPLES
 ) -> WeightGradients:
-    """Measure what each layer's loss would do to its own weight (Teterwak et al. 2024).
+    """Measure the gradient of the loss with respect to each layer's own weight (Teterwak et al. 2024).
 
-    Weights that share parameters cannot all move as they would. The gradients with respect to the weights themselves,
-    in evaluation mode, tell in which directions.
+    The gradients are those of a plain copy in evaluation mode, whose weights share no parameters. They show the
+    directions in which layers would change the parameters that they share.
 
     Args:
-        model: a compressed model; it is not changed.
-        data: batches, read until there were enough samples.
-        loss: returns the mean loss of the samples of a batch, given the model and the batch. For a family this is the
-            sum of its members' losses.
-        samples: how many samples at least.
+        model: A compressed model. It is not changed.
+        data: Batches that the gradients are measured on. Reading ends after ``samples`` samples.
+        loss: A function of the model and a batch that returns the mean loss of the samples. The default is the
+            cross-entropy of a batch ``(x, y)`` or of a dict with "labels", summed over the members of a family.
+        samples: The least number of samples.
 
     Raises:
-        DataError: if the data holds fewer samples.
-        ModelError: if a gradient is not finite, or the loss does not depend on a weight.
+        DataError: If the data holds fewer samples.
+        ModelError: If a gradient is not finite, or the loss does not depend on a weight.
     """
     names = [weight.name for group in require_shared(model).generators() for weight in group.weights]
-    # In a plain copy, whose weights are parameters of their own.
     plain = materialize(copy.deepcopy(require_root(model)))
     parameters = dict(plain.named_parameters(remove_duplicate=False))
     weights = [parameters[name].requires_grad_() for name in names]
@@ -94,15 +93,15 @@ def weight_gradients(
     return WeightGradients(mean, (first, second), sum(counts))
 
 
-def similarity(gradients: Mapping[str, Tensor], names: Sequence[str]) -> Matrix:
+def gradient_similarity(gradients: Mapping[str, Tensor], names: Sequence[str]) -> Matrix:
     """Return the cosines between layers' gradients, on the block of rows and columns that both weights have.
 
     Args:
-        gradients: by the weight's name.
-        names: of the weights to compare.
+        gradients: The gradient of each weight by the weight's name.
+        names: The names of the weights to compare.
 
     Returns:
-        A symmetric matrix; NaN where two weights have another kernel, and 0 where a gradient is 0.
+        A symmetric matrix. It is NaN where two kernels differ in size, and 0 where a gradient is 0.
     """
     found = np.full((len(names), len(names)), np.nan)
     for row, one in enumerate(names):
@@ -116,7 +115,7 @@ def similarity(gradients: Mapping[str, Tensor], names: Sequence[str]) -> Matrix:
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    """Return the cosine of the angle between two tensors of one shape, taken as vectors; 0 if one of them is 0."""
+    """Return the cosine between two tensors of one shape as vectors, or 0 if one of them is 0."""
     one, other = first.reshape(-1).double(), second.reshape(-1).double()
     lengths = (one.norm() * other.norm()).item()
     return torch.dot(one, other).item() / lengths if lengths > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Parameter upsampling: how a weight is stretched from fewer numbers than it holds.
+"""Parameter upsampling: stretching a weight from a source with fewer entries.
 
 An upsampler is an :class:`~shapeshift.upsamplers.base.Upsampler`. To add one, write a file with a class decorated by
 ``@UPSAMPLERS.register("name")`` and import it below.

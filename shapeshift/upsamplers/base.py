@@ -1,4 +1,4 @@
-"""What an upsampler is."""
+"""The base class of upsamplers, and their registry."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from shapeshift.names import Registry
 
 
 class Upsampler(nn.Module):
-    """Stretch a vector of ``size`` numbers into a weight of ``shape``, linearly in the vector.
+    """Stretch a source, a vector of ``size`` entries, into a weight of ``shape``, linearly in the source.
 
-    It may have trainable numbers of its own. They are created uninitialised, on torch's default device and in its
+    An upsampler may have parameters of its own. They are created uninitialised, on torch's default device and in its
     default dtype.
 
     Args:
-        size: how many numbers it stretches; less than the weight holds.
-        shape: the weight's shape.
+        size: The number of entries of the source, smaller than that of the weight.
+        shape: The shape of the weight.
 
     Attributes:
-        least_used: the least share of the available numbers that :meth:`source_size` uses.
+        least_used: The least fraction of the available entries that :meth:`source_size` uses.
     """
 
     least_used: ClassVar[float] = 0.99
@@ -34,16 +34,16 @@ class Upsampler(nn.Module):
 
     @classmethod
     def source_size(cls, shape: Sequence[int], available: int) -> int:
-        """Return how many of ``available`` numbers a weight of ``shape`` can be stretched from."""
+        """Return the size of the source for a weight of ``shape``, at most ``available``."""
         return available
 
     @classmethod
     def num_parameters(cls, size: int, shape: Sequence[int]) -> int:
-        """Return how many trainable numbers of its own it has to stretch ``size`` numbers into ``shape``."""
+        """Return the number of the upsampler's own parameters for a source of ``size`` entries and a ``shape``."""
         return 0
 
     def reset_parameters(self, generator: torch.Generator | None) -> None:
-        """Set its trainable numbers to starting values, drawn on the CPU: one seed gives the same on every device."""
+        """Set the parameters to starting values, drawn on the CPU so that a seed gives the same on every device."""
 
     def forward(self, source: Tensor) -> Tensor:
         """Stretch ``source``, of shape (size,), into the weight."""

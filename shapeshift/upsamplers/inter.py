@@ -1,4 +1,4 @@
-"""Bilinear interpolation as in the paper."""
+"""Bilinear interpolation by the rule of the paper."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 class Inter(Upsampler):
     """Enlarge a smaller weight bilinearly, as a matrix of (out, in * kh * kw) (Plummer et al. 2022, app. C).
 
-    The numbers are read as a weight of the shape that ``in_shape`` chooses, so that kernel positions are interpolated
-    into each other; ``interpolate`` keeps them apart. Where the rule finds no shape, the numbers are stretched as one
-    vector.
+    The source is read as a weight of the shape that ``in_shape`` chooses. Kernel positions are interpolated into each
+    other, unlike in ``interpolate``. If the rule finds no shape, the source is stretched as one vector.
 
-    The rule shrinks the first two axes in steps of 5% of the weight's own. Where these are 64 or longer, it uses at
-    least 80% of a store that holds a quarter of the weight or more. The step from 10% to 5% quarters the numbers, and
-    rounding makes the most of it where both axes are 26: 3 entries become 1 in each. This is the bound in
-    ``least_used``.
+    The rule shrinks the first two axes in steps of 5% of their length. If both have 64 entries or more, it uses at
+    least 80% of a store that holds a quarter of the weight or more. The worst step is that from 10% to 5% of two axes
+    of 26 entries: rounding turns 3 entries of each into 1. This is the bound in ``least_used``.
     """
 
     least_used = 1 / 9
@@ -49,17 +47,17 @@ def in_shape(shape: Sequence[int], num_parameters: int, num_templates: int = 1) 
     The first two axes shrink together, to 95%, 90% and so on of their length, until the templates fit.
 
     Args:
-        shape: the weight's shape, (out, in, ...).
-        num_parameters: how many numbers there are for all templates.
-        num_templates: how many templates are needed.
+        shape: The shape of the weight, (out, in, ...).
+        num_parameters: The number of entries for all templates.
+        num_templates: The number of templates.
 
     Returns:
-        The shape of one template: the weight's own if that fits, None if the first axis vanishes before one fits. The
-        second axis can have length 0, where it is a small part of a short one.
+        The shape of one template. It is the weight's own if that fits, and None if the first axis vanishes before the
+        templates fit. The second axis can have length 0.
     """
     if num_templates * math.prod(shape) <= num_parameters:
         return tuple(shape)
-    # Subtracted step by step: the rule is defined on these doubles, and rounding tells them from 0.95 - 0.05 * step.
+    # Subtract step by step: the rule is defined on these floats, which rounding makes differ from 0.95 - 0.05 * step.
     share = 0.95
     while share > 0:
         smaller = *(round(extent * share) for extent in shape[:2]), *shape[2:]
@@ -70,6 +68,6 @@ def in_shape(shape: Sequence[int], num_parameters: int, num_templates: int = 1) 
 
 
 def _grid(shape: Sequence[int], available: int) -> tuple[int, ...] | None:
-    """Return the smaller weight that is enlarged; None where the rule ends with none, or with an empty one."""
+    """Return the shape of the smaller weight, or None if the rule finds none or an empty one."""
     grid = in_shape(shape, available)
     return grid if grid and all(grid) else None

@@ -13,10 +13,10 @@ from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
 @UPSAMPLERS.register("interpolate")
 class Interpolate(Upsampler):
-    """Read the numbers as a small weight and enlarge its first two axes bilinearly (as Plummer et al. 2022, app. C).
+    """Read the source as a small weight and enlarge its first two axes bilinearly (as Plummer et al. 2022, app. C).
 
-    Kernel positions are not interpolated into each other: a (out, in, kh, kw) weight is enlarged from
-    (out', in', kh, kw). Where no such block holds nearly all the numbers, (out', in' * kh * kw) is enlarged, and where
+    Kernel positions are not interpolated into each other: an (out, in, kh, kw) weight is enlarged from
+    (out', in', kh, kw). If no such block uses nearly all of the source, (out', in' * kh * kw) is enlarged, and if
     neither does, the flat vector.
     """
 
@@ -26,7 +26,7 @@ class Interpolate(Upsampler):
 
     @classmethod
     def source_size(cls, shape: Sequence[int], available: int) -> int:
-        # With fewer numbers, whole kernels can be nearly all of them: then the others are left too.
+        # Repeat, since whole kernels can use nearly all of a smaller source and then leave out a few more entries.
         while (used := math.prod(_grid(shape, available))) < available:
             available = used
         return available
@@ -40,7 +40,7 @@ class Interpolate(Upsampler):
 
 
 def _grid(shape: Sequence[int], available: int) -> tuple[int, int, int]:
-    """Choose the (rows, columns, inner) block to enlarge: whole kernels if that uses 99.7% of the numbers."""
+    """Choose the (rows, columns, inner) block to enlarge: whole kernels if they use 99.7% of the source."""
     for inner in (math.prod(shape[2:]), 1):
         out, into = shape[0], math.prod(shape[1:]) // inner
         cells = available // inner

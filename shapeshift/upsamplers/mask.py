@@ -15,15 +15,15 @@ from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
 @UPSAMPLERS.register("mask")
 class Mask(Upsampler):
-    r"""Repeat the numbers, each copy but the first under a learned mask (Plummer et al. 2022, app. C).
+    r"""Repeat the source, with a learned mask on each copy but the first (Plummer et al. 2022, app. C).
 
-    Copy :math:`j` holds :math:`x_t \, u_{j, t \bmod W}` for the source's numbers :math:`x_t`. The masks :math:`u_j`
-    of :math:`W` numbers start at :math:`1 / (W m)` for :math:`m` masked copies. The authors' implementation leaves out
-    the numbers of the source beyond a multiple of :math:`W`; here every number is used, and a mask is no longer than
-    what it scales.
+    Copy :math:`j` holds :math:`x_t \, u_{j, t \bmod W}` for the source's entries :math:`x_t`. The masks :math:`u_j`
+    of :math:`W` entries start at :math:`1 / (W m)` for :math:`m` masked copies. The authors' implementation drops the
+    entries of the source beyond a multiple of :math:`W`. Here every entry is used, and a mask is no longer than its
+    copy.
 
     Attributes:
-        window: the length of a mask, :math:`W`; a multiple of 9 in the paper.
+        window: The length of a mask, :math:`W`. It is a multiple of 9 in the paper.
     """
 
     window: ClassVar[int] = 9
@@ -37,7 +37,7 @@ class Mask(Upsampler):
     @classmethod
     def num_parameters(cls, size: int, shape: Sequence[int]) -> int:
         copies, length = _masked_copies(size, shape), min(cls.window, size)
-        # The weight may end within the first numbers of the last copy.
+        # The weight may end within the first entries of the last copy.
         return (copies - 1) * length + min(length, math.prod(shape) - copies * size)
 
     @torch.no_grad()
@@ -45,7 +45,7 @@ class Mask(Upsampler):
         self.masks.fill_(1 / (self.length * self.copies))
 
     def forward(self, source: Tensor) -> Tensor:
-        # Ones before, for the first copy, and zeros behind, for what the weight does not read of the last mask.
+        # Ones in front are the mask of the first copy. Zeros at the end fill up the last mask beyond the weight.
         unread = self.length * self.copies - len(self.masks)
         masks = F.pad(F.pad(self.masks, (self.length, 0), value=1.0), (0, unread)).view(-1, 1, self.length)
         runs = F.pad(source, (0, -self.size % self.length)).view(-1, self.length)
@@ -54,5 +54,5 @@ class Mask(Upsampler):
 
 
 def _masked_copies(size: int, shape: Sequence[int]) -> int:
-    """Return how many copies of the source a weight needs behind the first."""
+    """Return the number of copies of the source that a weight needs after the first."""
     return -(-math.prod(shape) // size) - 1

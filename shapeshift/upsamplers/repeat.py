@@ -11,9 +11,9 @@ from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
 @UPSAMPLERS.register("repeat")
 class Repeat(Upsampler):
-    """Repeat the numbers, one copy behind the other, until the weight is full (Plummer et al. 2022, app. C).
+    """Repeat the source, one copy after the other, until the weight is full (Plummer et al. 2022, app. C).
 
-    The authors' implementation leaves out the numbers beyond a multiple of 9; here every number is repeated.
+    The authors' implementation drops the entries beyond a multiple of 9. Here every entry is repeated.
     """
 
     def forward(self, source: Tensor) -> Tensor:

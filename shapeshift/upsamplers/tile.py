@@ -1,4 +1,4 @@
-"""Tiling, each copy moved on by one number."""
+"""Repetition in which each copy starts one entry later than the one before."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from shapeshift.running.modes import is_eager
 from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
-# Numbers in a copy from which on it is faster moved as a block than found number by number.
+# The size of a source from which on copying in blocks is faster than gathering entries.
 LONG_COPY = 4096
 
 
 @UPSAMPLERS.register("tile")
 class Tile(Upsampler):
-    """Repeat the numbers until the weight is full, each copy beginning one number further than the one before.
+    """Repeat the source until the weight is full; each copy starts one entry later in the source than the one before.
 
-    Entry t holds number ``(t + t // size) % size``. Plain repetition gives a weight equal rows where a row is as long
-    as a few copies, so that neurons start alike and stay so; here copies are out of step with the rows, until there are
-    more copies than numbers. Any number of numbers can be tiled exactly.
+    Entry t of the weight is entry ``(t + t // size) % size`` of the source. Plain repetition gives a weight equal rows
+    if a row is as long as a few copies, and neurons with equal rows stay equal in training. Here copies are out of step
+    with the rows, unless there are more copies than entries. A source of any size can be tiled exactly.
     """
 
     def forward(self, source: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class Tile(Upsampler):
 
 
 def _tile(source: Tensor, numel: int) -> Tensor:
-    """Write the numbers again and again, and leave out one after each copy."""
+    """Write the source again and again, and drop one entry after each copy."""
     size = len(source)
     copies = -(-numel // size)
     rounds = -(-copies * (size + 1) // size)
@@ -44,7 +44,7 @@ def _tile(source: Tensor, numel: int) -> Tensor:
 
 
 class _Blocks(torch.autograd.Function):
-    """The same in blocks, of which autograd would otherwise make zeros as large as the weight, over and over."""
+    """Tile in blocks; autograd would otherwise create a tensor of zeros as large as the weight for each block."""
 
     @staticmethod
     def forward(source: Tensor, numel: int) -> Tensor:
@@ -66,10 +66,10 @@ class _Blocks(torch.autograd.Function):
 
 
 def _blocks(size: int, numel: int) -> Iterator[tuple[slice, slice]]:
-    """Yield which numbers go where: the end of the numbers and then their begin, for each copy."""
-    for copy, begin in enumerate(range(0, numel, size)):
-        first, end = copy % size, min(begin + size, numel)
-        turn = begin + size - first
-        yield slice(first, first + min(turn, end) - begin), slice(begin, min(turn, end))
+    """Yield slices of the source and of the weight, for each copy the end of the source and then its beginning."""
+    for copy, start in enumerate(range(0, numel, size)):
+        first, end = copy % size, min(start + size, numel)
+        turn = start + size - first
+        yield slice(first, first + min(turn, end) - start), slice(start, min(turn, end))
         if turn < end:
             yield slice(0, end - turn), slice(turn, end)

@@ -13,21 +13,21 @@ from shapeshift.upsamplers.base import UPSAMPLERS, Upsampler
 
 @UPSAMPLERS.register("wavg")
 class WeightedHalves(Upsampler):
-    r"""Fill the weight with learned sums of the numbers' two halves (Plummer et al. 2022, app. C).
+    r"""Fill the weight with learned sums of the two halves of the source (Plummer et al. 2022, app. C).
 
     Part :math:`q` of the weight is :math:`A_{q0} a + A_{q1} b` for the halves :math:`a` and :math:`b`. The coefficients
-    :math:`A` start with orthonormal columns. The authors' implementation leaves out the last of an odd number of
-    numbers; here the halves then overlap by one. A single number is its only half.
+    :math:`A` start with orthonormal columns. The authors' implementation drops the last entry of a source of odd size.
+    Here the halves overlap by one entry. A source of one entry has one half.
     """
 
     def __init__(self, size: int, shape: Sequence[int]) -> None:
         super().__init__(size, shape)
-        # A vector, as the coefficients of templates: optimizers that spare vectors from weight decay are to spare it.
+        # A vector like the coefficients of templates, so that optimizers without decay on vectors do not decay it.
         self.coefficients = nn.Parameter(torch.empty(self.num_parameters(size, shape)))
 
     @classmethod
     def num_parameters(cls, size: int, shape: Sequence[int]) -> int:
-        # Only the parts that the weight reads: whole copies of the source can be one part too many.
+        # Count only the parts that the weight reads. Whole copies of the source can hold one part more.
         return -(-math.prod(shape) // _half(size)) * min(2, size)
 
     @torch.no_grad()
@@ -39,7 +39,7 @@ class WeightedHalves(Upsampler):
 
     def forward(self, source: Tensor) -> Tensor:
         half = _half(self.size)
-        halves = torch.stack([source[begin : begin + half] for begin in (0, self.size - half)[: self.size]])
+        halves = torch.stack([source[start : start + half] for start in (0, self.size - half)[: self.size]])
         parts = self._matrix() @ halves
         return parts.view(-1)[: math.prod(self.shape)].view(self.shape)
 

@@ -73,7 +73,7 @@ def test_coefficients_start_as_their_row_says(start: str) -> None:
     data = Images(torch.randn(2, 1, 8, 8), torch.arange(2), num_classes=10)
     training = Training(data, Recipe(), seed=0, device="cpu")
     model = with_coefficients(WRN_16_QUARTER, "200%", training, start, length=3.0)
-    (group,) = require_shared(model).groups()
+    (group,) = require_shared(model).generators()
     assert torch.is_tensor(group.coefficients)
     rows = group.coefficients.detach().split(group.layout.counts)
     assert_close(torch.stack([row.norm() for row in rows]), torch.full((len(rows),), 3.0), "reordered")

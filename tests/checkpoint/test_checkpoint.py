@@ -373,6 +373,11 @@ def group(plan: dict[str, Any]) -> dict[str, Any]:
     return plan["plan"]["groups"][1]
 
 
+def repeat_a_weight(plan: dict[str, Any]) -> None:
+    group(plan)["weights"].append(group(plan)["weights"][0])
+    group(plan)["layout"]["draws"].append(group(plan)["layout"]["draws"][0])
+
+
 DAMAGES = {
     "no directory": (lambda folder: folder.rename(folder.with_name("elsewhere")), "does not exist; give the directory"),
     "no plan": (lambda folder: (folder / PLAN_FILE).unlink(), "shapeshift.json does not exist"),
@@ -410,15 +415,18 @@ DAMAGES = {
     "groups of another kind": (edit(lambda plan: plan["plan"].update(groups=5)), "cannot be read"),
     "unknown dtype": (edit(lambda plan: group(plan)["weights"][0].update(dtype="Tensor")), "unknown dtype 'Tensor'"),
     "layout without draws": (edit(lambda plan: group(plan).update(layout={})), "cannot be read"),
-    "layout of no size": (edit(lambda plan: group(plan)["layout"].update(store_size=-1)), "does not work"),
-    "layout of another size": (edit(lambda plan: group(plan)["layout"].update(store_size=10**15)), "does not work"),
+    "layout of no size": (edit(lambda plan: group(plan)["layout"].update(store_size=-1)), "a store of -1 entries"),
+    "layout of another size": (
+        edit(lambda plan: group(plan)["layout"].update(store_size=10**15)),
+        "a store of 10{15} entries",
+    ),
     "a template elsewhere": (
         edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=1), sealed=False),
         "do not belong together",
     ),
     "another budget": (edit(lambda plan: plan["plan"].update(budget=7), sealed=False), "do not belong together"),
     "an endless budget": (edit(lambda plan: plan["plan"].update(budget=float("inf"))), "cannot be read"),
-    "a weight twice": (edit(lambda plan: group(plan)["weights"].append(group(plan)["weights"][0])), "of one name"),
+    "a weight twice": (edit(repeat_a_weight), "of one name"),
     "a weight without a name": (edit(lambda plan: group(plan)["weights"][0].update(names=[])), "without a name"),
     "a template outside": (edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=10**6)), "damaged: its"),
     "a template before": (edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=-9)), "damaged: its"),

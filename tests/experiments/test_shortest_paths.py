@@ -172,7 +172,7 @@ def test_the_papers_network_has_twenty_equal_layers() -> None:
     assert len({parameter.shape for name, parameter in model.named_parameters() if name.endswith("conv.weight")}) == 1
     # The logits start at what one pixel's decision is about, however deep the network is.
     assert 0.01 < model(shortest_paths(8, 5).images).abs().mean() < 10
-    with pytest.raises(ValueError, match="at least one 3x3 convolution, not 0"):
+    with pytest.raises(ConfigError, match="at least one 3x3 convolution, not 0"):
         PixelwiseNetwork(depth=0)
 
 

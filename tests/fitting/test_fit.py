@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import shapeshift
 from shapeshift.errors import BudgetError, ConfigError, DataError, MissingExtraError, ModelError
 from shapeshift.fitting import calibrate, fit_group
+from shapeshift.fitting.error_maps import plain
 from shapeshift.fitting.least_squares import LeastSquares
-from shapeshift.fitting.metrics import plain
 from shapeshift.generators import GENERATORS
 from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.plan import budget_range
@@ -256,20 +256,20 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("layer", "inputs"), list(cases()))
-def test_a_metric_is_the_error_of_a_layers_outputs(
+def test_an_error_map_measures_the_error_of_a_layers_outputs(
     layer: nn.Module, inputs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Exact where the input has one channel, or the kernel one position: there the product of two moments is the moment.
     monkeypatch.setattr("shapeshift.fitting.moments._DAMPING", 1e-9)
     model = nn.Sequential(layer)
     (weight,) = find_weights(model)
-    metric = calibrate(model, [weight], [inputs[:2], (inputs[2:], "a label")])[weight.name]
+    error_map = calibrate(model, [weight], [inputs[:2], (inputs[2:], "a label")])[weight.name]
     sizes = []
     for _ in range(3):
         difference = torch.randn(weight.shape)
         broken = copy.deepcopy(layer)
         broken.weight.data += difference
-        sizes.append((metric(difference).norm() / (broken(inputs) - layer(inputs)).norm()).item())
+        sizes.append((error_map(difference).norm() / (broken(inputs) - layer(inputs)).norm()).item())
     assert max(sizes) == pytest.approx(min(sizes), rel=1e-3)
 
 
@@ -277,15 +277,15 @@ def test_a_tied_weight_is_judged_by_all_of_its_layers() -> None:
     model = Language().eval()
     tokens = torch.randint(31, (4, 6))
     weights = find_weights(model)
-    metrics = calibrate(model, weights, [{"tokens": tokens}])
+    error_maps = calibrate(model, weights, [{"tokens": tokens}])
     tied = next(weight for weight in weights if len(weight.names) == 2)
     difference = torch.randn(tied.shape)
     alone = calibrate(Language(tied=False).eval(), find_weights(Language(tied=False)), [tokens])
-    assert metrics[tied.name](difference).numel() == 2 * difference.numel()
+    assert error_maps[tied.name](difference).numel() == 2 * difference.numel()
     assert alone["embedding.weight"](difference).numel() == difference.numel()
     # Attention reads its projection without calling a layer.
-    assert "attention.in_proj_weight" not in metrics
-    assert "encoder.layers.0.linear1.weight" in metrics
+    assert "attention.in_proj_weight" not in error_maps
+    assert "encoder.layers.0.linear1.weight" in error_maps
 
 
 def test_calibration_leaves_the_model_as_it_was() -> None:

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shapeshift
-from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_mapping
+from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_mapping, learn_mapping_by_gradients
 from shapeshift.mapping_search.clusters import agreeing_clusters, by_member, coarse_clusters
 from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.plan import budget_range
 from shapeshift.superweights import Family, share_coefficients
-from shapeshift.superweights.weight_gradients import similarity, weight_gradients
+from shapeshift.superweights.weight_gradients import gradient_similarity, weight_gradients
 from shapeshift.surgery.roots import require_shared
 from shapeshift.weights import find_weights
 from tests.models import MixedDtypes, Residual
@@ -95,7 +95,7 @@ def test_similarity_is_the_cosine_on_the_block_that_both_have() -> None:
         "c": torch.randn(4, 3, 1, 1),
         "d": torch.zeros(2, 2, 1, 1),
     }
-    found = similarity(grads, list(grads))
+    found = gradient_similarity(grads, list(grads))
     one, other = grads["a"][:4, :2].flatten(), grads["b"][:4, :2].flatten()
     assert found[0, 1] == found[1, 0] == pytest.approx(F.cosine_similarity(one, other, dim=0).item(), rel=1e-5)
     assert found[0, 0] == pytest.approx(1)
@@ -152,7 +152,7 @@ def searched() -> tuple[list[nn.Module], GradientMapping]:
         seen.append(family)
         train_shortly(family)
 
-    mapping = learn_mapping(networks, "60%", train, num_groups=3, method="gradient", data=data())
+    mapping = learn_mapping_by_gradients(networks, "60%", train, data(), num_groups=3)
     assert isinstance(seen[0], Family)
     assert shapeshift.count_parameters(seen[0]) <= 0.6 * sum(map(shapeshift.count_parameters, networks))
     return networks, mapping
@@ -190,7 +190,7 @@ def test_it_can_be_read_saved_and_drawn(searched: Any, tmp_path: Path) -> None:
     assert (again.matches, str(again)) == (mapping.matches, str(mapping))
     text = str(mapping)
     assert f"joined above a cosine of {mapping.threshold:.2f} between gradients over 1,024 samples" in text
-    assert all(text.count(f"\n{group}: ") == 1 for group in set(mapping.values()))
+    assert all(text.count(f"\n{group} (") == 1 for group in set(mapping.values()))
     assert all(f"  {layer}" in text for layer in mapping)
     mapping.plot(tmp_path / "mapping.png")
     assert (tmp_path / "mapping.png").read_bytes()[:4] == b"\x89PNG"
@@ -201,8 +201,8 @@ def test_the_threshold_is_lowered_until_the_clusters_fit() -> None:
     model = WideResNet(16, 0.5, num_classes=2)
     found = {}
     for budget in ("45%", "98%"):
-        found[budget] = learn_mapping(
-            model, budget, train_shortly, num_groups=2, method="gradient", data=data(), threshold=0.99, samples=512
+        found[budget] = learn_mapping_by_gradients(
+            model, budget, train_shortly, data(), num_groups=2, threshold=0.99, samples=512
         )
     tight, wide = found["45%"], found["98%"]
     assert tight.threshold < wide.threshold <= 0.99
@@ -228,8 +228,8 @@ def test_kmeans_learns_a_mapping_of_a_family_as_well() -> None:
 
 def test_layers_of_several_precisions_are_compared() -> None:
     batches = [(torch.randn(512, 8), torch.randint(16, (512,))) for _ in range(2)]
-    mapping = learn_mapping(
-        MixedDtypes(), "1.1x", lambda model: None, num_groups=1, method="gradient", data=batches, threshold=-1.0
+    mapping = learn_mapping_by_gradients(
+        MixedDtypes(), "1.1x", lambda model: None, batches, num_groups=1, threshold=-1.0
     )
     assert set(mapping.values()) == {"group0"}
     assert not np.isnan(mapping.similarity).any()
@@ -238,19 +238,15 @@ def test_layers_of_several_precisions_are_compared() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"method": "genetic"}, shapeshift.ConfigError, "'kmeans' or 'gradient', not 'genetic'"),
-        ({"method": "gradient", "data": None}, shapeshift.ConfigError, "data: give batches"),
-        ({"method": "kmeans"}, shapeshift.ConfigError, "data: K-means measures no gradients"),
-        ({"method": "kmeans", "data": None, "samples": 3}, shapeshift.ConfigError, "samples: K-means measures no"),
         ({"budget": 700}, shapeshift.BudgetError, r"cannot be learned with 700 parameters: the least for \d coarse"),
         ({"exclude": ["tail"]}, shapeshift.ConfigError, "'tail' matches no"),
     ],
 )
 def test_searches_that_cannot_be(options: dict[str, Any], error: type[Exception], message: str) -> None:
     trained: list[nn.Module] = []
-    arguments = {"budget": 0.9, "train": trained.append, "method": "gradient", "data": data(), **options}
+    arguments = {"budget": 0.9, "train": trained.append, "data": data(), **options}
     with pytest.raises(error, match=message):
-        learn_mapping(Residual(), **arguments)
+        learn_mapping_by_gradients(Residual(), **arguments)
     assert trained == []
 
 

@@ -220,7 +220,7 @@ def test_a_growth_that_is_a_fraction_is_met_on_average(growth: float) -> None:
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(build: Callable[[], nn.Module], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(shapeshift.ConfigError, match=message):
         build()
 
 

@@ -364,7 +364,7 @@ def test_the_trunk_is_a_wide_residual_network_without_its_head() -> None:
     assert trunk(torch.randn(2, 1, 24, 32)).shape == (2, 32, 3, 4)
     assert (trunk.out_channels, trunk.stride) == (32, 8)
     assert not [module for module in trunk.modules() if isinstance(module, nn.Linear)]
-    with pytest.raises(ValueError, match=r"6n \+ 4"):
+    with pytest.raises(ConfigError, match=r"6n \+ 4"):
         WideTrunk(11, 1)
 
 

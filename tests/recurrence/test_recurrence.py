@@ -36,8 +36,10 @@ from shapeshift.recurrence import (
     similarity,
     soft_share,
 )
+from shapeshift.recurrence.graph import mermaid
 from shapeshift.recurrence.repeat import Repeat
-from shapeshift.recurrence.rows import find_stages
+from shapeshift.recurrence.rows import find_rows
+from shapeshift.recurrence.schedule import Schedule
 from shapeshift.recurrence.ties import nearly_equal
 from shapeshift.surgery.roots import require_shared
 from shapeshift.weights import Weight
@@ -347,9 +349,8 @@ def test_a_recorder_keeps_the_matrices_of_each_epoch(tmp_path: Path) -> None:
 
 def test_pictures_name_the_extra_that_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = soft_share(wrn(), 2)
-    folding = fold(model)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for draw in (lambda path: plot_similarity(model, path), SimilarityRecorder(model).plot, folding.plot):
+    for draw in (lambda path: plot_similarity(model, path), SimilarityRecorder(model).plot):
         with pytest.raises(MissingExtraError, match=r"shapeshift\[plot\]"):
             draw(tmp_path / "picture.png")
 
@@ -359,7 +360,7 @@ def test_pictures_name_the_extra_that_they_need(tmp_path: Path, monkeypatch: pyt
 
 def alternate(model: nn.Module) -> None:
     """Let each block mix as the first one of its stage does, with other lengths and signs."""
-    first = tuple(f"{stage.steps[0]}." for stage in find_stages(model))
+    first = tuple(f"{stage.steps[0]}." for stage in find_rows(model))
     for group in require_shared(model).generators():
         matrix = group.coefficients.data.view(len(group.weights), -1)
         period = sum(weight.name.startswith(first) for weight in group.weights)
@@ -607,7 +608,7 @@ def test_blocks_that_share_in_part_are_no_loop() -> None:
     assert folding.module.eval()(*(x := images())).equal(model.eval()(*x))
 
 
-def test_the_loops_of_a_schedule_are_counted_and_drawn(tmp_path: Path) -> None:
+def test_the_loops_of_a_schedule_are_counted_and_drawn() -> None:
     torch.manual_seed(0)
     model = soft_share(WideResNet(40, 0.5), 4)
     first, second, third = (coefficients(model, name) for name in members(model))
@@ -620,8 +621,33 @@ def test_the_loops_of_a_schedule_are_counted_and_drawn(tmp_path: Path) -> None:
     described = json.loads(json.dumps(folding.as_dict()))
     assert described["schedules"][1]["loops"] == [{"from": 1, "to": 0, "times": 2}]
     assert "stage2 runs blocks.7 -> blocks.8 -> blocks.7" in str(folding)
-    folding.plot(tmp_path / "graph.png")
-    assert (tmp_path / "graph.png").read_bytes().startswith(b"\x89PNG")
+    graph = folding.mermaid()
+    assert graph.count("subgraph") == graph.count("\n  end") == 3
+    assert (
+        """
+  subgraph s1["stage2: 5 steps, 2 blocks"]
+    s1b0["blocks.7<br>weights 0 1"]
+    s1b1["blocks.8<br>weights 2 3"]
+    s1start(( )) --> s1b0
+    s1b0 -->|2x| s1b1
+    s1b1 -.->|2x| s1b0
+    s1b0 --> s1end(( ))
+  end
+"""
+        in graph
+    )
+    assert "    s0b0 -.->|2x| s0b0\n    s0b0 --> s0b3\n    s0b3 --> s0b4\n    s0b4 --> s0end(( ))\n" in graph
+    assert "    s2b3 -.-> s2b1\n" in graph
+
+
+def test_names_cannot_break_a_graph() -> None:
+    steps = ('a "quoted" [name]', "b<br>`c`#1; end")
+    schedule = Schedule("stage1", steps, (0, 1), ((0,), (1,)), (), (), ())
+    assert mermaid([schedule]).splitlines()[2:4] == [
+        '    s0b0["a #34;quoted#34; #91;name#93;<br>weights 0"]',
+        '    s0b1["b#60;br#62;#96;c#96;#35;1#59; end<br>weights 1"]',
+    ]
+    assert mermaid([]) == "flowchart LR"
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.01, float("nan")])
@@ -780,8 +806,11 @@ def test_the_benchmark_trains_folds_and_draws(
     assert {path.name for path in output.parent.iterdir()} == {
         "folding.json",
         "folding.md",
-        *(f"folding_{name}.png" for name in ("similarity", "evolution", "graph")),
+        "folding_evolution.png",
+        "folding_graph.md",
+        "folding_similarity.png",
     }
+    assert (output.parent / "folding_graph.md").read_text().startswith("```mermaid\nflowchart LR\n")
 
 
 def test_a_model_that_cannot_be_copied_is_left_unfolded() -> None:
