@@ -98,7 +98,7 @@ def test_the_order_of_a_mapping_counts() -> None:
 
 
 def test_a_function_is_no_part_of_a_config_that_is_written_down() -> None:
-    with pytest.raises(shapeshift.ConfigError, match="function cannot be written down"):
+    with pytest.raises(shapeshift.ConfigError, match="function cannot be saved"):
         shapeshift.Config(mapping=lambda name: name).to_dict()
 
 
