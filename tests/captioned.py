@@ -1,12 +1,18 @@
-"""Small sets of images with texts."""
+"""Small sets of images with texts, and small networks for them."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from shapeshift.experiments.data.captions import CaptionedImages, Phrases, Sentences
 from shapeshift.experiments.data.vocabulary import Vocabulary
+from shapeshift.networks.embedding_network import EmbeddingNetwork
+from shapeshift.networks.similarity_network import SimilarityNetwork
+from shapeshift.networks.text_encoder import TextEncoder
+from shapeshift.networks.trunk import WideTrunk
 
 
 def coloured(count: int = 24, side: int = 16) -> CaptionedImages:
@@ -35,3 +41,28 @@ def coloured(count: int = 24, side: int = 16) -> CaptionedImages:
 def padded(words: Tensor) -> Tensor:
     """Return texts of one word each with a padding behind it."""
     return torch.stack([words, torch.zeros_like(words)], 1)
+
+
+def words_of(data: CaptionedImages, tokens: Tensor) -> str:
+    """Write the numbers of a text as words again."""
+    return " ".join(data.vocabulary.words[number - 2] for number in tokens.tolist() if number)
+
+
+def without_phrases(data: CaptionedImages) -> CaptionedImages:
+    """Return the same images without their phrases."""
+    phrases = data.phrases
+    return replace(
+        data, phrases=replace(phrases, tokens=phrases.tokens[:0], images=phrases.images[:0], boxes=phrases.boxes[:0])
+    )
+
+
+def embedding_network(data: CaptionedImages) -> EmbeddingNetwork:
+    return EmbeddingNetwork(*_trunk_and_text(data), 16, hidden=24, embedding=16)
+
+
+def similarity_network(data: CaptionedImages) -> SimilarityNetwork:
+    return SimilarityNetwork(*_trunk_and_text(data), 16, hidden=24, embedding=16)
+
+
+def _trunk_and_text(data: CaptionedImages) -> tuple[WideTrunk, TextEncoder]:
+    return WideTrunk(10, 0.25, data.channels, stem=4, stride=2), TextEncoder(len(data.vocabulary), 8, 16, "gru")

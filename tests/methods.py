@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 import shapeshift
+from shapeshift.budget import Budget, parse_budget
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.plan import Plan, budget_range
@@ -21,10 +22,10 @@ every_method = pytest.mark.parametrize(
 )
 
 
-def compressed(model: nn.Module, budget: float, **options: Any) -> nn.Module:
-    """Compress a model at a fraction of its size, or at the nearest one that the method allows."""
+def compressed(model: nn.Module, budget: Budget = 0.6, **options: Any) -> nn.Module:
+    """Compress a model within a budget, or within the nearest one that the method allows."""
     least, most = budget_range(model, shapeshift.Config(**options))
-    allowed = int(budget * shapeshift.count_parameters(model))
+    allowed = parse_budget(budget, shapeshift.count_parameters(model))
     return shapeshift.compress(model, min(max(allowed, least), most), **options)
 
 

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from benchmarks.coverage.check import loss_of as loss_of
-from benchmarks.coverage.check import tensors as tensors
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,21 @@ class Case:
 
     build: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Any, ...]]
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """Return the floating-point tensors of an output of any structure."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def loss_of(output: Any) -> Tensor:
+    """Return a scalar that depends on every finite entry of an output, on each with its own weight."""
+    terms = []
+    for tensor in tensors(output):
+        if tensor.requires_grad and tensor.numel():
+            weights = torch.linspace(0.5, 1.5, tensor.numel(), device=tensor.device).view(tensor.shape)
+            terms.append((tensor.float().masked_fill(tensor.isinf(), 0) * weights).square().mean())
+    return torch.stack(terms).sum()
 
 
 def gradients(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.surgery.roots import require_shared
 from tests.methods import CHOICES, least_used
+from tests.models import mlp
 
 dense_sizes = st.integers(1, 10**12)
 
@@ -149,3 +151,8 @@ def test_the_bounds_themselves_are_met_and_one_beyond_is_not(mapping: str, combi
         assert shapeshift.count_parameters(model) == budget
     assert bound(parameters_of(shapes), least - 1, "least", **options) == least
     assert bound(parameters_of(shapes), most + 1, "most", **options) == most
+
+
+def test_numpy_numbers_are_budgets_too() -> None:
+    assert plan_compression(mlp(), np.int64(500)).budget == 500
+    assert plan_compression(mlp(), np.float64(0.5)).budget == shapeshift.count_parameters(mlp()) // 2

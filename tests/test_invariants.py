@@ -15,6 +15,7 @@ import shapeshift
 from shapeshift.surgery.roots import require_shared
 from tests.methods import compressed, every_method, least_used
 from tests.models import MODELS, gradients, tensors
+from tests.structure import assert_looks_like
 from tests.tolerances import assert_close
 
 # Below the model's own size by stretching and mixing, and above it by mixing more.
@@ -151,34 +152,6 @@ def test_materialize_gives_the_plain_model_back(name: str, options: dict[str, st
     compressed(model, budget, **options)
     assert shapeshift.is_compressed(model)
     assert_looks_like(shapeshift.materialize(model), plain)
-
-
-def assert_looks_like(model: nn.Module, plain: nn.Module) -> None:
-    """Assert that two models differ in nothing but values."""
-    for (path, module), (expected_path, expected) in zip(
-        model.named_modules(remove_duplicate=False), plain.named_modules(remove_duplicate=False), strict=True
-    ):
-        assert path == expected_path
-        assert type(module) is type(expected)
-        assert set(vars(module)) == set(vars(expected))
-        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks"):
-            assert len(getattr(module, kind)) == len(getattr(expected, kind))
-        assert list(module._parameters) == list(expected._parameters)
-        assert list(module._buffers) == list(expected._buffers)
-    pairs = zip(
-        model.named_parameters(remove_duplicate=False), plain.named_parameters(remove_duplicate=False), strict=True
-    )
-    twins: dict[int, int] = {}
-    for (path, parameter), (expected_path, expected) in pairs:
-        assert path == expected_path
-        assert type(parameter) is type(expected)
-        assert parameter.is_leaf
-        for attribute in ("shape", "dtype", "device", "requires_grad"):
-            assert getattr(parameter, attribute) == getattr(expected, attribute), (path, attribute)
-        assert parameter.stride() == expected.stride()
-        assert twins.setdefault(id(expected), id(parameter)) == id(parameter), f"{path} lost its tie"
-    assert len(set(twins.values())) == len(twins), "weights that were apart are tied"
-    assert list(model.state_dict()) == list(plain.state_dict())
 
 
 @every_budget

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,73 +14,16 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-import transformers
-from torch import Tensor, nn
+from torch import nn
 
 import shapeshift
 from shapeshift.errors import BudgetError, ConfigError, DataError, MissingExtraError, ModelError
-from shapeshift.fitting import calibrate, fit_group
-from shapeshift.fitting.error_maps import plain
-from shapeshift.fitting.least_squares import LeastSquares
 from shapeshift.generators import GENERATORS
-from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.plan import budget_range
 from shapeshift.surgery.roots import require_shared
-from shapeshift.upsamplers import UPSAMPLERS
-from shapeshift.weights import find_weights
-from tests.models import MODELS, Convolutions, Language, PartlyFrozen, Residual, gradients, mlp, tensors
+from tests.fitted import FITTED, Chained, build_again, correlated, errors_of, gpt2, shared_weights
+from tests.models import MODELS, Language, PartlyFrozen, Residual, gradients, mlp, tensors
 from tests.tolerances import assert_close
-
-FITTED = [name for name in GENERATORS if GENERATORS[name].fits]
-
-
-def gpt2() -> nn.Module:
-    config = transformers.GPT2Config(
-        vocab_size=40, n_positions=12, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, use_cache=False
-    )
-    return transformers.GPT2LMHeadModel(config).eval()
-
-
-def shared_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return every generated weight of a compressed model by name."""
-    return {
-        weight.name: group.generate([index])[0].detach()
-        for group in require_shared(model).generators()
-        for index, weight in enumerate(group.weights)
-    }
-
-
-def errors_of(model: nn.Module) -> dict[str, float]:
-    """Return the relative errors that the report of a fitted model names."""
-    report = shapeshift.report(model)
-    return {
-        weight.name: weight.error for group in report.groups for weight in group.weights if weight.error is not None
-    }
-
-
-def similar_layers(count: int = 6, rank: int = 3, noise: float = 0.3) -> nn.Sequential:
-    """Make layers of one shape that are mixtures of few matrices and noise, as layers that learned alike."""
-    basis, layers = torch.randn(rank, 12, 10), [nn.Linear(10, 12, bias=False) for _ in range(count)]
-    for layer in layers:
-        mixture = torch.einsum("k,koi->oi", torch.randn(rank), basis)
-        layer.weight.data = mixture + noise * torch.randn(12, 10)
-    return nn.Sequential(*layers)
-
-
-class Chained(nn.Module):
-    """A classifier of correlated inputs, as data has them: few directions hold nearly all of the variance."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
-def correlated(count: int, seed: int) -> Tensor:
-    directions = torch.randn(24, 24, generator=torch.Generator().manual_seed(7)) * 0.7 ** torch.arange(24)
-    return torch.randn(count, 24, generator=torch.Generator().manual_seed(seed)) @ directions.T
 
 
 @pytest.mark.parametrize("budget", [1.0, 1.003, 1.5, 2.0, 4.0])
@@ -130,81 +72,6 @@ def test_a_larger_budget_has_a_smaller_error() -> None:
     assert errors[-1] < 1e-5
 
 
-def build_again() -> nn.Module:
-    torch.manual_seed(5)
-    return Chained()
-
-
-@pytest.mark.parametrize("templates", [1, 2, 3, 5])
-def test_equal_shapes_are_fitted_as_well_as_by_a_truncated_svd(templates: int) -> None:
-    model = similar_layers()
-    weights = [layer.weight for layer in model]
-    # Scaled as the fit weighs them: relative to their norms.
-    stacked = torch.stack([weight.detach().flatten() / weight.detach().norm() for weight in weights])
-    best = torch.linalg.svdvals(stacked)[templates:].norm()
-    budget = templates * (12 * 10 + len(weights)) if templates > 1 else 12 * 10
-    shapeshift.compress(model, budget, init="fit", max_templates=templates, seed=0)
-    (group,) = shapeshift.report(model).groups
-    assert {weight.source.templates for weight in group.weights} == {group.weights[0].source.templates}
-    assert group.stores == {"store": templates * 120}
-    found = math.sqrt(sum(error**2 for error in errors_of(model).values()))
-    if templates == 1:  # without coefficients, one template is a mean
-        assert best <= found <= 1.5 * math.sqrt(len(weights))
-    else:
-        assert best * (1 - 1e-5) <= found <= 1.01 * best
-
-
-@pytest.mark.parametrize("upsample", list(UPSAMPLERS))
-@pytest.mark.parametrize("combine", FITTED)
-def test_conjugate_gradients_solve_what_a_dense_solver_solves(combine: str, upsample: str) -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5), nn.Linear(8, 9)).double()
-    plan = shapeshift.plan_compression(model, 80, combine=combine, upsample=upsample, init="fit", embedding_size=2)
-    shared = shapeshift.compression.SharedParameters(plan)
-    shared.reset_parameters()
-    (group,) = shared.generators()
-    wanted = [model.get_parameter(weight.name).detach() for weight in group.weights]
-    problem = LeastSquares(group, range(len(wanted)), [plain] * len(wanted), wanted)
-    target = torch.cat([weight.flatten() for weight in wanted])
-    parts = group.linear_parts()
-    assert {id(p) for part in parts for p in part} == {id(p) for p in group.parameters()}
-    for part in parts:
-        sizes = [parameter.numel() for parameter in part]
-
-        def made(values: Tensor, part: list[nn.Parameter] = part, sizes: list[int] = sizes) -> Tensor:
-            with torch.no_grad():
-                for parameter, piece in zip(part, values.split(sizes), strict=True):
-                    parameter.copy_(piece.view(parameter.shape))
-                return torch.cat([weight.flatten() for weight in group.generate(range(len(wanted)))])
-
-        start = torch.cat([parameter.detach().flatten() for parameter in part])
-        offset = made(torch.zeros_like(start))
-        columns = torch.stack([made(unit) - offset for unit in torch.eye(len(start), dtype=torch.float64)], 1)
-        assert_close(made(2 * start) - offset, 2 * (made(start) - offset), "double")  # linear, as promised
-        best = columns @ torch.linalg.lstsq(columns, (target - offset)[:, None], driver="gelsd").solution[:, 0] + offset
-        made(start)
-        loss = problem.solve(part, steps=500, tolerance=0)
-        now = torch.cat([weight.flatten() for weight in group.generate(range(len(wanted)))])
-        assert_close(now.detach(), best, "conjugate gradients")
-        assert_close(loss, ((best - target).square().sum() / target.square().sum()).item(), "conjugate gradients")
-
-
-@pytest.mark.parametrize("combine", FITTED)
-def test_alternating_lowers_the_error_in_every_round(combine: str) -> None:
-    model = similar_layers(8)
-    plan = shapeshift.plan_compression(model, 0.5, combine=combine, init="fit", seed=0)
-    shared = shapeshift.compression.SharedParameters(plan)
-    shared.reset_parameters()
-    (group,) = shared.generators()
-    rounds: list[float] = []
-    found = fit_group(group, [layer.weight for layer in model], on_round=rounds.append)
-    assert all(later <= before * (1 + 1e-6) for before, later in itertools.pairwise(rounds))
-    assert rounds[-1] == pytest.approx(math.sqrt(sum(error**2 for error in found.values()) / len(found)), rel=1e-3)
-    for layer, error in zip(model, found.values(), strict=True):
-        index = list(model).index(layer)
-        distance = (group.generate([index])[0] - layer.weight).norm() / layer.weight.norm()
-        assert error == pytest.approx(distance.item(), rel=1e-3)
-
-
 def test_the_default_draws_as_it_did_before_there_was_a_choice() -> None:
     first, second = (shapeshift.compress(build_again(), 0.6, seed=3, **options) for options in ({}, {"init": "random"}))
     assert_close(dict(first.state_dict()), dict(second.state_dict()), "identical")
@@ -212,100 +79,6 @@ def test_the_default_draws_as_it_did_before_there_was_a_choice() -> None:
     drawn = torch.randn(store.shape[0], 1, generator=torch.Generator().manual_seed(3)).flatten()
     assert torch.equal(store.sign(), drawn.sign())  # scaled by the deviations of the weights that read it
     assert errors_of(first) == {}
-
-
-@pytest.mark.parametrize("mapping", ["single", "shape"])
-@pytest.mark.parametrize("budget", ["100%", "150%"])
-def test_calibration_loses_nothing_where_there_is_room_for_everything(budget: str, mapping: str) -> None:
-    torch.manual_seed(0)
-    original, x = WideResNet(10, 0.5).eval(), torch.randn(16, 3, 8, 8).cumsum(-1)
-    model = shapeshift.compress(copy.deepcopy(original), budget, mapping=mapping, init="fit", calibration=[x])
-    assert_close(model.eval()(x), original(x), "fitted")
-
-
-def test_calibration_lowers_the_error_of_outputs_on_other_inputs() -> None:
-    for budget in (0.5, 0.75):
-        original = build_again()
-        held_out = correlated(256, seed=2)
-        expected = original(held_out)
-        off = {}
-        for name, loader in (("plain", None), ("calibrated", [(correlated(128, seed=1), None)] * 2)):
-            model = shapeshift.compress(copy.deepcopy(original), budget, init="fit", calibration=loader, seed=0)
-            off[name] = ((model(held_out) - expected).norm() / expected.norm()).item()
-        assert off["calibrated"] < 0.7 * off["plain"]
-
-
-class Conv1D(nn.Conv1d):
-    """A convolution that is called as GPT-2's linear layer is."""
-
-
-def cases() -> Iterator[Any]:
-    conv = {"stride": 2, "padding": 1, "dilation": 2, "bias": False}
-    yield pytest.param(nn.Linear(6, 5, bias=False), torch.randn(7, 3, 6), id="linear")
-    yield pytest.param(nn.Conv1d(1, 4, 3, bias=False), torch.randn(5, 1, 9), id="conv1d")
-    yield pytest.param(Conv1D(1, 4, 3, bias=False), torch.randn(5, 1, 9), id="conv1d of that name")
-    yield pytest.param(nn.Conv2d(1, 4, 3, **conv), torch.randn(3, 1, 9, 8), id="conv2d")
-    yield pytest.param(nn.Conv2d(6, 4, 1, bias=False), torch.randn(3, 6, 5, 4), id="pointwise")
-    yield pytest.param(nn.Conv2d(6, 4, 1, groups=2, bias=False), torch.randn(3, 6, 5, 4), id="groups")
-    yield pytest.param(
-        nn.Conv2d(1, 4, 3, padding="same", padding_mode="circular", bias=False), torch.randn(3, 1, 5, 4), id="circular"
-    )
-    yield pytest.param(nn.Conv3d(1, 4, 2, bias=False), torch.randn(3, 1, 4, 5, 4), id="conv3d")
-    yield pytest.param(nn.Embedding(9, 4), torch.randint(9, (6, 5)), id="embedding")
-    yield pytest.param(transformers.pytorch_utils.Conv1D(5, 6), torch.randn(7, 3, 6), id="transposed")
-
-
-@pytest.mark.parametrize(("layer", "inputs"), list(cases()))
-def test_an_error_map_measures_the_error_of_a_layers_outputs(
-    layer: nn.Module, inputs: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Exact where the input has one channel, or the kernel one position: there the product of two moments is the moment.
-    monkeypatch.setattr("shapeshift.fitting.moments._DAMPING", 1e-9)
-    model = nn.Sequential(layer)
-    (weight,) = find_weights(model)
-    error_map = calibrate(model, [weight], [inputs[:2], (inputs[2:], "a label")])[weight.name]
-    sizes = []
-    for _ in range(3):
-        difference = torch.randn(weight.shape)
-        broken = copy.deepcopy(layer)
-        broken.weight.data += difference
-        sizes.append((error_map(difference).norm() / (broken(inputs) - layer(inputs)).norm()).item())
-    assert max(sizes) == pytest.approx(min(sizes), rel=1e-3)
-
-
-def test_a_tied_weight_is_judged_by_all_of_its_layers() -> None:
-    model = Language().eval()
-    tokens = torch.randint(31, (4, 6))
-    weights = find_weights(model)
-    error_maps = calibrate(model, weights, [{"tokens": tokens}])
-    tied = next(weight for weight in weights if len(weight.names) == 2)
-    difference = torch.randn(tied.shape)
-    alone = calibrate(Language(tied=False).eval(), find_weights(Language(tied=False)), [tokens])
-    assert error_maps[tied.name](difference).numel() == 2 * difference.numel()
-    assert alone["embedding.weight"](difference).numel() == difference.numel()
-    # Attention reads its projection without calling a layer.
-    assert "attention.in_proj_weight" not in error_maps
-    assert "encoder.layers.0.linear1.weight" in error_maps
-
-
-def test_calibration_leaves_the_model_as_it_was() -> None:
-    model = Convolutions()
-    model.norm.eval()
-    state, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
-    calibrate(model, find_weights(model), [torch.randn(2, 4, 4)])
-    assert_close(dict(model.state_dict()), dict(state), "identical")
-    assert [module.training for module in model.modules()] == modes
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-@pytest.mark.parametrize("batch", ["tensor", "tuple", "dict"])
-def test_every_kind_of_batch_calibrates(batch: str) -> None:
-    tokens = torch.randint(1, 40, (2, 8))
-    loader = [{"tensor": tokens, "tuple": (tokens, tokens), "dict": {"input_ids": tokens, "labels": tokens}}[batch]]
-    model = shapeshift.compress(gpt2(), 0.6, init="fit", calibration=iter(loader), seed=0)
-    assert shapeshift.is_compressed(model)
-    assert 0 < max(errors_of(model).values()) < 1.5
-    assert model(tokens).logits.isfinite().all()
 
 
 def test_training_goes_on_from_the_fitted_loss() -> None:
@@ -355,9 +128,8 @@ def test_a_step_on_coefficients_moves_no_weight_further_than_one_on_itself(budge
     model = shapeshift.compress(Residual(width=12), budget, max_templates=5, init="fit")
     (group,) = require_shared(model).generators()
     trained = [index for index, weight in enumerate(group.weights) if weight.std > 0]
-    mixed = [
-        (index, group.layout.combinations[index]) for index in trained if group.layout.combinations[index].count > 1
-    ]
+    combinations = group.layout.combinations
+    mixed = [(index, combinations[index]) for index in trained if combinations[index].count > 1]
     assert len(mixed) > 1
     for index, draw in mixed:
         columns = []

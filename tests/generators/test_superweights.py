@@ -26,9 +26,9 @@ from shapeshift.plan import budget_range
 from shapeshift.superweights import Family, share_coefficients, unshare_coefficients
 from shapeshift.surgery.roots import require_shared
 from shapeshift.weights import Weight
+from tests import joint_batch
 from tests.models import Residual, gradients, loss_of, mlp
 from tests.processes import needs_gloo
-from tests.surgery import test_distributed
 from tests.tolerances import assert_close
 
 CONFIG = shapeshift.Config(combine="superweights")
@@ -473,7 +473,7 @@ class Averaged(nn.Module):
 
 @needs_gloo
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(tmp_path: Path) -> None:
-    losses, gradients = test_distributed.train(Averaged(), *test_distributed.data())
-    for result in test_distributed.run(tmp_path, Averaged, DistributedDataParallel):
+    losses, gradients = joint_batch.train(Averaged(), *joint_batch.data())
+    for result in joint_batch.run(tmp_path, Averaged, DistributedDataParallel):
         assert_close(result["losses"], losses, "reordered gradient")
         assert_close(result["gradients"], gradients, "reordered gradient")

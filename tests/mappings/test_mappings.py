@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 import shapeshift
+from shapeshift import ConfigError
+from shapeshift.compression import plan_compression
 from shapeshift.experiments.data import DATASETS
 from shapeshift.experiments.training import Recipe, train
 from shapeshift.mappings import Assignment
@@ -262,3 +264,12 @@ def test_an_assignment_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "mapping.json").write_text("[1]")
     with pytest.raises(shapeshift.ConfigError, match="does not hold a mapping from layers to groups: it is a list"):
         shapeshift.Assignment.load(tmp_path / "mapping.json")
+
+
+def test_a_mapping_takes_every_name_of_a_tied_weight() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    plan = plan_compression(model, 0.9, mapping={"2": "tied", "1": "alone"})
+    assert {group.name: group.weights[0].name for group in plan.groups} == {"tied": "0.weight", "alone": "1.weight"}
+    with pytest.raises(ConfigError, match="mapping: '2' matches no weight that is generated"):
+        plan_compression(mlp(), 0.9, mapping={"2": "a", "*": "b"}, exclude=["2"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,9 @@ from tests.tolerances import assert_close
 ARRAYS = golden("hrank")
 BATCHES = range(int(ARRAYS["num_batches"]))
 RATES = ARRAYS["rates"].tolist()
+# The f of every array syn{f}_rank.
+FILTERS = sorted(int(found[1]) for found in map(re.compile(r"syn(\d+)_rank").fullmatch, ARRAYS) if found)
+LAYERS = range(1, 1 + sum(name.startswith("chain_rank") for name in ARRAYS))
 
 
 def as_tensor(name: str) -> Tensor:
@@ -42,11 +48,12 @@ def test_golden_running_mean(last: int) -> None:
     assert_close(found["0"], as_tensor(f"mean_after{last}"), "reordered")
 
 
-@pytest.mark.parametrize("filters", [16, 50, 100])
+@pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("row", range(len(RATES)), ids=[f"{rate:g}" for rate in RATES])
 def test_golden_filters(filters: int, row: int) -> None:
     mask = kept(as_tensor(f"syn{filters}_rank"), RATES[row])
     assert torch.equal(mask, as_tensor(f"syn{filters}_mask")[row])
+    assert len(mask) == filters
     assert filters - mask.sum() == ARRAYS[f"syn{filters}_pruned"][row]
 
 
@@ -63,20 +70,33 @@ def test_golden_filters_of_equal_ranks(row: int) -> None:
     assert len(lowest(as_tensor("tie_rank"), RATES[row])) == ARRAYS["tie_pruned"][row]
 
 
-def test_golden_masks_of_two_layers() -> None:
-    blocks = [
-        layer
-        for inputs, outputs in ((3, 10), (10, 7))
-        for layer in (nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
-    ]
-    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 2)).double()
-    originals = [parameter for layer in (model[0], model[1], model[3], model[4]) for parameter in layer.parameters()]
-    for number, parameter in enumerate(originals):
-        parameter.data.copy_(as_tensor(f"chain_param{number}"))
-    ranks = {"0": as_tensor("chain_rank1"), "3": as_tensor("chain_rank2")}
-    images = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+@pytest.mark.parametrize("row", range(len(RATES)), ids=[f"{rate:g}" for rate in RATES])
+def test_golden_filters_whatever_the_order_of_equal_ranks(row: int) -> None:
+    ranks, expected = as_tensor("tie_rank"), as_tensor("tie_mask_reference")[row].bool()
+    mask = kept(ranks, RATES[row]).bool()
+    assert mask.sum() == expected.sum()
+    assert torch.equal(ranks[mask].sort().values, ranks[expected].sort().values)
+
+
+def test_golden_masks_of_a_chain_of_layers() -> None:
+    parameters = [as_tensor(f"chain_param{number}") for number in range(4 * len(LAYERS))]
+    blocks = []
+    for weight in parameters[::4]:
+        outputs, inputs, side, _ = weight.shape
+        blocks += [nn.Conv2d(inputs, outputs, side, padding=side // 2), nn.BatchNorm2d(outputs), nn.ReLU()]
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(outputs, 2)).double()
+    originals = parameters_of_blocks(model)
+    for parameter, value in zip(originals, parameters, strict=True):
+        parameter.data.copy_(value)
+    ranks = {str(3 * (layer - 1)): as_tensor(f"chain_rank{layer}") for layer in LAYERS}
+    images = torch.randn(1, blocks[0].in_channels, 8, 8, dtype=torch.float64)
     masked = prune.hrank(model, [images], ARRAYS["chain_rates"].tolist(), mask=True, ranks=ranks)
-    found = [parameter for layer in (masked[0], masked[1], masked[3], masked[4]) for parameter in layer.parameters()]
-    for number, parameter in enumerate(found):
+    for number, parameter in enumerate(parameters_of_blocks(masked)):
         assert torch.equal(parameter.data, as_tensor(f"chain_masked{number}"))
-        assert torch.equal(originals[number].data, as_tensor(f"chain_param{number}"))
+        assert torch.equal(originals[number].data, parameters[number])
+
+
+def parameters_of_blocks(model: nn.Sequential) -> list[nn.Parameter]:
+    """Return the parameters of all convolutions and batch norms, in order."""
+    layers = (layer for layer in model if isinstance(layer, nn.Conv2d | nn.BatchNorm2d))
+    return list(itertools.chain.from_iterable(layer.parameters() for layer in layers))

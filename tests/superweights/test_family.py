@@ -1,104 +1,23 @@
-"""Families: networks of several sizes on one set of parameters, their predictions, and what these are worth."""
+"""Families: networks of several sizes on one set of parameters."""
 
 from __future__ import annotations
 
 import copy
-import itertools
-import json
-import math
 import pickle
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTForImageClassification
 
 import shapeshift
-from benchmarks.experiments.families import EnsembleNetwork
-from benchmarks.experiments.networks import Training, WideNetwork
-from benchmarks.tables.families import FAMILY
-from benchmarks.tables.families import TABLE as FAMILIES
-from benchmarks.task import Task
-from shapeshift.experiments.data import Images
-from shapeshift.experiments.training import Recipe
 from shapeshift.networks.wide_resnet import WideResNet
-from shapeshift.superweights import Evaluation, Family, Scores, accuracy, anytime, disagreement, ece, evaluate, nll
-from shapeshift.superweights.anytime import best_order
+from shapeshift.superweights import Family, evaluate
 from shapeshift.surgery.roots import require_shared
+from tests.families import NETWORKS, build, every_kind, images, labelled, logits, wide_resnets
 from tests.models import mlp
 from tests.tolerances import assert_close
-
-
-def wide_resnets() -> list[nn.Module]:
-    return [WideResNet(depth, width) for depth, width in ((16, 0.5), (16, 0.25), (10, 0.5), (10, 0.25))]
-
-
-def resnets() -> list[nn.Module]:
-    def build(layers: list[int], channels: list[int]) -> nn.Module:
-        return timm.models.ResNet(
-            timm.models.resnet.Bottleneck, layers, num_classes=5, channels=tuple(channels), stem_width=8
-        )
-
-    return [build([1, 2, 1, 1], [4, 8, 8, 16]), build([1, 1, 1, 1], [2, 4, 8, 8])]
-
-
-def vision_transformers() -> list[nn.Module]:
-    sizes = ((24, 3, 3), (16, 2, 2))
-    return [
-        timm.models.VisionTransformer(
-            img_size=16, patch_size=8, embed_dim=width, depth=depth, num_heads=heads, num_classes=5
-        )
-        for width, depth, heads in sizes
-    ]
-
-
-def transformers_with_logits() -> list[nn.Module]:
-    configs = [
-        ViTConfig(
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=16,
-            patch_size=8,
-            num_labels=5,
-        )
-        for width in (16, 12)
-    ]
-    return [ViTForImageClassification(config) for config in configs]
-
-
-NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
-    "wide resnets": wide_resnets,
-    "resnets": resnets,
-    "vision transformers": vision_transformers,
-    "transformers": transformers_with_logits,
-}
-every_kind = pytest.mark.parametrize("kind", NETWORKS)
-
-
-def build(kind: str = "wide resnets", budget: Any = 0.8, **options: Any) -> Family:
-    torch.manual_seed(0)
-    return Family(NETWORKS[kind](), budget, **options)
-
-
-def images(count: int = 4, size: int = 16) -> Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3))
-
-
-def labelled(count: int = 24, classes: int = 5) -> list[tuple[Tensor, Tensor]]:
-    labels = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(4))
-    return list(zip(images(count).split(8), labels.split(8), strict=True))
-
-
-def logits(output: Any) -> Tensor:
-    return getattr(output, "logits", output)
 
 
 @every_kind
@@ -272,96 +191,6 @@ def test_generating_weights_is_not_counted() -> None:
         assert Family(wide_resnets(), budget="83%", combine=combine).count_macs(images()) == plain
 
 
-def averages(family: Family, x: Tensor) -> list[Tensor]:
-    each = [family.members[index].eval()(x).softmax(1).detach() for index in family.order.tolist()]
-    return [sum(each[:count]) / count for count in range(1, len(each) + 1)]
-
-
-def test_anytime_yields_the_average_after_each_member_in_order() -> None:
-    family = build()
-    family.order.copy_(torch.tensor([3, 1, 0, 2]))
-    x = images()
-    found = list(family.anytime(x))
-    assert_close(found, averages(family, x), "reordered")
-    assert_close(found[-1], family.predict(x), "reordered")
-
-
-def test_anytime_stops_at_the_multiply_accumulates_that_are_allowed() -> None:
-    family = build()
-    family.order.copy_(torch.tensor([3, 1, 0, 2]))
-    x = images()
-    macs = family.count_macs(x)
-    assert len(set(macs)) == 4
-    spent = list(itertools.accumulate(macs[index] for index in (3, 1, 0, 2)))
-    for allowed, count in ((spent[0], 1), (spent[1] - 1, 1), (spent[1], 2), (spent[3], 4), (10 * spent[3], 4)):
-        assert len(list(family.anytime(x, macs=allowed))) == count
-    with pytest.raises(shapeshift.BudgetError, match=f"takes {spent[0]:,} multiply-accumulates"):
-        family.anytime(x, macs=spent[0] - 1)
-
-
-class Clock:
-    """A clock that members move on."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Slow(nn.Module):
-    """A classifier of a known duration in seconds."""
-
-    def __init__(self, clock: Clock, seconds: float, width: int) -> None:
-        super().__init__()
-        self.clock, self.seconds = clock, seconds
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.Linear(width, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.clock.now += self.seconds
-        return self.layers(x)
-
-
-def test_anytime_starts_no_member_that_would_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(anytime, "perf_counter", clock)
-    # The last one takes far longer than its multiply-accumulates suggest.
-    family = Family([Slow(clock, 0.01, 10), Slow(clock, 0.02, 20), Slow(clock, 1.0, 20)])
-    x = torch.randn(2, 3, 2, 2)
-    family.count_macs(x)
-    assert len(list(family.anytime(x, budget_ms=5))) == 1  # the first one in any case
-    assert len(list(family.anytime(x, budget_ms=29.9))) == 1
-    assert len(list(family.anytime(x, budget_ms=31))) == 2
-    for _ in range(2):  # nothing is known about the last one yet, and then no more than one run
-        begin = clock.now
-        assert len(list(family.anytime(x, budget_ms=51))) == 3
-        assert clock.now - begin > 1
-    begin = clock.now
-    assert len(list(family.anytime(x, budget_ms=51))) == 2
-    assert clock.now - begin == pytest.approx(0.03)
-    # The time that the user takes between predictions counts.
-    predictions = family.anytime(x, budget_ms=51)
-    next(predictions)
-    clock.now += 0.03
-    assert list(predictions) == []
-
-
-def test_one_slow_run_does_not_keep_a_member_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(anytime, "perf_counter", clock)
-    family, x = Family([Slow(clock, 0.01, 10), Slow(clock, 0.02, 20)]), torch.randn(2, 3, 2, 2)
-    for seconds in (3.0, 0.02, 0.02, 3.0, 0.02):
-        family.members[1].seconds = seconds
-        assert len(list(family.anytime(x, budget_ms=40))) == 2
-
-
-def test_costs_on_other_shapes_are_counted_for_a_limit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    family = build()
-    family.count_macs(torch.randn(2, 3, 8, 8))
-    monkeypatch.setattr(Family, "extract", lambda *_: pytest.fail("counted"))
-    assert len(list(family.anytime(torch.randn(2, 3, 12, 12)))) == len(family.members)
-
-
 def test_networks_that_are_compressed_by_themselves_make_a_family_too() -> None:
     networks = [shapeshift.compress(WideResNet(10, width, in_channels=1), "50%") for width in (0.5, 0.25)]
     family, x = Family(networks), torch.randn(2, 1, 8, 8)
@@ -371,171 +200,8 @@ def test_networks_that_are_compressed_by_themselves_make_a_family_too() -> None:
     assert_close(alone(x), networks[1](x), "identical")
 
 
-def test_samples_that_are_confident_are_left_to_the_members_so_far() -> None:
-    family = build()
-    with torch.no_grad():
-        for member in family.members:
-            member.head.bias[0] += 0.5
-    x = images(8) * torch.linspace(0.1, 4, 8)[:, None, None, None]
-    first, *_ = averages(family, x)
-    confidence = first.amax(1).sort().values[3].item()
-    family.count_macs(x)
-    seen: list[int] = []
-    family.members[1].register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    found = list(family.anytime(x, confidence=confidence))
-    assert seen == [int((first.amax(1) < confidence).sum())]
-    assert 0 < seen[0] < 8
-    sure = first.amax(1) >= confidence
-    for later in found[1:]:
-        assert_close(later[sure], first[sure], "reordered")
-        assert_close(later.sum(1), torch.ones(8), "reordered")
-    assert_close(found[1][~sure], averages(family, x)[1][~sure], "reordered")
-    assert len(list(family.anytime(x, confidence=1e-6))) == 1
-
-
-@pytest.mark.parametrize(
-    "limit",
-    [
-        {"budget_ms": 0},
-        {"budget_ms": math.nan},
-        {"budget_ms": "5"},
-        {"macs": -1},
-        {"confidence": 0},
-        {"confidence": 1.5},
-    ],
-    ids=str,
-)
-def test_limits_that_cannot_be(limit: dict[str, float]) -> None:
-    with pytest.raises(shapeshift.ConfigError, match=f"{next(iter(limit))} must be a positive number"):
-        build(budget=None).anytime(images(), **limit)
-
-
-def test_the_order_is_the_best_of_all() -> None:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(4, (60,), generator=generator)
-    right = F.one_hot(labels, 4) * torch.tensor([1.0, 1.8, 1.4, 2.5])[:, None, None]
-    probabilities = (right + torch.randn(4, 60, 4, generator=generator)).softmax(2)
-    costs = [10, 25, 12, 60]
-
-    def area(order: Sequence[int]) -> float:
-        before = [math.log(4)] + [nll(probabilities[list(order[:count])].mean(0), labels) for count in range(1, 4)]
-        return sum(loss * costs[index] for loss, index in zip(before, order, strict=True))
-
-    best = best_order(probabilities, labels, costs)
-    assert sorted(best) == [0, 1, 2, 3]
-    assert area(best) == pytest.approx(min(map(area, itertools.permutations(range(4)))))
-    with pytest.raises(shapeshift.ConfigError, match="up to 12 members, not 13"):
-        best_order(probabilities[:1].expand(13, -1, -1), labels, [1] * 13)
-
-
-def test_the_order_is_chosen_on_the_data_that_it_is_given() -> None:
-    family = build()
-    data = [(x, torch.full((len(x),), 2)) for x, _ in labelled()]
-    with torch.no_grad():
-        for index, member in enumerate(family.members):
-            member.head.bias[2] += 4 * (index == 1)  # the one that is right
-    order = family.choose_order(data)
-    assert order[0] == 1
-    assert family.order.tolist() == order
-
-
-def test_metrics_are_those_that_are_counted_by_hand() -> None:
-    probabilities = torch.tensor([[0.9, 0.1], [0.62, 0.38], [0.3, 0.7], [0.61, 0.39]])
-    labels = torch.tensor([0, 1, 1, 0])
-    assert accuracy(probabilities, labels) == 0.75
-    expected = -sum(map(math.log, (0.9, 0.38, 0.7, 0.61))) / 4
-    assert nll(probabilities, labels) == pytest.approx(expected, rel=1e-6)
-    # 0.9 and 0.7 are alone in their bins of a fifteenth; 0.62 and 0.61 share one, in which half are right.
-    gaps = (abs(1 - 0.9), abs(1 - 0.7), abs(1 - 0.62 - 0.61))
-    assert ece(probabilities, labels) == pytest.approx(sum(gaps) / 4, rel=1e-6)
-    assert ece(torch.tensor([[1.0, 0.0]]), torch.tensor([0])) == 0
-    assert nll(torch.tensor([[1.0, 0.0]]), torch.tensor([1])) > 80  # finite
-    three = torch.stack([probabilities, probabilities.flip(1), probabilities])
-    assert disagreement(three) == pytest.approx(2 / 3)
-    assert math.isnan(disagreement(three[:1]))
-
-
-def test_an_evaluation_measures_each_member_and_each_prefix(tmp_path: Path) -> None:
-    family = build()
-    family.order.copy_(torch.tensor([3, 1, 0, 2]))
-    data = labelled()
-    found = evaluate(family, data)
-    x, y = (torch.cat(part) for part in zip(*data, strict=True))
-    expected = averages(family, x)
-    macs = family.count_macs(x)
-    assert [scores.macs for scores in found.members] == macs
-    assert [scores.macs for scores in found.curve] == list(itertools.accumulate(macs[index] for index in (3, 1, 0, 2)))
-    for scores, probabilities in zip(found.curve, expected, strict=True):
-        assert scores.nll == pytest.approx(nll(probabilities, y), rel=1e-4)
-        assert scores.top1 == accuracy(probabilities, y)
-    assert found.ensemble == found.curve[-1]
-    assert found.parameters == shapeshift.count_parameters(family)
-    assert found.samples == 24
-    assert Scores(**json.loads(json.dumps(found.as_dict()))["curve"][0]) == found.curve[0]
-    assert "first 4" in str(found)
-    assert f"{found.parameters:,} parameters" in str(found)
-    for metric in ("top1", "nll", "ece"):
-        found.plot(tmp_path / f"{metric}.png", metric)
-        assert (tmp_path / f"{metric}.png").read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(shapeshift.ConfigError, match="metric must be one of top1, nll, ece"):
-        found.plot(tmp_path / "none.png", "top5")
-    one = evaluate(Family([WideResNet(10, 0.25)]), data)
-    assert isinstance(one, Evaluation)
-    assert math.isnan(one.disagreement)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ([], "the loader is empty"),
-        ([images()], "has to yield \\(x, y\\)"),
-        ([{"x": images()}], "found none in a dict"),
-        ([(images(), torch.zeros(4))], "found a \\(4,\\) tensor of torch.float32"),
-    ],
-    ids=["empty", "no labels", "dict", "floats"],
-)
-def test_data_without_labels_is_refused(data: list[Any], message: str) -> None:
-    with pytest.raises(shapeshift.DataError, match=message):
-        evaluate(build(budget=None), data)
-
-
-def test_dicts_with_labels_are_data_too() -> None:
-    family = build("transformers")
-    batch = {"pixel_values": images(), "labels": torch.tensor([0, 1, 2, 3])}
-    tuples = [(images(), torch.tensor([0, 1, 2, 3]))]
-    assert evaluate(family, [batch]).ensemble == evaluate(family, tuples).ensemble
-
-
 def test_any_model_may_be_a_member() -> None:
     family = Family([mlp(16), mlp(12)], 0.9, seed=0)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         family(torch.randn(2, 16))
     assert family.members[0](torch.randn(2, 16)).shape == (2, 4)
-
-
-def test_the_rows_of_the_benchmark_meet_their_budgets() -> None:
-    data = Images(torch.randn(16, 1, 8, 8), torch.arange(16) % 10, num_classes=10)
-    training = Training(data, Recipe(epochs=1, batch_size=16), seed=0, device="cpu")
-    whole = shapeshift.count_parameters(FAMILY.build(data))
-    sizes = {}
-    for row in FAMILIES.rows:
-        json.dumps(row.settings)
-        model = row.build(row.network, row.budget, training, **row.options)
-        sizes[row.key] = shapeshift.count_parameters(model)
-        allowed = whole * int(row.budget.rstrip("%")) // 100 if row.budget else whole
-        assert 0.97 * allowed < sizes[row.key] <= allowed, row.key
-    assert len(sizes) == 7
-
-
-def test_a_run_of_the_benchmark_measures_the_average_of_all_members() -> None:
-    task = Task("digits", Recipe(epochs=2, batch_size=20, learning_rate=0.05), {"train": 300})
-    row = next(row for row in FAMILIES.rows if row.method == "separate networks")
-    small = replace(row, network=EnsembleNetwork((WideNetwork(10, 0.5), WideNetwork(10, 0.25))))
-    found = FAMILIES.experiment.run(small, task, seed=0)
-    assert set(found) == {"parameters", *(metric.name for metric in FAMILIES.experiment.metrics)}
-    assert found["error"] < 60
-    assert 0 < found["ece"] < 100
-    assert 0 < found["disagreement"] < 100
-    one = FAMILIES.experiment.run(replace(small, network=EnsembleNetwork((WideNetwork(10, 0.5),))), task, seed=0)
-    assert one["disagreement"] == 0
-    assert one["macs"] < found["macs"]
