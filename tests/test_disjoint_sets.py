@@ -17,13 +17,13 @@ def test_sets_are_those_of_scipy(numbers: int, joins: int) -> None:
     found, expected = DisjointSets(), DisjointSet(range(numbers))
     for _ in range(joins):
         first, second = rng.randrange(numbers), rng.randrange(numbers)
-        found.join(first, second)
+        found.union(first, second)
         expected.merge(first, second)
         if rng.random() < 0.1:  # a question between two joins changes no set
-            assert (found.root(first) == found.root(0)) == expected.connected(first, 0)
+            assert (found.find(first) == found.find(0)) == expected.connected(first, 0)
     sets = defaultdict(set)
     for number in range(numbers):
-        sets[found.root(number)].add(number)
+        sets[found.find(number)].add(number)
     assert sorted(map(sorted, sets.values())) == sorted(map(sorted, expected.subsets()))
     assert all(root in members for root, members in sets.items())
 
@@ -31,6 +31,6 @@ def test_sets_are_those_of_scipy(numbers: int, joins: int) -> None:
 def test_a_long_chain_is_one_set() -> None:
     chain = DisjointSets()
     for number in reversed(range(10_000)):
-        chain.join(number, number + 1)
-    assert {chain.root(number) for number in range(10_001)} == {chain.root(0)}
-    assert chain.root(10_001) == 10_001
+        chain.union(number, number + 1)
+    assert {chain.find(number) for number in range(10_001)} == {chain.find(0)}
+    assert chain.find(10_001) == 10_001
