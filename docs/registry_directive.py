@@ -1,4 +1,4 @@
-"""A Sphinx directive that lists what a registry holds, so that a new entry needs no edit of the documentation.
+"""A Sphinx directive that lists the entries of a registry, so that a new entry needs no edit of the documentation.
 
     ```{registry} shapeshift.mappings.MAPPINGS
     :field: mapping
@@ -24,7 +24,7 @@ from sphinx.util.typing import ExtensionMetadata
 from shapeshift.config import Config
 from shapeshift.names import Registry
 
-_SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:")
+_SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Example:")
 
 
 class RegistryDirective(SphinxDirective):

@@ -11,6 +11,7 @@ from torch import nn
 
 from shapeshift.errors import BudgetError
 
+#: A number of parameters, a fraction of the model's own, or a string of either.
 Budget = int | float | str
 
 _UNITS = {"": Fraction(1), "k": Fraction(10**3), "m": Fraction(10**6), "b": Fraction(10**9), "g": Fraction(10**9)}

@@ -18,6 +18,7 @@ from shapeshift.checkpoint.snapshot import stored_tensors
 from shapeshift.generators.description import WeightDescription
 from shapeshift.plan import GroupPlan, Plan
 from shapeshift.surgery.roots import require_root, require_shared
+from shapeshift.text_table import text_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +34,13 @@ class WeightReport:
         source: the parts of stores that it comes from.
         error: the distance of a fit from the model's own weight, relative to that weight's norm; after a calibration,
             measured in the outputs of its layer. None without a fit. Training that follows does not change it.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+        >>> found = shapeshift.report(shapeshift.plan_compression(model, "25%"))
+        >>> found.groups[0].weights[0].name, found.groups[0].weights[0].source.sampling
+        ('0.weight', 'up')
     """
 
     name: str
@@ -64,6 +72,13 @@ class GroupReport:
         stores: the number of parameters in each store, by name.
         coefficients: the number of trainable parameters beside the stores.
         weights: the weights that it generates.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+        >>> found = shapeshift.report(shapeshift.plan_compression(model, "25%"))
+        >>> found.groups[0].dense, found.groups[0].parameters
+        (8192, 1952)
     """
 
     name: str
@@ -117,6 +132,13 @@ class Report:
         parameters: the number of trainable parameters after compression.
         budget: the number that was allowed.
         checkpoint_bytes: the size of the tensors in a checkpoint; for a plan, of the trainable ones.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+        >>> found = shapeshift.report(shapeshift.plan_compression(model, "25%"))
+        >>> found.parameters, found.as_dict()["budget_used"]
+        (2080, 1.0)
     """
 
     groups: tuple[GroupReport, ...]
@@ -169,16 +191,7 @@ class Report:
         return text.getvalue().rstrip()
 
     def _plain(self) -> str:
-        rows = [_HEADERS, *self._rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADERS))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if header in _LEFT else cell.rjust(width)
-                for header, cell, width in zip(_HEADERS, row, widths, strict=True)
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*lines, self.summary()])
+        return f"{text_table(_HEADERS, self._rows())}\n{self.summary()}"
 
     def _rows(self) -> list[Sequence[str]]:
         return [

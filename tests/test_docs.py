@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import doctest
+import importlib
+import importlib.util
 import inspect
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +118,71 @@ def test_every_public_name_is_documented() -> None:
         assert {name for name in exported[package].__all__ if not name.isupper() or name == "KD"} <= named
     assert documented == public
     assert all(inspect.getdoc(getattr(shapeshift, name)) for name in public)
+
+
+def stable_names() -> list[str]:
+    """Return the dotted names that the API page lists as stable: those above "For contributors"."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").split("## For contributors")[0]
+    listed = re.findall(r"^\.\. auto(?:function|class):: (\S+)$", page, re.MULTILINE)
+    return [name if name.startswith("shapeshift.") else f"shapeshift.{name}" for name in listed]
+
+
+def resolve(name: str) -> Any:
+    """Return the object of a dotted name."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize("name", stable_names())
+def test_every_stable_name_has_a_whole_docstring(name: str) -> None:
+    entry = resolve(name)
+    text = inspect.getdoc(entry) or ""
+    assert ">>> " in text, "no example"
+    parameters = [
+        parameter
+        for parameter in inspect.signature(entry).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    sections = "Attributes" if dataclasses.is_dataclass(entry) and "Attributes:" in text else "Args"
+    assert not parameters or f"{sections}:" in text
+    for parameter in parameters:
+        assert re.search(rf"^ +\*{{0,2}}{parameter.name}: \S", text, re.MULTILINE), parameter.name
+
+
+def modules_with_examples() -> list[str]:
+    """Return the modules of the library and of what is installed with it whose docstrings hold examples."""
+    found = pkgutil.walk_packages(shapeshift.__path__, "shapeshift.")
+    names = ["shapeshift", *(module.name for module in found if not module.name.endswith("__main__"))]
+    specs = ((name, importlib.util.find_spec(name)) for name in names)
+    return [name for name, spec in specs if spec and spec.origin and ">>> " in Path(spec.origin).read_text("utf-8")]
+
+
+@pytest.mark.usefixtures("restored_registries")
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.attempted
+    assert not results.failed
+
+
+# Rooms of the library that folders above it build on; everything else they use is on the API page.
+SHARED_ROOMS = ("shapeshift.surgery.", "shapeshift.checkpoint.", "shapeshift.running.")
+
+
+@pytest.mark.parametrize("folder", ["integrations", "experiments", "benchmarks"])
+def test_folders_above_the_library_use_documented_names(folder: str) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = {name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: (\S+)$", page, re.MULTILINE)}
+    packages = {"errors", *shapeshift.__all__}
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("shapeshift"):
+                continue
+            above = ("shapeshift.integrations", "shapeshift.experiments", *SHARED_ROOMS)
+            if not f"{node.module}.".startswith(above):
+                used = {alias.name for alias in node.names}
+                assert used <= documented | packages, f"{file.relative_to(ROOT)} imports from {node.module}"
 
 
 @pytest.mark.parametrize("name", REGISTRIES)

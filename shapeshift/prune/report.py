@@ -12,6 +12,7 @@ from shapeshift.errors import ModelError
 from shapeshift.prune.layers import IN, OUT, num_channels, sides_of
 from shapeshift.prune.record import Kept, find_pruned, record_of
 from shapeshift.running.macs import blank_inputs, count_macs
+from shapeshift.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class PruningReport:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
         >>> pruned = hrank(model, [torch.randn(2, 3, 16, 16)], rate=0.5, progress=False)
         >>> print(report(pruned))
-        0      4 of 8
-        2      4 of 4
+        layer  kept  of
+        0         4   8
+        2         4   4
         260 parameters, 50.4% of 516
         41,904 multiply-accumulates, 50.0% of 83,808
     """
@@ -81,8 +83,8 @@ class PruningReport:
         }
 
     def __str__(self) -> str:
-        width = max((len(layer.name) for layer in self.layers), default=0)
-        lines = [f"{layer.name:<{width}}  {len(layer.kept):>5} of {layer.before}" for layer in self.layers]
+        rows = [(layer.name, f"{len(layer.kept):,}", f"{layer.before:,}") for layer in self.layers]
+        lines = [text_table(("layer", "kept", "of"), rows)]
         for name, now, before in (
             ("parameters", self.parameters, self.parameters_before),
             ("multiply-accumulates", self.macs, self.macs_before),
