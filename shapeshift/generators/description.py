@@ -34,7 +34,7 @@ class WeightDescription:
 
     @property
     def sampling(self) -> str:
-        """How the weight is made: "down" combines templates, "up" stretches, "none" reads one as it is."""
+        """The way the weight is made; "down" combines templates, "up" stretches, "none" reads one as it is."""
         found = ["down"] * (len(self.templates) > 1) + ["up"] * self.upsampled
         return "+".join(found) or "none"
 

@@ -59,8 +59,8 @@ class PruningReport:
         >>> pruned = hrank(model, [torch.randn(2, 3, 16, 16)], rate=0.5, progress=False)
         >>> print(report(pruned))
         layer  kept  of
-        0         4   8
-        2         4   4
+            0     4   8
+            2     4   4
         260 parameters, 50.4% of 516
         41,904 multiply-accumulates, 50.0% of 83,808
     """
