@@ -43,7 +43,7 @@ class Feature:
 
     @property
     def resolution(self) -> tuple[int, ...]:
-        """The sizes of all axes but batch and channels, such as rows and columns of a map or the length of a sequence."""
+        """The sizes of all axes but batch and channels, such as the rows and columns of a map."""
         return tuple(extent for axis, extent in enumerate(self.shape) if axis not in (0, self.axis))
 
     def as_maps(self, feature: Tensor) -> Tensor:
