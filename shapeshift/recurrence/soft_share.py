@@ -78,8 +78,8 @@ def _plan(model: nn.Module, templates: int | None, include: Sequence[str], exclu
     groups = {name: weights for name, weights in groups.items() if len(weights) > 1}
     if not groups:
         raise ModelError(
-            f"{type(model).__name__} has no two layers of one shape in neighbouring blocks of one structure: nothing can "
-            "share. Name the layers that are to share with include="
+            f"{type(model).__name__} has no two layers of one shape in neighbouring blocks of one structure: "
+            "nothing can share. Name the layers that are to share with include="
         )
     counts = {name: min(templates or len(weights), len(weights)) for name, weights in groups.items()}
     config = Config(
