@@ -42,7 +42,7 @@ class Upsampler(nn.Module):
         """Return the number of the upsampler's own parameters for a source of ``size`` entries and a ``shape``."""
         return 0
 
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
+    def reset_parameters(self, rng: torch.Generator | None) -> None:
         """Set the parameters to starting values, drawn on the CPU so that a seed gives the same on every device."""
 
     def forward(self, source: Tensor) -> Tensor:

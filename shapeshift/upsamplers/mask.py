@@ -41,7 +41,7 @@ class Mask(Upsampler):
         return (copies - 1) * length + min(length, math.prod(shape) - copies * size)
 
     @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
+    def reset_parameters(self, rng: torch.Generator | None) -> None:
         self.masks.fill_(1 / (self.length * self.copies))
 
     def forward(self, source: Tensor) -> Tensor:

@@ -31,11 +31,11 @@ class WeightedHalves(Upsampler):
         return -(-math.prod(shape) // _half(size)) * min(2, size)
 
     @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
+    def reset_parameters(self, rng: torch.Generator | None) -> None:
         if self.coefficients.is_meta:
             return
         columns = torch.empty(self._matrix().shape, dtype=torch.float64, device="cpu")
-        self.coefficients.copy_(nn.init.orthogonal_(columns, generator=generator).view(-1))
+        self.coefficients.copy_(nn.init.orthogonal_(columns, generator=rng).view(-1))
 
     def forward(self, source: Tensor) -> Tensor:
         half = _half(self.size)
