@@ -129,7 +129,7 @@ class Config:
             raise ConfigError(f"config must be a shapeshift.Config, not {config!r}")
         known = sorted(field.name for field in dataclasses.fields(cls))
         for name in sorted(set(options) - set(known)):
-            raise ConfigError(f"unknown option {name}{did_you_mean(name, known)}; the options are {', '.join(known)}")
+            raise ConfigError(f"unknown option {name}; the options are {', '.join(known)}{did_you_mean(name, known)}")
         return dataclasses.replace(config or cls(), **options)
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,6 +29,10 @@ class GeneratedWeightError(ShapeshiftError, RuntimeError):
     """A write to a generated weight, which would be lost."""
 
 
+class ShapeshiftWarning(UserWarning):
+    """An operation on a compressed model that does something else than on a dense one; it is warned about once."""
+
+
 class MissingExtraError(ShapeshiftError, ImportError):
     """A feature whose optional dependency is not installed.
 

@@ -42,7 +42,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if not isinstance(name, str) or name not in self._entries:
             hint = did_you_mean(str(name), list(self))
-            raise ConfigError(f"unknown {self.kind} {name!r}{hint}; choose one of: {', '.join(self)}")
+            raise ConfigError(f"unknown {self.kind} {name!r}; choose one of: {', '.join(self)}{hint}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -79,7 +79,7 @@ def test_conjugate_gradients_reach_the_residual_of_lsmr(combine: str, budget: in
     plan = shapeshift.plan_compression(model, budget, combine=combine, init="fit", embedding_size=2, seed=0)
     shared = SharedParameters(plan)
     shared.reset_parameters()
-    (group,) = shared.groups()
+    (group,) = shared.generators()
     wanted = [model.get_parameter(weight.name).detach() for weight in group.weights]
     # The errors of a layer's outputs on inputs of its own, of fewer directions than the layer has channels.
     inputs = [torch.randn(weight.shape[1] - 1, weight.shape[1], dtype=torch.float64) for weight in wanted]

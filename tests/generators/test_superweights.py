@@ -249,7 +249,7 @@ def test_a_description_names_the_templates_of_each_level() -> None:
     weights = weights_of([(4, 4), (8, 4), (8, 4)])
     layout = SuperWeights.planner(weights, CONFIG).lay_out(2 * (16 + 3) + 2 * (16 + 2))
     assert layout.banks == (32, 32)
-    described = SuperWeights.describe(weights, layout)
+    described = layout.describe(weights)
     assert described.stores == {"store": 64}
     assert described.coefficients == 6 + 4
     assert described.weights[0].templates == (("store", 0, 16), ("store", 16, 32))
@@ -260,11 +260,11 @@ def test_a_description_names_the_templates_of_each_level() -> None:
     ("changes", "message"),
     [
         ({"banks": (16,)}, "1 banks.* for 2 levels"),
-        ({"banks": (15, 32)}, r"a bank of 15 numbers for the level \(4, 4\)"),
-        ({"banks": (16, 10**12)}, "a bank of 1000000000000 numbers"),
+        ({"banks": (15, 32)}, r"a bank of 15 entries for the level \(4, 4\)"),
+        ({"banks": (16, 10**12)}, "a bank of 1000000000000 entries"),
         ({"limit": 0}, "up to 0 templates"),
-        ({"num_coefficients": 10**12}, "is meant for other weights"),
-        ({"zeros": 1}, "is meant for other weights"),
+        ({"num_coefficients": 10**12}, "is for other weights"),
+        ({"zeros": 1}, "is for other weights"),
     ],
     ids=str,
 )

@@ -453,7 +453,7 @@ class TestLoading:
         "unknown generator": (lambda found: found["recipe"]["plan"]["config"].update(combine="magic"), "'magic'"),
         "outside of the store": (
             lambda found: found["recipe"]["plan"]["groups"][0]["layout"]["draws"][0].update(offset=10**6),
-            "damaged: its plan does not work",
+            "damaged: its plan cannot be read",
         ),
         "another shape": (
             lambda found: found["recipe"]["plan"]["groups"][0]["weights"][1].update(shape=[2, 2]),

@@ -59,7 +59,7 @@ def reader_stds(
     Returns:
         The standard deviations, of shape (size,).
     """
-    times, squares = torch.zeros(2, size, dtype=dtype)
+    times, squares = torch.zeros(2, size, dtype=dtype, device="cpu")  # whatever the user's default device is
     for entries, std, often in readers:
         if std > 0:
             times[entries] += often
