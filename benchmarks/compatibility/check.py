@@ -80,7 +80,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.stem(x)).relu()
         x = x + self.body(x)
-        return self.head(self.hidden(x.mean((2, 3))).relu())
+        logits: Tensor = self.head(self.hidden(x.mean((2, 3))).relu())
+        return logits
 
 
 def images() -> Tensor:
@@ -88,7 +89,7 @@ def images() -> Tensor:
     return torch.randn(4, 3, 8, 8)
 
 
-def pair() -> tuple[nn.Module, nn.Module]:
+def pair() -> tuple[Network, Network]:
     """Return a compressed network and the plain network with the same weights."""
     compressed = shapeshift.compress(Network(), "40%", seed=0)
     return compressed, shapeshift.materialize(copy.deepcopy(compressed))

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
 from torch import nn
+from torch.optim import Optimizer
 
-import shapeshift
 from benchmarks.compatibility.check import PlainFailsError, check, images, pair
+from shapeshift import parameter_groups
 
 STEPS = 5
 #: Optimizers that need another kind of parameters, gradients or step than all others.
 OTHER_KINDS = {"LBFGS", "SparseAdam", "Optimizer"}
 
 
-def _lowers(make: object, model: nn.Module) -> bool:
+def _lowers(make: Callable[[nn.Module], Optimizer], model: nn.Module) -> bool:
     """Tell whether a few steps lower the loss on one batch."""
     torch.manual_seed(1)
     x, y = images(), torch.randint(10, (4,))
-    optimizer = make(model)  # type: ignore[operator]
+    optimizer = make(model)
     losses = []
     second_order = getattr(optimizer, "is_second_order", False)
     for _ in range(STEPS):
@@ -31,7 +34,7 @@ def _lowers(make: object, model: nn.Module) -> bool:
     return losses[-1] < losses[0]
 
 
-def _register(group: str, name: str, make: object) -> None:
+def _register(group: str, name: str, make: Callable[[nn.Module], Optimizer]) -> None:
     @check(group, name)
     def _steps() -> None:
         compressed, plain = pair()
@@ -42,16 +45,16 @@ def _register(group: str, name: str, make: object) -> None:
         assert _lowers(make, compressed) or not expected
 
 
-for _name in sorted(set(torch.optim.__all__) - OTHER_KINDS if hasattr(torch.optim, "__all__") else ()):
-    _class = getattr(torch.optim, _name)
-    if isinstance(_class, type) and issubclass(_class, torch.optim.Optimizer):
-        _register(
-            "optimizers of torch",
-            _name,
-            lambda model, kind=_class: kind(shapeshift.parameter_groups(model, weight_decay=0.01)),
-        )
+def _torch_optimizers() -> dict[str, type[Optimizer]]:
+    """Return the optimizers of torch by name."""
+    named = {name: getattr(torch.optim, name) for name in dir(torch.optim) if name not in OTHER_KINDS}
+    return {name: kind for name, kind in named.items() if isinstance(kind, type) and issubclass(kind, Optimizer)}
 
-for _name in list_optimizers():
+
+for _name, _kind in _torch_optimizers().items():
+    _register("optimizers of torch", _name, lambda model, kind=_kind: kind(parameter_groups(model, weight_decay=0.01)))
+
+for _name in map(str, list_optimizers()):
     _register(
         "optimizers of timm", _name, lambda model, name=_name: create_optimizer_v2(model, name, lr=1e-3, momentum=0.9)
     )

@@ -49,5 +49,11 @@ def _adapted(config: Any) -> None:
     torch.testing.assert_close(model(x), changed, rtol=1e-4, atol=1e-5)
 
 
+def _register(name: str, make: Callable[[], Any]) -> None:
+    @check("PEFT methods on a compressed base", name)
+    def _method() -> None:
+        _adapted(make())
+
+
 for _name, _make in CONFIGS.items():
-    check("PEFT methods on a compressed base", _name)(lambda make=_make: _adapted(make()))
+    _register(_name, _make)

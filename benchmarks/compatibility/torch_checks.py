@@ -33,7 +33,7 @@ FUNC, COMPILE, TRAIN, COPY, CHANGE = (
 )
 
 
-def _loss(model: nn.Module, x: Tensor) -> Tensor:
+def _loss(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     loss: Tensor = model(x).square().mean()
     return loss
 
@@ -73,7 +73,8 @@ def _transformed(transform: Callable[[Callable[[dict[str, Tensor]], Tensor], dic
     for model in (compressed.eval(), plain.eval()):
 
         def loss(parameters: dict[str, Tensor], model: nn.Module = model) -> Tensor:
-            return functional_call(model, parameters, (x,)).square().mean()
+            found: Tensor = functional_call(model, parameters, (x,)).square().mean()
+            return found
 
         found.append(transform(loss, _common(model)))
     equal(*found)
@@ -227,7 +228,7 @@ def _checkpointed(use_reentrant: bool) -> None:
     found = []
     for model in (compressed, plain):
         body = model.body.forward
-        model.body.forward = partial(checkpoint, body, use_reentrant=use_reentrant)
+        model.body.forward = partial(checkpoint, body, use_reentrant=use_reentrant)  # type: ignore[method-assign]
         _loss(model, x).backward()
         found.append([parameter.grad for parameter in _common(model).values()])
     equal(*found)
@@ -279,7 +280,7 @@ def _average() -> None:
 def _data_parallel() -> None:
     compressed, plain = pair()
     x = images()
-    replica = compressed._replicate_for_data_parallel()
+    replica = compressed._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
     equal(replica.eval()(x), plain.eval()(x))
 
 
