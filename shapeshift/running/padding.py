@@ -12,8 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from shapeshift.errors import DataError
 from shapeshift.running.batches import Inputs
-
-IGNORED = -100  # the label of positions that do not count, as in torch.nn.functional.cross_entropy
+from shapeshift.running.labels import IGNORED
 
 # The arguments of transformers' models that are true, or 1, at the positions that count. In torch's own layers the
 # masks of padding end in "key_padding_mask", and are true, or -inf, at the padding.
