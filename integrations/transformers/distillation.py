@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.distill import Distiller, TeacherStudent
-from shapeshift.distill.kd import IGNORED
 from shapeshift.errors import CheckpointError, ConfigError, MissingExtraError, ModelError
 from shapeshift.optimizer import parameter_groups
+from shapeshift.running.labels import IGNORED
 from shapeshift.running.wrappers import unwrap
 
 try:

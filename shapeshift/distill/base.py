@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.distill.features import Feature
+from shapeshift.distill.ignored import counted
 from shapeshift.distill.recorder import Pass, Recorder
-from shapeshift.errors import ModelError
+from shapeshift.errors import ModelError, ShapeshiftWarning
 from shapeshift.names import Registry
 from shapeshift.running.batches import call_model, device_of
 from shapeshift.running.wrappers import unwrap
@@ -142,6 +144,7 @@ class TeacherStudent(Distiller):
         self._teacher_recorder = Recorder(unwrap(teacher), teacher_features, only_with_gradients=False)
         self._student_recorder = Recorder(unwrap(student), student_features, only_with_gradients=True)
         self.autocast = autocast
+        self._has_warned = False
 
     @property
     def teacher(self) -> nn.Module:
@@ -185,6 +188,32 @@ class TeacherStudent(Distiller):
         Returns:
             A scalar.
         """
+
+    def counted(self, y: Any, shape: Sequence[int]) -> Tensor | None:
+        """Return which positions of a feature count, for methods that leave ignored labels out of :meth:`compare`.
+
+        Args:
+            y: The labels. Those of -100 are ignored, as in :func:`torch.nn.functional.cross_entropy`.
+            shape: The shape of the feature without its channels: (N, positions), or (N, rows, columns).
+
+        Returns:
+            A bool tensor of this shape; None if everything counts.
+
+        Warns:
+            ShapeshiftWarning: If ignored positions cannot be left out of the feature; once for each distiller.
+        """
+        counts, fits = counted(y, shape)
+        if not fits and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"labels of shape {tuple(y.shape)} ignore positions with -100, and the feature that "
+                f"{type(self).__name__} compares has the shape {tuple(shape)} without its channels, so ignored "
+                "positions count in the loss. Compare features with the positions of the labels, as layers=, or call "
+                "the distiller without labels",
+                ShapeshiftWarning,
+                stacklevel=2,
+            )
+        return None if counts is None else counts.to(device_of(self.student))
 
     def close(self) -> None:
         self._teacher_recorder.close()

@@ -14,8 +14,6 @@ from shapeshift.distill.recorder import Pass
 from shapeshift.distill.trace import first_tensor
 from shapeshift.errors import ConfigError, ModelError
 
-IGNORED = -100  # the label of positions that do not count, as in torch.nn.functional.cross_entropy
-
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over rows of logits.
@@ -27,9 +25,13 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
         student: The student's logits, of shape (N, classes).
         teacher: The teacher's logits, of shape (N, classes).
         temperature: The temperature T.
+
+    Returns:
+        A scalar; 0 if there are no rows.
     """
     log_probabilities = F.log_softmax(student / temperature, -1), F.log_softmax(teacher / temperature, -1)
-    return F.kl_div(*log_probabilities, reduction="batchmean", log_target=True) * temperature**2
+    total = F.kl_div(*log_probabilities, reduction="sum", log_target=True)
+    return total / max(1, len(student)) * temperature**2
 
 
 def find_logits(output: Any) -> list[Tensor]:
@@ -107,10 +109,7 @@ class KD(TeacherStudent):
         losses = []
         for target, logits in zip(teacher_logits, student_logits, strict=True):
             logits, target = at_least_float32(logits), at_least_float32(target)
-            rows = slice(None)
-            if isinstance(y, Tensor) and y.shape == logits.shape[:-1] and not y.is_floating_point():
-                rows = y.flatten() != IGNORED  # type: ignore[assignment]
-            losses.append(
-                soft_cross_entropy(logits.flatten(0, -2)[rows], target.flatten(0, -2)[rows], self.temperature)
-            )
+            counts = self.counted(y, logits.shape[:-1])
+            ours, theirs = (every.flatten(0, -2) if counts is None else every[counts] for every in (logits, target))
+            losses.append(soft_cross_entropy(ours, theirs, self.temperature))
         return self.weight * torch.stack(losses).sum()

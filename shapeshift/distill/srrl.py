@@ -141,19 +141,38 @@ class SRRL(TeacherStudent):
             )
 
     def compare(self, teacher: Pass, student: Pass, y: Any) -> Tensor:
-        """Return the sum of the losses of statistics and of softmax regression, with the factors alpha and beta."""
-        connected = at_least_float32(self.connector(student.features[0]))
-        target = teacher.features[0].to(connected.dtype)
+        """Return the sum of the losses of statistics and of softmax regression, with the factors alpha and beta.
+
+        Positions that ``y`` labels with -100 are left out.
+        """
+        maps, target = student.features[0], teacher.features[0]
+        counts, theirs = (self.counted(y, (len(every), *every.shape[2:])) for every in (maps, target))
+        connected = at_least_float32(self.connector(maps, counts))
+        if counts is not None and not counts.any():
+            return self.weight * connected.sum()  # 0, with a graph to all that is trained
+        target = target.to(connected.dtype)
         (head,) = self._head
         weight = head.weight.detach().to(connected.dtype)
         bias = None if head.bias is None else head.bias.detach().to(connected.dtype)
-        ours, theirs = map(self._positions_or_mean, (connected, target))
-        statistics = match_statistics(connected, target)
-        regression = match_softmax_regression(ours, theirs, weight.flatten(1), bias)
+        means = _means(connected, counts), _means(target, theirs)
+        read = (_positions(connected, counts), _positions(target, theirs)) if self._reads_positions else means
+        statistics = match_statistics(*(mean[..., None, None] for mean in means))
+        regression = match_softmax_regression(*read, weight.flatten(1), bias)
         return self.weight * (self.alpha * statistics + self.beta * regression)
 
-    def _positions_or_mean(self, maps: Tensor) -> Tensor:
-        return maps.flatten(2).movedim(1, 2) if self._reads_positions else maps.mean((2, 3))
+
+def _means(maps: Tensor, counts: Tensor | None) -> Tensor:
+    """Return the means over the positions that count, of shape (N, C), without samples that have none."""
+    if counts is None:
+        return maps.mean((2, 3))
+    numbers = counts.sum((1, 2))
+    sums = torch.where(counts[:, None], maps, 0).sum((2, 3))
+    return sums[numbers > 0] / numbers[numbers > 0, None]
+
+
+def _positions(maps: Tensor, counts: Tensor | None) -> Tensor:
+    """Return the features at the positions that count, of shape (..., C)."""
+    return maps.flatten(2).movedim(1, 2) if counts is None else maps.movedim(1, -1)[counts]
 
 
 def _named_feature(made: Trace, name: str, whose: str) -> Feature:

@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import nn
 
 from shapeshift.distill.features import Feature, is_norm, locate, positions
@@ -48,15 +49,24 @@ def find_stages(trace: Trace) -> list[Value]:
 
 def steps_of(trace: Trace) -> list[Step]:
     """Return the calls of submodules that take and return a batch of features, in the order in which they started."""
-    batch = _batch(trace)
+    batch, channels_last = _batch(trace), _channels_last(trace)
     steps = []
     for call in trace.calls:
         if call.path and call.input is not None and call.output is not None:
             shapes = call.input.tensor.shape, call.output.tensor.shape
             # The first dimension can also count the windows of an image, or the heads of attention.
             if all(len(shape) > 1 and shape[0] == batch for shape in shapes):
-                steps.append(Step(call, *map(positions, shapes)))
+                before, after = (
+                    positions(shape, len(shape) - 1 if shape in channels_last else None) for shape in shapes
+                )
+                steps.append(Step(call, before, after))
     return steps
+
+
+def _channels_last(trace: Trace) -> set[torch.Size]:
+    """List the shapes of features that a linear layer reads: their last axis counts channels."""
+    linear = [call for call in trace.calls if isinstance(call.module, nn.Linear)]
+    return {call.input.tensor.shape for call in linear if call.input is not None}
 
 
 def _batch(trace: Trace) -> int | None:
@@ -115,12 +125,21 @@ class Resolutions:
         """The last value at each resolution: the input of the call that leaves it, or the output of the last block."""
         ends = {step.before: step.call.input for step in self.reducing}
         lowest = min([max((step.before for step in self.steps), default=1), *(step.after for step in self.reducing)])
+        lowest = self._with_tokens(lowest)
         finals = [step.call for step in self.steps if step.after == lowest]
         # A single layer after the last block belongs to the classifier.
         blocks = [call for call in finals if call.inner and call.path in self.weighted]
         if finals:
             ends[lowest] = max(blocks or finals, key=lambda call: call.end).output
         return {resolution: value for resolution, value in ends.items() if value is not None}
+
+    def _with_tokens(self, lowest: int) -> int:
+        """Return the number of positions that the last blocks run at: class tokens may join those of the last map."""
+        left = max(self.reducing, key=lambda step: step.call.end, default=None)
+        if left is None or lowest in self.kept:
+            return lowest
+        blocks = [step for step in self.keeping if step.call.inner and step.call.end > left.call.end]
+        return next((step.after for step in blocks if lowest < step.after < left.before), lowest)
 
     @cached_property
     def kept(self) -> set[int]:

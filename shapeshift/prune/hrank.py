@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shapeshift.budget import count_parameters
-from shapeshift.errors import ConfigError, ModelError
+from shapeshift.errors import ConfigError, ModelError, ShapeshiftWarning
 from shapeshift.prune.channels import ChannelSet, Place, channel_sets
 from shapeshift.prune.feature_ranks import check_plain, feature_ranks, known_layers, measure_ranks
 from shapeshift.prune.groups import Filters, Rate, find_filters
@@ -67,6 +68,9 @@ def hrank(
             them.
         MissingExtraError: If torch-pruning, or tqdm for the progress bar, is not installed.
 
+    Warns:
+        ShapeshiftWarning: If a layer loses filters and all of its ranks are the same.
+
     Example:
         >>> import torch
         >>> from torch import nn
@@ -88,6 +92,7 @@ def hrank(
     rates = filters.rates(rate)
     if ranks is None:
         ranks = feature_ranks(pruned, batches, filters.layers, progress=progress)
+    _warn_of_equal_ranks(filters, ranks, rates)
     dropped = dropped_sets(filters, ranks, rates)
     if mask:
         mask_entries(pruned, _entries(pruned, dropped))
@@ -152,6 +157,25 @@ def removable_filters(model: nn.Module, example: Inputs, ranks: Mapping[str, Ten
         shown = "".join(reasons[:_SHOWN]) + more
         raise ModelError(f"{type(model).__name__} has no filters that can be removed:{shown}")
     return filters
+
+
+def _warn_of_equal_ranks(filters: Filters, ranks: Mapping[str, Tensor], rates: Sequence[float]) -> None:
+    """Warn if layers lose filters by ranks that are all the same."""
+    equal = [
+        ", ".join(group.layers)
+        for group, rate in zip(filters.groups, rates, strict=True)
+        if group.dropped(ranks, rate) and len(group.scores(ranks).unique()) == 1
+    ]
+    if equal:
+        more = f" and {len(equal) - _SHOWN} more layers" if len(equal) > _SHOWN else ""
+        warnings.warn(
+            f"all filters of {'; '.join(equal[:_SHOWN])}{more} have the same rank, so the ranks do not distinguish "
+            "them, and the first ones are removed. Maps often have full rank where the activation sets no value to 0, "
+            "as LeakyReLU, SiLU and Tanh. Give other scores of the filters as ranks=, such as the norms of their "
+            "weights, or rate 0 for these layers",
+            ShapeshiftWarning,
+            stacklevel=4,  # the caller of hrank, which is wrapped
+        )
 
 
 def dropped_sets(filters: Filters, ranks: Mapping[str, Tensor], rates: Sequence[float]) -> list[ChannelSet]:

@@ -13,6 +13,8 @@ from shapeshift.errors import DataError, ModelError
 from shapeshift.running.batches import Batches, Inputs, device_of, read_batch
 from shapeshift.running.modes import evaluating
 
+IGNORED = -100  # the label of positions that do not count, as in torch.nn.functional.cross_entropy
+
 
 def read_labelled(batch: Any, device: torch.device) -> tuple[Inputs, Tensor]:
     """Read the model's arguments and the labels in a batch that a loader yields.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from shapeshift.running.batches import Inputs, device_of
-from shapeshift.running.modes import evaluating
+from shapeshift.running.modes import evaluating, unfused
 
 
 def count_macs(model: nn.Module, inputs: Inputs) -> int:
@@ -37,13 +37,11 @@ def _countable(model: nn.Module) -> Iterator[None]:
     are passed to a submodule as arguments.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     model.requires_grad_(False)
     try:
-        yield
+        with unfused():
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
         for parameter in trainable:
             parameter.requires_grad_(True)
 

@@ -21,6 +21,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Let torch's own transformer layers run their parts one by one, so that hooks and counters see them."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 def is_eager() -> bool:
     """Return whether no compiler, tracer or function transform is active; these need plain operations."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]

@@ -46,6 +46,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], int, int]] = {
     "swin_tiny_patch4_window7_224": ({"img_size": 64, "embed_dim": 24, "depths": (2, 2, 2, 2)}, 64, 0),
     "pvt_v2_b0": ({}, 64, 0),  # whose attention reduces resolution on the side
     "coatnet_nano_rw_224": ({"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": (32, 32, 64, 64)}, 64, 1),
+    # Its layers run on blocks of the map, of shape (N, blocks, positions, channels).
+    "nest_tiny": ({"img_size": 64}, 64, 0),
     "resnetv2_50": ({}, 64, 1),
     "nf_resnet26": ({}, 64, 1),
 }
@@ -67,6 +69,15 @@ ENDS: dict[str, tuple[dict[str, Any], int, list[str]]] = {
             "the input of focalnet.encoder.stages.0.downsample",
             "the input of focalnet.encoder.stages.1.downsample",
             "focalnet",
+        ],
+    ),
+    # A class token joins the positions of the last stage.
+    "Pvt": (
+        {"image_size": 64, "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1] * 4, "depths": [1, 1, 1, 2]},
+        64,
+        [
+            *(f"the input of pvt.encoder.patch_embeddings.{stage}" for stage in (1, 2, 3)),
+            "pvt",
         ],
     ),
     "Levit": (
