@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.surgery.attached import is_attached, is_generated
+from shapeshift.surgery.other_tools import adapt_hub_mixin, adapt_module
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, put_first
 
 
@@ -106,6 +107,7 @@ def _adapt_graph(base: Any, root: bool) -> dict[str, Any]:
 
 
 ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
+    nn.Module: adapt_module,
     nn.RNNBase: _adapt_rnn,
     nn.Sequential: _adapt_container,
     nn.ModuleList: _adapt_container,
@@ -145,4 +147,5 @@ def _adapt_resizing(base: Any) -> Callable[..., Any]:
 MODEL_METHODS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "get_expanded_tied_weights_keys": _adapt_ties,
     "resize_token_embeddings": _adapt_resizing,
+    "_save_pretrained": adapt_hub_mixin,
 }
