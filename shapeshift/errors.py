@@ -29,6 +29,10 @@ class GeneratedWeightError(ShapeshiftError, RuntimeError):
     """A write to a generated weight, which would be lost."""
 
 
+class ShapeshiftWarning(UserWarning):
+    """A result that differs from the dense model's, where the library cannot raise an error."""
+
+
 class MissingExtraError(ShapeshiftError, ImportError):
     """A feature whose optional dependency is not installed.
 

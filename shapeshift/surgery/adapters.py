@@ -14,6 +14,7 @@ from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.surgery.attached import is_attached, is_generated
 from shapeshift.surgery.other_tools import adapt_hub_mixin, adapt_module
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, put_first
+from shapeshift.surgery.state import adapt_loading, adapt_saving
 
 
 def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
@@ -147,5 +148,7 @@ def _adapt_resizing(base: Any) -> Callable[..., Any]:
 MODEL_METHODS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "get_expanded_tied_weights_keys": _adapt_ties,
     "resize_token_embeddings": _adapt_resizing,
+    "_save_to_state_dict": adapt_saving,
+    "_load_from_state_dict": adapt_loading,
     "_save_pretrained": adapt_hub_mixin,
 }
