@@ -13,6 +13,8 @@ import torch.ao.quantization as quantization
 import torch.nn.utils.prune as torch_prune
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+from torch.ao.pruning import WeightNormSparsifier
+from torch.ao.quantization.quantize_fx import prepare_fx
 from torch.nn.utils import parametrizations, parametrize
 
 import shapeshift
@@ -34,6 +36,7 @@ REPLACING: dict[str, Callable[[nn.Module], Any]] = {
         [(model[0], "weight"), (model[2], "weight")], torch_prune.L1Unstructured, amount=0.5
     ),
     "register_parametrization": lambda model: parametrize.register_parametrization(model[0], "weight", Symmetric()),
+    "sparsifier": lambda model: WeightNormSparsifier().prepare(model, [{"tensor_fqn": "0.weight"}]),
     "orthogonal": lambda model: parametrizations.orthogonal(model[0]),
     "spectral_norm": lambda model: parametrizations.spectral_norm(model[0]),
     "weight_norm": lambda model: parametrizations.weight_norm(model[0]),
@@ -117,6 +120,11 @@ class TestQuantization:
             model.qconfig = quantization.get_default_qat_qconfig("fbgemm")
         with pytest.raises(ModelError, match="pass over Sequential"):
             prepare(model)
+
+    def test_of_a_traced_graph_is_refused(self) -> None:
+        model = shapeshift.compress(mlp().eval(), "60%")
+        with pytest.raises(ModelError, match="trace the plain model first"):
+            prepare_fx(model, {"": quantization.default_qconfig}, (torch.randn(2, 16),))
 
     def test_settings_of_before_stay(self) -> None:
         model = mlp()
