@@ -15,7 +15,6 @@ from shapeshift.checkpoint.matching import (
     adapted_plan,
     check_generates,
     plan_differences,
-    same_sharing,
     state_after,
     state_differences,
 )
@@ -25,6 +24,7 @@ from shapeshift.prune.record import PruningRecord
 from shapeshift.surgery.attached import original_class
 from shapeshift.surgery.layers import check_attachable
 from shapeshift.surgery.shared_parameters import SharedParameters
+from shapeshift.surgery.sharing import sharing_difference
 from shapeshift.version import __version__
 
 FORMAT = "shapeshift"
@@ -138,9 +138,10 @@ class Checkpoint:
         Raises:
             CheckpointError: if it is not.
         """
-        if self.plan is None or not same_sharing(self.plan, plan):
+        difference = "the state has none" if self.plan is None else sharing_difference(self.plan, plan)
+        if difference is not None:
             raise CheckpointError(
-                f"the model is compressed by another plan than the one in {self.folder}; "
+                f"the model is compressed by another plan than the one in {self.folder}: {difference}; "
                 "load into a freshly built model, or call shapeshift.materialize(model) first"
             )
 

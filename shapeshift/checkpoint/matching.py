@@ -95,19 +95,6 @@ def state_differences(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
     return differences
 
 
-def same_sharing(plan: Plan, other: Plan) -> bool:
-    """Tell whether two plans generate the same weights from the same shared parameters."""
-
-    def essence(plan: Plan) -> Any:
-        groups = [
-            (group.name, [(weight.names, weight.shape) for weight in group.weights], group.layout)
-            for group in plan.groups
-        ]
-        return plan.config.combine, plan.config.upsample, groups
-
-    return bool(essence(plan) == essence(other))
-
-
 def check_generates(shared: SharedParameters) -> None:
     """Check that each weight of a plan comes out of its shared parameters in its shape.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shapeshift.errors import ModelError
 from shapeshift.prune.record import find_pruned, record_of
 from shapeshift.running.modes import is_sharded
-from shapeshift.surgery.attached import is_attached, is_generated, original_class
+from shapeshift.surgery.attached import generated_names, is_attached, is_generated, original_class
 from shapeshift.surgery.roots import find_root, require_root, require_shared
 
 
@@ -114,13 +114,20 @@ def check_wrapper(model: nn.Module, root: nn.Module) -> None:
 
 
 def _check_plan(root: nn.Module) -> None:
-    """Refuse a model that lacks a weight which its plan generates: no freshly built model would fit its checkpoint."""
-    names = (name for weight in require_shared(root).plan.weights for name in weight.names)
+    """Refuse a model whose layers are not those of its plan: no freshly built model would fit its checkpoint."""
+    names = {name: None for weight in require_shared(root).plan.weights for name in weight.names}
     lost = [name for name in names if not is_generated(root, name)]
     if lost:
         raise ModelError(
             f"{lost[0]} was generated when the model was compressed and is not any more: the layer was replaced. "
             "Replace layers before shapeshift.compress(model, ...), or after shapeshift.materialize(model)"
+        )
+    added = [name for name in generated_names(root) if name not in names]
+    if added:
+        raise ModelError(
+            f"{added[0]} is generated and was not a name of a weight when the model was compressed: its layer was put "
+            "there since. Put layers in place before shapeshift.compress(model, ...), or after "
+            "shapeshift.materialize(model)"
         )
 
 

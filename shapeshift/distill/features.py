@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from shapeshift.distill.trace import Call, Trace, Value
 from shapeshift.running.channels import channel_axis
-from shapeshift.surgery.attached import is_attached
+from shapeshift.surgery.attached import is_attached, original_class
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def locate(trace: Trace, value: Value, norm: Call | None = None) -> Feature | No
         calls = [call for call in last if call.path and getattr(call, side) == value]
         if side == "output":  # a dropout returns its input in evaluation, but not in training
             calls = [call for call in calls if not isinstance(call.module, nn.modules.dropout._DropoutNd)]
-        calls = [call for call in calls if type(call.module) is not nn.Sequential] or calls
+        calls = [call for call in calls if original_class(call.module) is not nn.Sequential] or calls
         if calls:
             shape = tuple(value.tensor.shape)
             axis = channel_axis(shape, None if norm is None else norm_channels(norm.module))

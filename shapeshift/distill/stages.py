@@ -15,7 +15,7 @@ from torch import nn
 
 from shapeshift.distill.features import Feature, is_norm, locate, positions
 from shapeshift.distill.trace import Call, ReLU, Trace, Value, first_tensor
-from shapeshift.surgery.attached import is_attached
+from shapeshift.surgery.attached import is_attached, original_class
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Resolutions:
 
     def _leads_on(self, step: Step) -> bool:
         """Return whether a module by itself leads to the next resolution. In a sequence or a stage, a part does."""
-        if not 1 < step.after < step.before or type(step.call.module) is nn.Sequential:
+        if not 1 < step.after < step.before or original_class(step.call.module) is nn.Sequential:
             return False
         # Neither a squeeze to one position, as in squeeze-and-excitation, nor the padded form of the resolution that
         # the module leaves is a resolution of the network.
@@ -172,7 +172,7 @@ class Resolutions:
             return False
         # Several blocks at the resolution before it are a stage. A convolution with its normalisation is no block.
         blocks = [
-            (call.parent, type(call.module))
+            (call.parent, original_class(call.module))
             for call in step.call.inner
             if self.sizes.get(call) == {step.before} and self._layers_with_weights(call) > 1
         ]
@@ -188,7 +188,7 @@ def _repeated_layers(keeping: Sequence[Step]) -> list[Value]:
     siblings: defaultdict[tuple[str, type[nn.Module]], dict[str, Value]] = defaultdict(dict)
     for step in keeping:
         if step.call.inner and step.call.output is not None:
-            siblings[step.call.parent, type(step.call.module)][step.call.path] = step.call.output
+            siblings[step.call.parent, original_class(step.call.module)][step.call.path] = step.call.output
     return list(max(siblings.values(), key=len, default={}).values())
 
 

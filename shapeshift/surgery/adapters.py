@@ -12,7 +12,9 @@ from torch.fx import GraphModule
 
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.surgery.attached import is_attached, is_generated
+from shapeshift.surgery.other_tools import adapt_hub_mixin, adapt_module
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, put_first
+from shapeshift.surgery.state import adapt_loading, adapt_saving
 
 
 def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
@@ -106,6 +108,7 @@ def _adapt_graph(base: Any, root: bool) -> dict[str, Any]:
 
 
 ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
+    nn.Module: adapt_module,
     nn.RNNBase: _adapt_rnn,
     nn.Sequential: _adapt_container,
     nn.ModuleList: _adapt_container,
@@ -145,4 +148,7 @@ def _adapt_resizing(base: Any) -> Callable[..., Any]:
 MODEL_METHODS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "get_expanded_tied_weights_keys": _adapt_ties,
     "resize_token_embeddings": _adapt_resizing,
+    "_save_to_state_dict": adapt_saving,
+    "_load_from_state_dict": adapt_loading,
+    "_save_pretrained": adapt_hub_mixin,
 }

@@ -28,6 +28,16 @@ def weight_sources(module: nn.Module) -> dict[str, tuple[WeightSource, int]]:
     return found
 
 
+def generated_names(model: nn.Module) -> list[str]:
+    """Return the dotted name of each generated parameter of a model; all of them where a module has several paths."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules(remove_duplicate=False)
+        if is_attached(module)
+        for name in weight_sources(module)
+    ]
+
+
 def is_generated(model: nn.Module, name: str) -> bool:
     """Tell whether a parameter of a model, by its dotted name, is generated; False if there is none of that name."""
     path, _, parameter = name.rpartition(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +14,7 @@ from shapeshift.generators import WeightGenerator
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.running.modes import is_eager
 from shapeshift.surgery.lazy_weight import LazyWeight
+from shapeshift.surgery.orphans import warn_without_owner
 from shapeshift.weights import Weight
 
 
@@ -74,6 +76,11 @@ class WeightSource:
         generator: The generator of the group.
     """
 
+    #: The shared parameters that hold the generator; None for a copy that was made without them.
+    owner: weakref.ref[Any] | None = None
+    #: Whether a warning has said that there are none.
+    warned = False
+
     def __init__(self, generator: WeightGenerator[Any]) -> None:
         self.generator = generator
         self._buffers = BufferPool()
@@ -102,6 +109,7 @@ class WeightSource:
             return current.weights[index]
         if torch.compiler.is_compiling():
             return self.generator.generate([index])[0]
+        warn_without_owner(self, index)
         return LazyWeight.of(self.generator, index)
 
     def check_unwritten(self) -> None:
@@ -125,4 +133,4 @@ class WeightSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start outside of any forward pass.
-        return {**self.__dict__, "_current": None}
+        return {**self.__dict__, "_current": None, "owner": None, "warned": False}

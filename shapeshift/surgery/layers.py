@@ -14,6 +14,7 @@ from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
 from shapeshift.surgery.attached import ORDER, SOURCES, is_attached, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
+from shapeshift.surgery.own_parameters import OwnParameters, refuse_generated
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 
@@ -27,8 +28,8 @@ def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root
     """
     module.__dict__[SOURCES] = sources
     module.__dict__[ORDER] = tuple(module._parameters)
-    for name in sources:
-        del module._parameters[name]
+    own = {name: parameter for name, parameter in module._parameters.items() if name not in sources}
+    module.__dict__["_parameters"] = OwnParameters(own, sources)
     if isinstance(module, nn.RNNBase):
         del module.__dict__["_flat_weights"]
     module.__class__ = generated_class(type(module), tuple(sources), root)  # type: ignore[arg-type]
@@ -53,10 +54,9 @@ def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     order = module.__dict__.pop(ORDER)
     del module.__dict__[SOURCES]
     parameters = {**module._parameters, **weights}
-    module._parameters.clear()
-    for name in (*order, *parameters):
-        if name in parameters:
-            module._parameters[name] = parameters[name]
+    module.__dict__["_parameters"] = {
+        name: parameters[name] for name in dict.fromkeys((*order, *parameters)) if name in parameters
+    }
     if isinstance(module, nn.RNNBase):
         module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
         module.flatten_parameters()
@@ -124,6 +124,7 @@ def _refuse(module: nn.Module, name: str) -> None:
 def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
     if name in self.__dict__[SOURCES]:
         _refuse(self, name)
+    refuse_generated(param)
     original_class(self).register_parameter(self, name, param)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from shapeshift.errors import ModelError
-from shapeshift.surgery.attached import is_attached
+from shapeshift.surgery.attached import is_attached, weight_sources
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 
@@ -29,11 +29,33 @@ def find_root(model: nn.Module) -> nn.Module | None:
     return roots[0] if roots else None
 
 
+def check_registered(root: nn.Module) -> None:
+    """Raise if a layer of a compressed model reads shared parameters that the model does not hold.
+
+    Raises:
+        ModelError: if so.
+    """
+    attached = [module for module in root.modules() if is_attached(module)]
+    registered = {
+        source for module in attached if ATTRIBUTE in module._modules for source in getattr(module, ATTRIBUTE).sources
+    }
+    for module in attached:
+        for name, (source, index) in weight_sources(module).items():
+            if source not in registered:
+                path = next(path for path, found in root.named_modules() if found is module)
+                raise ModelError(
+                    f"{path}.{name} {source.weights[index].shape} is generated from shared parameters that the model "
+                    "does not hold: its layer is a copy of a compressed one, or belongs to another model. They are "
+                    "not trained with this model, and its state lacks them. Add the layer before "
+                    "shapeshift.compress(model, ...), or call shapeshift.materialize(model) first"
+                )
+
+
 def require_root(model: nn.Module) -> nn.Module:
     """Return the root of the one compressed model in a module.
 
     Raises:
-        ModelError: if there is none, or several.
+        ModelError: if there is none, or several, or a layer reads shared parameters that are not in the model.
     """
     root = find_root(model)
     if root is None and is_compressed(model):
@@ -43,6 +65,7 @@ def require_root(model: nn.Module) -> nn.Module:
         )
     if root is None:
         raise ModelError(f"{type(model).__name__} is not compressed; call shapeshift.compress(model, budget) first")
+    check_registered(root)
     return root
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +47,15 @@ class SharedParameters(nn.ModuleDict):
             self[group.name] = given.get(group.name) or plan.generator.build(group.weights, group.layout, plan.config)
         #: Where the layers of each group read their weights.
         self.sources = [WeightSource(generator) for generator in self.generators()]
+        self._own_sources()
+
+    def _own_sources(self) -> None:
+        for source in self.sources:
+            source.owner = weakref.ref(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._own_sources()
 
     @classmethod
     def reserved_names(cls) -> set[str]:
@@ -66,6 +78,11 @@ class SharedParameters(nn.ModuleDict):
         rng = torch.Generator().manual_seed(seed)
         for generator in self.generators():
             generator.reset_parameters(rng)
+
+    @functools.cached_property
+    def plan_text(self) -> str:
+        """The plan as JSON, which every state dict carries."""
+        return json.dumps(self.plan.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan and the errors of the fit as a dict that JSON can hold."""

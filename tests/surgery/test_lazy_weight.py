@@ -113,7 +113,8 @@ class TestWriting:
         assert_close(model(x), expected, "identical")
 
     def test_out_of_place_operations_are_allowed(self) -> None:
-        weight = compressed(mlp())[0].weight
+        model = compressed(mlp())
+        weight = model[0].weight
         assert (weight * 2).shape == weight.t().shape == (~(weight > 0)).shape == (16, 16)
 
 

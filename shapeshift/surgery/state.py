@@ -1,0 +1,58 @@
+"""What the state dict of a compressed model carries besides tensors, and what is checked before one is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from shapeshift.errors import CheckpointError
+from shapeshift.plan import Plan
+from shapeshift.surgery.roots import check_registered
+from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
+from shapeshift.surgery.sharing import sharing_difference
+
+#: Where the plan is in the metadata that a state dict has for the root.
+PLAN = "shapeshift_plan"
+
+
+def adapt_saving(base: Any) -> Callable[..., None]:
+    """Put the plan into the state dict's metadata: torch.save keeps it, and it is no entry of the state dict."""
+
+    def save_to_state_dict(self: Any, destination: Any, prefix: str, keep_vars: bool) -> None:
+        check_registered(self)
+        base._save_to_state_dict(self, destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None:
+            metadata[PLAN] = getattr(self, ATTRIBUTE).plan_text
+
+    return save_to_state_dict
+
+
+def adapt_loading(base: Any) -> Callable[..., None]:
+    """Refuse the state of a model that was compressed in another way, before anything is copied into the model."""
+
+    def load_from_state_dict(
+        self: nn.Module, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *rest: Any
+    ) -> None:
+        shared: SharedParameters = getattr(self, ATTRIBUTE)
+        plan = local_metadata.get(PLAN, shared.plan_text)
+        if plan != shared.plan_text and any(name.startswith(f"{prefix}{ATTRIBUTE}.") for name in state_dict):
+            _check_same_sharing(plan, shared.plan)
+        base._load_from_state_dict(self, state_dict, prefix, local_metadata, *rest)
+
+    return load_from_state_dict
+
+
+def _check_same_sharing(text: str, plan: Plan) -> None:
+    try:
+        difference = sharing_difference(Plan.from_dict(json.loads(text)), plan)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        difference = f"the state's plan cannot be read ({type(error).__name__}: {error})"
+    if difference is not None:
+        raise CheckpointError(
+            f"the state dict is that of a model whose weights share in another way: {difference}. Build the model and "
+            "compress it as that model was, or store it by shapeshift.save(model, directory), which keeps the plan"
+        )
