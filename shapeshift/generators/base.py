@@ -125,6 +125,9 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
     #: Whether ``init="fit"`` can fit the parameters to given weights.
     fits: ClassVar[bool] = False
 
+    #: Keeps a call in the graphs of torch.fx that use none of its weights, since their layers may use them.
+    _is_impure = True
+
     #: Constant factors; :meth:`gains_of` finds those of a weight.
     gains: Tensor
 
@@ -208,6 +211,10 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
         kind = self.gains.device.type
         with contextlib.nullcontext() if self.gains.is_meta else torch.autocast(kind, enabled=False):
             return self.make(indices, buffers)
+
+    def forward(self) -> list[Tensor]:
+        """Return all weights of the group. The graphs of torch.fx call a generator as a module."""
+        return self.generate(range(len(self.weights)))
 
     def times_zero_factor(self, index: int, weight: Tensor) -> Tensor:
         """Multiply a weight that starts at zero by its learned factor; return any other weight as it is."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
 
 @contextmanager
@@ -35,6 +36,8 @@ def unfused() -> Iterator[None]:
 def is_eager() -> bool:
     """Return whether no compiler, tracer or function transform is active; these need plain operations."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    if is_fx_symbolic_tracing():  # torch.fx.experimental.make_fx traces operations
         return False
     return not torch._C._are_functorch_transforms_active()
 

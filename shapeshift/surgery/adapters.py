@@ -15,6 +15,20 @@ from shapeshift.surgery.attached import is_attached, is_generated
 from shapeshift.surgery.other_tools import adapt_hub_mixin, adapt_module
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, put_first
 from shapeshift.surgery.state import adapt_loading, adapt_saving
+from shapeshift.surgery.traced_pass import find_tracer
+
+
+def _adapt_untraceable(base: Any, root: bool) -> dict[str, Any]:
+    """torch.fx calls torch's own layers as a whole; most can be traced as well, and those that cannot are called."""
+
+    @functools.wraps(base.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tracer = find_tracer(args, kwargs)
+        if tracer is None:
+            return base.forward(self, *args, **kwargs)
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
+
+    return {"forward": forward}
 
 
 def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
@@ -24,6 +38,7 @@ def _adapt_rnn(base: type[nn.Module], root: bool) -> dict[str, Any]:
         return [getattr(self, name) for name in self._flat_weights_names]
 
     return {
+        **_adapt_untraceable(base, root),
         "_flat_weights": property(flat_weights, lambda self, value: None),
         "flatten_parameters": lambda self: None,
     }
@@ -110,6 +125,7 @@ def _adapt_graph(base: Any, root: bool) -> dict[str, Any]:
 ADAPTERS: dict[type[nn.Module], Callable[[Any, bool], dict[str, Any]]] = {
     nn.Module: adapt_module,
     nn.RNNBase: _adapt_rnn,
+    nn.MultiheadAttention: _adapt_untraceable,
     nn.Sequential: _adapt_container,
     nn.ModuleList: _adapt_container,
     nn.ModuleDict: _adapt_dict,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.fx import Tracer
 
 from shapeshift.errors import GeneratedWeightError
 from shapeshift.generators import WeightGenerator
@@ -15,6 +16,7 @@ from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.running.modes import is_eager
 from shapeshift.surgery.lazy_weight import LazyWeight
 from shapeshift.surgery.orphans import warn_without_owner
+from shapeshift.surgery.traced_pass import TracedPass, check_untraced
 from shapeshift.weights import Weight
 
 
@@ -85,7 +87,7 @@ class WeightSource:
         self.generator = generator
         self._buffers = BufferPool()
         # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
-        self._current: ForwardPass | None = None
+        self._current: ForwardPass | TracedPass | None = None
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -97,8 +99,11 @@ class WeightSource:
         """Whether a forward pass has begun and not ended."""
         return self._current is not None
 
-    def begin(self) -> None:
-        """Generate every weight for the forward pass that starts now."""
+    def begin(self, tracer: Tracer | None = None) -> None:
+        """Generate every weight for the forward pass that starts now, or let the graph of a tracer generate them."""
+        if tracer is not None:
+            self._current = TracedPass(self.generator, tracer)
+            return
         weights = self.generator.generate(range(len(self.weights)), self._buffers)
         self._current = ForwardPass.of(weights, list(self.generator.parameters()))
 
@@ -106,10 +111,12 @@ class WeightSource:
         """Return one weight: that of the running forward pass, or a lazy one."""
         current = self._current
         if current is not None and current.is_current:
-            return current.weights[index]
+            weight: Tensor = current.weights[index]
+            return weight
         if torch.compiler.is_compiling():
             return self.generator.generate([index])[0]
         warn_without_owner(self, index)
+        check_untraced(self.weights[index])
         return LazyWeight.of(self.generator, index)
 
     def check_unwritten(self) -> None:

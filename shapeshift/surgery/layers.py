@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
@@ -16,6 +15,7 @@ from shapeshift.surgery.attached import ORDER, SOURCES, is_attached, original_cl
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.own_parameters import OwnParameters, refuse_generated
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
+from shapeshift.surgery.traced_pass import find_tracer
 
 
 def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root: bool) -> None:
@@ -153,22 +153,15 @@ def _refuse_scripting(self: nn.Module) -> nn.Module:
     )
 
 
-def _refuse_symbols(self: nn.Module, *inputs: Any) -> None:
-    if any(isinstance(value, Proxy) for value in inputs):
-        raise ModelError(
-            f"torch.fx traces {type(self).__name__} into a graph that would lack what generates its weights: trace "
-            "the plain model first, also for a feature extractor, and shapeshift.compress the traced one"
-        )
-
-
 def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(forward)
+    attribute, tracer_of = ATTRIBUTE, find_tracer  # no globals: see below
+
     def generate_and_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        shared: SharedParameters = getattr(self, ATTRIBUTE)
-        _refuse_symbols(self, *args, *kwargs.values())
+        shared: SharedParameters = getattr(self, attribute)
+        tracer = tracer_of(args, kwargs)
         try:
             for source in shared.sources:
-                source.begin()
+                source.begin(tracer)
             outputs = forward(self, *args, **kwargs)
             for source in shared.sources:
                 source.check_unwritten()
@@ -177,9 +170,13 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
             for source in shared.sources:
                 source.end()
 
-    # torch.compile caches its results, and its failures, by code object: give each class one of its own.
-    generate_and_forward.__code__ = generate_and_forward.__code__.replace()  # type: ignore[attr-defined]
-    return generate_and_forward
+    # torch.compile caches its results, and its failures, by code object: give each class one of its own. torch.fx
+    # looks for the functions that it does not trace into among the globals of a forward: give it those of the model.
+    code = generate_and_forward.__code__.replace()
+    wrapper = types.FunctionType(
+        code, getattr(forward, "__globals__", globals()), closure=generate_and_forward.__closure__
+    )
+    return functools.wraps(forward)(wrapper)
 
 
 def _named_children(base: Any) -> Callable[..., Any]:

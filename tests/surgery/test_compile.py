@@ -78,16 +78,6 @@ def test_a_graph_that_breaks_in_the_middle_of_a_pass() -> None:
     assert counter.frame_count == 1
 
 
-def test_a_compressed_model_is_not_traced_into_a_graph() -> None:
-    model = shapeshift.compress(mlp(depth=2), "60%")
-    for wrapped in (model, nn.Sequential(model, nn.ReLU())):
-        with pytest.raises(ModelError, match=r"torch\.fx traces Sequential.*compress the traced one"):
-            torch.fx.symbolic_trace(wrapped)
-    graph = shapeshift.compress(torch.fx.symbolic_trace(mlp(depth=2)), "60%")
-    graph(torch.randn(2, 16)).sum().backward()
-    assert all(parameter.grad is not None for parameter in graph.parameters())
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
 def test_a_compressed_model_is_not_scripted() -> None:
     model = shapeshift.compress(mlp(), 0.5)
