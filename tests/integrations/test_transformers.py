@@ -453,17 +453,13 @@ class TestLoading:
         "unknown generator": (lambda found: found["recipe"]["plan"]["config"].update(combine="magic"), "'magic'"),
         "outside of the store": (
             lambda found: found["recipe"]["plan"]["groups"][0]["layout"]["draws"][0].update(offset=10**6),
-            "damaged: its plan does not work",
+            "damaged: its plan cannot be read",
         ),
         "another shape": (
             lambda found: found["recipe"]["plan"]["groups"][0]["weights"][1].update(shape=[2, 2]),
-            r"transformer\.wpe\.weight is \(2, 2\) in the checkpoint and \(24, 16\) in the model",
+            "damaged: its plan does not work",
         ),
         "another module": (lambda found: found.update(module="transformer"), "is not a parameter of the model"),
-        "another tie": (
-            lambda found: found["recipe"]["plan"]["groups"][0]["weights"][0].update(names=["transformer.wte.weight"]),
-            r"is tied as \['transformer\.wte\.weight'\] in the checkpoint and as \['lm_head\.weight', ",
-        ),
     }
 
     @pytest.mark.parametrize("kind", DAMAGES)
@@ -487,18 +483,6 @@ class TestLoading:
         save_file({**content, store: torch.zeros(3, 1)}, file, {"format": "pt"})
         with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
             AutoCausal.from_pretrained(tmp_path)
-
-    def test_another_head_is_refused_with_the_way_out(self, tmp_path: Path) -> None:
-        model, inputs = trained(shapeshift.compress(bert(), "50%")), words()
-        model.save_pretrained(tmp_path)
-        with pytest.raises(CheckpointError, match=r"(?s)cls\.predictions.*shapeshift\.materialize\(model\)") as caught:
-            transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
-        assert "For another head, load it as BertForMaskedLM" in str(caught.value)
-        plain = shapeshift.materialize(transformers.AutoModelForMaskedLM.from_pretrained(tmp_path))
-        plain.save_pretrained(tmp_path / "plain")
-        other = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
-        hidden = model.bert(*inputs).last_hidden_state
-        assert_close(other.bert(*inputs).last_hidden_state, hidden, "identical")
 
     def test_a_compressed_base_model_takes_any_head(self, tmp_path: Path) -> None:
         whole, inputs = bert(), words()
