@@ -41,18 +41,20 @@ _from_pretrained = transformers.PreTrainedModel.from_pretrained.__func__  # type
 
 
 @functools.wraps(_from_pretrained)
-def from_pretrained(cls: Any, path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """Load a model of transformers, with the recipe of its folder if the user's own configuration has none.
 
     Without a recipe, transformers would initialise the generated weights at random.
     """
+    config = kwargs.get("config")
     if isinstance(config, transformers.PreTrainedConfig) and not hasattr(config, "quantization_config"):
-        file = Path(path or "", kwargs.get("subfolder", ""), "config.json")
+        folder = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        file = Path(folder or "", kwargs.get("subfolder", ""), "config.json")
         written = json.loads(file.read_text()).get("quantization_config") if file.is_file() else None
         if written is not None and written.get("quant_method") == METHOD:
-            config = copy.deepcopy(config)
-            config.quantization_config = written
-    return _from_pretrained(cls, path, *args, config=config, **kwargs)
+            kwargs["config"] = copy.deepcopy(config)
+            kwargs["config"].quantization_config = written
+    return _from_pretrained(cls, *args, **kwargs)
 
 
 transformers.PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[arg-type, assignment]

@@ -368,12 +368,41 @@ class TestTies:
     def test_resizing_generated_embeddings_is_refused(self, tmp_path: Path) -> None:
         shapeshift.compress(gpt2(), "50%").save_pretrained(tmp_path)
         model = AutoCausal.from_pretrained(tmp_path)
-        with pytest.raises(GeneratedWeightError, match=r"Resize before .* or after shapeshift\.materialize"):
+        with pytest.raises(GeneratedWeightError, match=r"Call it before .* or after shapeshift\.materialize"):
             model.resize_token_embeddings(60)
         assert model.config.vocab_size == 48
         shapeshift.materialize(model).resize_token_embeddings(60, mean_resizing=False)
         shapeshift.compress(model, "50%").save_pretrained(tmp_path)
         assert AutoCausal.from_pretrained(tmp_path).lm_head.weight.shape == (60, 16)
+
+    def test_are_listed_and_tied_again_without_a_change(self) -> None:
+        plain = gpt2()
+        model, inputs = shapeshift.compress(gpt2(), "50%").eval(), words()
+        before = logits(model, inputs)
+        for found in (model.get_expanded_tied_weights_keys(), model.get_expanded_tied_weights_keys(all_submodels=True)):
+            assert found == plain.get_expanded_tied_weights_keys()
+        for call in (model.tie_weights, model.init_weights, model.post_init):
+            call()
+            assert model.all_tied_weights_keys == plain.all_tied_weights_keys
+        assert_close(logits(model, inputs), before, "identical")
+
+    @pytest.mark.parametrize("method", ["set_input_embeddings", "set_output_embeddings"])
+    def test_are_not_parted_by_new_embeddings(self, method: str) -> None:
+        model = shapeshift.compress(gpt2(), "50%")
+        before = model.get_submodule("transformer.wte"), model.get_submodule("lm_head")
+        with pytest.raises(GeneratedWeightError, match=rf"{method}\(\) would replace an embedding that is generated"):
+            getattr(model, method)(torch.nn.Embedding(60, 16))
+        assert (model.get_submodule("transformer.wte"), model.get_submodule("lm_head")) == before
+        kept = shapeshift.compress(gpt2(), "60%", exclude=["transformer.wte"])
+        kept.set_input_embeddings(torch.nn.Embedding(48, 16))
+        kept.tie_weights()
+        assert kept.lm_head.weight is kept.transformer.wte.weight
+
+    def test_that_were_parted_are_not_tied(self) -> None:
+        model = shapeshift.compress(gpt2(), "50%")
+        model.transformer.wte = torch.nn.Embedding(48, 16)
+        with pytest.raises(GeneratedWeightError, match=r"lm_head\.weight and transformer\.wte\.weight cannot be tied"):
+            model.tie_weights()
 
     def test_resizing_embeddings_that_are_kept_out_works(self, tmp_path: Path) -> None:
         model, inputs = shapeshift.compress(gpt2(), "60%", exclude=["transformer.wte"]).eval(), words()
@@ -384,6 +413,35 @@ class TestTies:
         assert_close(after[..., :48], before, "reordered")
         model.save_pretrained(tmp_path)
         assert_close(logits(AutoCausal.from_pretrained(tmp_path), inputs)[0], after, "identical")
+
+
+SIGNATURES = """
+import inspect
+import sys
+import transformers
+
+def described():
+    kind = transformers.PreTrainedModel
+    found = [(name, getattr(kind, name)) for name in ("from_pretrained", "save_pretrained")]
+    return [(inspect.signature(method), method.__doc__, method.__qualname__, method.__module__) for _, method in found]
+
+before = described()
+import shapeshift.integrations.transformers
+assert described() == before
+folder = sys.argv[1]
+config = transformers.BertConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+transformers.BertModel(config).save_pretrained(save_directory=folder, is_main_process=True)
+model, info = transformers.BertModel.from_pretrained(
+    pretrained_model_name_or_path=folder, config=config, output_loading_info=True
+)
+assert not any(info.values()), info
+model = transformers.BertModel.from_pretrained(folder, False, config=config)
+assert model.pooler is None  # a positional argument of the model's own
+"""
+
+
+def test_the_import_changes_nothing_about_plain_models(tmp_path: Path) -> None:
+    run_python(["-c", SIGNATURES, str(tmp_path)])
 
 
 class TestLoading:
