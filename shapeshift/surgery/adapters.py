@@ -218,10 +218,27 @@ def _adapt_replacing(name: str, embeddings: str) -> Callable[[Any], Callable[...
     return adapt
 
 
+def _adapt_lookup(base: Any) -> Callable[..., nn.Module]:
+    """PEFT's prompt methods look for the word embeddings at one path, and then for a parameter of as many rows."""
+
+    def get_submodule(self: Any, target: str) -> nn.Module:
+        try:
+            found: nn.Module = base.get_submodule(self, target)
+        except AttributeError:
+            embeddings = getattr(self, _INPUT, None)
+            if target != "embeddings.word_embeddings" or embeddings is None or not is_attached(embeddings()):
+                raise
+            found = embeddings()
+        return found
+
+    return get_submodule
+
+
 _INPUT, _OUTPUT = "get_input_embeddings", "get_output_embeddings"
 
 #: Methods of transformers' models that the root of a compressed one has in another form.
 MODEL_METHODS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "get_submodule": _adapt_lookup,
     "get_expanded_tied_weights_keys": _adapt_listing_ties,
     "tie_weights": _adapt_tying,
     "resize_token_embeddings": _adapt_replacing("resize_token_embeddings", f"{_INPUT} {_OUTPUT}"),
