@@ -47,8 +47,8 @@ class GroupPlan:
             KeyError, TypeError, ValueError: if the fields do not describe a group.
         """
         weights = tuple(Weight.from_dict(weight) for weight in fields["weights"])
-        if not weights or not all(weight.names for weight in weights):
-            raise ValueError("a group without weights, or a weight without a name")
+        if not any(weight.names for weight in weights):
+            raise ValueError("a group without weights, or without one that has a name")
         return cls(fields["name"], weights, layout_type.from_dict(fields["layout"], weights))
 
 

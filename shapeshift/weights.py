@@ -23,7 +23,8 @@ class Weight:
     """One parameter tensor that is to be generated.
 
     Attributes:
-        names: every dotted path under which the model holds the tensor; the first one names it.
+        names: every dotted path under which the model holds the tensor; the first one names it. Empty if no layer of
+            the model reads the weight, as after a pretrained model is loaded under another head.
         shape: its shape.
         std: the standard deviation it starts with; 0 for a weight that starts at zero.
         dtype: its dtype.
@@ -38,7 +39,7 @@ class Weight:
 
     @property
     def name(self) -> str:
-        return self.names[0]
+        return self.names[0] if self.names else "(unused)"
 
     @property
     def numel(self) -> int:

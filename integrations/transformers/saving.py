@@ -32,8 +32,8 @@ def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
     quantized = getattr(self.config, "quantization_config", None)
     method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
     if root is not None:
-        _check(self, method)
         path = next(path for path, module in self.named_modules() if module is root)
+        _check(self, path, method)
         values: tuple[Any, ...] = (ShapeshiftConfig(stamped(Snapshot.of(root).description), path), GUARD)
     elif any(is_attached(module) for module in self.modules()):
         raise ModelError(
@@ -52,14 +52,16 @@ def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
 transformers.PreTrainedModel.save_pretrained = save_pretrained  # type: ignore[method-assign]
 
 
-def _check(model: Any, method: Any) -> None:
+def _check(model: Any, path: str, method: Any) -> None:
     """Refuse a model that could not be loaded again."""
     if method not in (None, METHOD):
         raise ModelError(
             f"{type(model).__name__} is compressed and quantized, and config.json can describe only one of the two"
         )
     for target, source in model.all_tied_weights_keys.items():
-        if is_generated(model, target) != is_generated(model, source):
+        # Two weights inside of what was compressed are generated together, unless they were not tied at that time.
+        outside = not (target.startswith(path) and source.startswith(path))
+        if outside and is_generated(model, target) != is_generated(model, source):
             raise ModelError(
                 f"{target} and {source} are tied, and only one of them is generated. Compress the whole "
                 "model, or keep that weight out with exclude="

@@ -22,6 +22,8 @@ def plan_differences(plan: Plan, model: nn.Module) -> list[str]:
         names_of.setdefault(parameter, set()).add(name)
     found = []
     for weight in plan.weights:
+        if not weight.names:
+            continue
         missing = [name for name in weight.names if name not in parameters]
         if missing:
             found.append(f"{missing[0]} {weight.shape} is not a parameter of the model")
@@ -45,7 +47,7 @@ def adapted_plan(plan: Plan, model: nn.Module) -> Plan:
     parameters = dict(model.named_parameters(remove_duplicate=False))
 
     def adapted(group: GroupPlan) -> GroupPlan:
-        homes = {(parameters[w.name].dtype, _home(parameters[w.name])) for w in group.weights}
+        homes = {(parameters[w.name].dtype, _home(parameters[w.name])) for w in group.weights if w.names}
         if len(homes) > 1:
             names = " and ".join(sorted(f"{dtype} on {device}" for dtype, device in homes))
             raise CheckpointError(

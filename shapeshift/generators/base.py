@@ -131,6 +131,9 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
     #: Constant factors; :meth:`gains_of` finds those of a weight.
     gains: Tensor
 
+    #: The indices of weights that pass on no gradient, since ``requires_grad`` of the weight itself was set to False.
+    held: frozenset[int] = frozenset()
+
     #: The learned factors of the weights that start at zero, in their order; None without such weights.
     zero_factors: nn.Parameter | None
 
@@ -210,7 +213,12 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
         # In the parameters' own precision: autocast is for the layers, and does not know the meta device.
         kind = self.gains.device.type
         with contextlib.nullcontext() if self.gains.is_meta else torch.autocast(kind, enabled=False):
-            return self.make(indices, buffers)
+            weights = self.make(indices, buffers)
+        if self.held:
+            weights = [
+                found.detach() if index in self.held else found for index, found in zip(indices, weights, strict=True)
+            ]
+        return weights
 
     def forward(self) -> list[Tensor]:
         """Return all weights of the group. The graphs of torch.fx call a generator as a module."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Tracer
 
-from shapeshift.errors import GeneratedWeightError
+from shapeshift.errors import GeneratedWeightError, ShapeshiftWarning
 from shapeshift.generators import WeightGenerator
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.running.modes import is_eager
@@ -86,6 +87,7 @@ class WeightSource:
     def __init__(self, generator: WeightGenerator[Any]) -> None:
         self.generator = generator
         self._buffers = BufferPool()
+        self._has_warned = False
         # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
         self._current: ForwardPass | TracedPass | None = None
 
@@ -104,8 +106,26 @@ class WeightSource:
         if tracer is not None:
             self._current = TracedPass(self.generator, tracer)
             return
+        if self.generator.held:
+            self._warn_of_held_weights()
         weights = self.generator.generate(range(len(self.weights)), self._buffers)
         self._current = ForwardPass.of(weights, list(self.generator.parameters()))
+
+    def _warn_of_held_weights(self) -> None:
+        """Warn once if weights that pass on no gradient share a store that others train."""
+        trained = any(parameter.requires_grad for parameter in self.generator.parameters())
+        free = [weight.name for index, weight in enumerate(self.weights) if index not in self.generator.held]
+        if self._has_warned or not (trained and free and torch.is_grad_enabled()):
+            return
+        self._has_warned = True
+        name = self.weights[min(self.generator.held)].name
+        warnings.warn(
+            f"requires_grad of {name} is False, so it passes on no gradient. But it is generated from parameters that "
+            f"{free[0]} trains, so its values change with them. Give it a group of its own by mapping=, or keep it out "
+            "with exclude=",
+            ShapeshiftWarning,
+            stacklevel=2,
+        )
 
     def read(self, index: int) -> Tensor:
         """Return one weight: that of the running forward pass, or a lazy one."""

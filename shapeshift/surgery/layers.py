@@ -109,14 +109,17 @@ def _weight_property(name: str) -> property:
     def write(self: nn.Module, value: Any) -> None:
         _refuse(self, name)
 
-    return property(read, write, doc=f"The generated {name}.")
+    def delete(self: nn.Module) -> None:
+        _refuse(self, name)
+
+    return property(read, write, delete, doc=f"The generated {name}.")
 
 
 def _refuse(module: nn.Module, name: str) -> None:
     source, index = weight_sources(module)[name]
     weight = source.weights[index]
     raise GeneratedWeightError(
-        f"{weight.name} {weight.shape} is generated from shared parameters and cannot be assigned. "
+        f"{weight.name} {weight.shape} is generated from shared parameters and cannot be assigned or deleted. "
         "Call shapeshift.materialize(model) first, or keep it out with exclude="
     )
 

@@ -54,6 +54,7 @@ _METADATA = {
     Tensor.storage_offset,
     Tensor.get_device,
 }
+_FREEZING = {Tensor.requires_grad.__set__, Tensor.requires_grad_}  # type: ignore[attr-defined]
 _DETACHING = {Tensor.data.__get__, Tensor.detach}  # type: ignore[attr-defined]
 # Setters and hooks: on a generated weight they would be lost silently.
 _HOOKING = {"register_hook", "register_post_accumulate_grad_hook", "retain_grad"}
@@ -80,7 +81,9 @@ class LazyWeight(Tensor):
             generator.weights[index].shape,
             dtype=parameter.dtype,
             device=parameter.device,
-            requires_grad=not detached and any(found.requires_grad for found in generator.parameters()),
+            requires_grad=not detached
+            and index not in generator.held
+            and any(found.requires_grad for found in generator.parameters()),
         )
         lazy._generator, lazy._index = generator, index
         return lazy
@@ -97,6 +100,8 @@ class LazyWeight(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in _METADATA:
                 return func(*args, **kwargs)
+            if func in _FREEZING and isinstance(args[0], LazyWeight):
+                return args[0]._hold(not (args[1] if len(args) > 1 else kwargs.get("requires_grad", True)))
             name = getattr(func, "__name__", "")
             if func in _DETACHING and isinstance(args[0], LazyWeight):
                 return cls.of(args[0]._generator, args[0]._index, detached=True)
@@ -113,6 +118,12 @@ class LazyWeight(Tensor):
             return args[0]._compute().detach()
         _refuse(str(func), (args, kwargs))
         raise AssertionError(f"{func} was dispatched to {cls.__name__} without one")
+
+    def _hold(self, held: bool) -> LazyWeight:
+        """Let the weight pass on no gradient to the shared parameters, or let it do so again."""
+        generator, index = self._generator, frozenset({self._index})
+        generator.held = generator.held | index if held else generator.held - index
+        return self.of(generator, self._index)
 
     def _compute(self) -> Tensor:
         # Gradient checkpointing matches what a block saves when it is run again in the backward pass with what it

@@ -427,7 +427,7 @@ DAMAGES = {
     "another budget": (edit(lambda plan: plan["plan"].update(budget=7), sealed=False), "do not belong together"),
     "an endless budget": (edit(lambda plan: plan["plan"].update(budget=float("inf"))), "cannot be read"),
     "a weight twice": (edit(repeat_a_weight), "of one name"),
-    "a weight without a name": (edit(lambda plan: group(plan)["weights"][0].update(names=[])), "without a name"),
+    "a weight without a name": (edit(lambda plan: group(plan)["weights"][0].update(names=[])), "not in the checkpoint"),
     "a template outside": (edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=10**6)), "damaged: its"),
     "a template before": (edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset=-9)), "damaged: its"),
     "a template of words": (edit(lambda plan: group(plan)["layout"]["draws"][0].update(offset="x")), "damaged: its"),

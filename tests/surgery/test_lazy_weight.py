@@ -92,8 +92,6 @@ class TestWriting:
             lambda layer: layer.weight.mul_(2),
             lambda layer: layer.weight.__setitem__((0, 0), 1.0),
             lambda layer: setattr(layer.weight, "data", torch.zeros(16, 16)),
-            lambda layer: setattr(layer.weight, "requires_grad", False),
-            lambda layer: layer.weight.requires_grad_(False),
             lambda layer: setattr(layer.weight, "grad", None),
             lambda layer: layer.weight.register_hook(lambda gradient: gradient),
             lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(16, 16))),
