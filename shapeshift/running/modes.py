@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
 @contextmanager
@@ -24,6 +25,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def is_eager() -> bool:
     """Return whether no compiler, tracer or function transform is active; these need plain operations."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    if forward_ad._current_level >= 0:  # dual numbers, whose tangents follow plain operations
         return False
     return not torch._C._are_functorch_transforms_active()
 
