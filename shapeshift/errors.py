@@ -43,7 +43,3 @@ class MissingExtraError(ShapeshiftError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f'{feature} needs an optional dependency: pip install "shapeshift[{extra}]"')
-
-
-class ShapeshiftWarning(UserWarning):
-    """A situation in which a model may not do what its user expects, and which is no error."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
 
@@ -38,6 +39,8 @@ def is_eager() -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     if is_fx_symbolic_tracing():  # torch.fx.experimental.make_fx traces operations
+        return False
+    if forward_ad._current_level >= 0:  # dual numbers, whose tangents follow plain operations
         return False
     return not torch._C._are_functorch_transforms_active()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from shapeshift.errors import GeneratedWeightError, ShapeshiftWarning
 from shapeshift.generators import WeightGenerator
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.running.modes import is_eager
-from shapeshift.surgery.lazy_weight import LazyWeight
+from shapeshift.surgery.lazy_weight import GradientHooks, LazyWeight, run_hooks, versions_of
 from shapeshift.surgery.orphans import warn_without_owner
 from shapeshift.surgery.traced_pass import TracedPass, check_untraced
 from shapeshift.weights import Weight
@@ -40,7 +41,7 @@ class ForwardPass(NamedTuple):
     @classmethod
     def of(cls, weights: Sequence[Tensor], parameters: Sequence[Tensor]) -> Self:
         """Describe a pass that starts now."""
-        versions = _versions([*weights, *parameters]) if is_eager() else None
+        versions = versions_of([*weights, *parameters]) if is_eager() else None
         return cls(weights, parameters, torch.is_grad_enabled(), versions)
 
     @property
@@ -54,19 +55,14 @@ class ForwardPass(NamedTuple):
             return False
         if self.versions is None or not is_eager():
             return True
-        return _versions(self.parameters) == self.versions[len(self.weights) :]
+        return versions_of(self.parameters) == self.versions[len(self.weights) :]
 
     def overwritten(self) -> list[int]:
         """Return the indices of the weights that were written to."""
         if self.versions is None or not is_eager():
             return []
-        counts = zip(_versions(self.weights), self.versions[: len(self.weights)], strict=True)
+        counts = zip(versions_of(self.weights), self.versions[: len(self.weights)], strict=True)
         return [index for index, (now, before) in enumerate(counts) if now != before]
-
-
-def _versions(tensors: Sequence[Tensor]) -> list[int]:
-    # Inference tensors have no version.
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 class WeightSource:
@@ -86,10 +82,11 @@ class WeightSource:
 
     def __init__(self, generator: WeightGenerator[Any]) -> None:
         self.generator = generator
+        #: The hooks on the gradients of weights, by the weights' indices.
+        self.hooks: dict[int, GradientHooks] = {}
         self._buffers = BufferPool()
         self._has_warned = False
-        # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
-        self._current: ForwardPass | TracedPass | None = None
+        self._thread = _Thread()
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -99,17 +96,20 @@ class WeightSource:
     @property
     def is_running(self) -> bool:
         """Whether a forward pass has begun and not ended."""
-        return self._current is not None
+        return self._thread.current is not None
 
     def begin(self, tracer: Tracer | None = None) -> None:
         """Generate every weight for the forward pass that starts now, or let the graph of a tracer generate them."""
         if tracer is not None:
-            self._current = TracedPass(self.generator, tracer)
+            self._thread.current = TracedPass(self.generator, tracer)
             return
         if self.generator.held:
             self._warn_of_held_weights()
         weights = self.generator.generate(range(len(self.weights)), self._buffers)
-        self._current = ForwardPass.of(weights, list(self.generator.parameters()))
+        for index, hooks in list(self.hooks.items()):
+            if hooks and weights[index].requires_grad:
+                run_hooks(weights[index], hooks)
+        self._thread.current = ForwardPass.of(weights, list(self.generator.parameters()))
 
     def _warn_of_held_weights(self) -> None:
         """Warn once if weights that pass on no gradient share a store that others train."""
@@ -129,15 +129,21 @@ class WeightSource:
 
     def read(self, index: int) -> Tensor:
         """Return one weight: that of the running forward pass, or a lazy one."""
-        current = self._current
+        current = self._thread.current
         if current is not None and current.is_current:
             weight: Tensor = current.weights[index]
             return weight
+        return self.read_lazily(index)
+
+    def read_lazily(self, index: int) -> Tensor:
+        """Return one weight as a lazy one; compilers, tracers and function transforms get its values."""
         if torch.compiler.is_compiling():
             return self.generator.generate([index])[0]
-        warn_without_owner(self, index)
         check_untraced(self.weights[index])
-        return LazyWeight.of(self.generator, index)
+        if not is_eager():
+            return self.generator.generate([index])[0]
+        warn_without_owner(self, index)
+        return LazyWeight.of(self.generator, index, self.hooks)
 
     def check_unwritten(self) -> None:
         """Raise if the forward pass wrote to a weight; the write would be lost.
@@ -145,7 +151,8 @@ class WeightSource:
         Raises:
             GeneratedWeightError: if so.
         """
-        overwritten = self._current.overwritten() if self._current is not None else []
+        current = self._thread.current
+        overwritten = current.overwritten() if current is not None else []
         if overwritten:
             weight = self.weights[overwritten[0]]
             raise GeneratedWeightError(
@@ -156,8 +163,17 @@ class WeightSource:
 
     def end(self) -> None:
         """Forget the weights of the forward pass that ends now."""
-        self._current = None
+        self._thread.current = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles start outside of any forward pass.
-        return {**self.__dict__, "_current": None, "owner": None, "warned": False}
+        # Copies and pickles start outside of any forward pass, and without hooks, as those of parameters do.
+        return {**self.__dict__, "_thread": None, "hooks": {}, "owner": None, "warned": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _thread=_Thread())
+
+
+class _Thread(threading.local):
+    """The running forward pass of each thread, so that threads which train one model at once read their own weights."""
+
+    current: ForwardPass | TracedPass | None = None

@@ -102,9 +102,10 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
 def _weight_property(name: str) -> property:
     def read(self: nn.Module) -> Tensor:
         source, index = weight_sources(self)[name]
-        weight = source.read(index)
-        # Embeddings with max_norm scale the rows that they look up, in place.
-        return weight if getattr(self, "max_norm", None) is None else weight.clone()
+        if isinstance(self, nn.Embedding | nn.EmbeddingBag) and self.max_norm is not None:
+            # It scales the rows that it looks up, in place: in values of its own, which a lazy weight always gives.
+            return source.read_lazily(index)
+        return source.read(index)
 
     def write(self: nn.Module, value: Any) -> None:
         _refuse(self, name)
@@ -160,7 +161,9 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
     attribute, tracer_of = ATTRIBUTE, find_tracer  # no globals: see below
 
     def generate_and_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        shared: SharedParameters = getattr(self, attribute)
+        shared: SharedParameters | None = self._modules.get(attribute)  # type: ignore[assignment]
+        if shared is None:  # a bound method that outlives shapeshift.materialize, as wrappers keep it
+            return forward(self, *args, **kwargs)
         tracer = tracer_of(args, kwargs)
         try:
             for source in shared.sources:

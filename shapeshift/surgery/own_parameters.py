@@ -61,7 +61,7 @@ def refuse_generated(parameter: Any) -> None:
         GeneratedWeightError: if so.
     """
     if isinstance(parameter, LazyWeight):
-        _refuse(parameter._generator.weights[parameter._index])
+        _refuse(parameter._origin.generator.weights[parameter._origin.index])
 
 
 def _refuse(weight: Weight) -> NoReturn:

@@ -53,7 +53,7 @@ class TracedPass:
 
     def __getitem__(self, index: int) -> Any:
         node = self._generated[index].node
-        return TracedWeight(node, self._tracer, LazyWeight.of(self._generator, index))
+        return TracedWeight(node, self._tracer, LazyWeight.of(self._generator, index, {}))
 
     def overwritten(self) -> list[int]:
         """Return no index: the writes of a graph happen when it runs."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shapeshift
-from shapeshift import ModelError
+from shapeshift import GeneratedWeightError, ModelError
 from tests.models import Residual, gradients, mlp
 from tests.tolerances import assert_close
 
@@ -40,15 +40,45 @@ def test_who_leaves_out_the_last_child_leaves_out_the_models_own() -> None:
     assert next(iter(model.state_dict())).startswith("shapeshift.")
 
 
-def test_embeddings_that_scale_their_rows_do_so_to_a_copy() -> None:
-    model = nn.Sequential(nn.Embedding(20, 8, max_norm=0.5), nn.Linear(8, 8))
-    nn.init.normal_(model[0].weight)
-    shapeshift.compress(model, "60%")
-    tokens = torch.arange(20)
-    outputs = model(tokens)
-    assert model[0](tokens).norm(dim=1).max() < 0.5 + 1e-5
-    assert F.embedding(tokens, model[0].weight + 0).norm(dim=1).max() > 0.5
-    assert_close(shapeshift.materialize(model)(tokens), outputs, "reordered")
+class Scaling(nn.Linear):
+    """Writes to its weight, and has an attribute of the name that embeddings have."""
+
+    max_norm = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.weight.clamp_(-self.max_norm, self.max_norm)
+        return super().forward(x)
+
+
+class TestMaxNorm:
+    @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+    def test_embeddings_scale_their_rows_in_a_copy(self, kind: type[nn.Embedding | nn.EmbeddingBag]) -> None:
+        model = nn.Sequential(kind(20, 8, max_norm=0.5), nn.Linear(8, 8))
+        nn.init.normal_(model[0].weight)
+        shapeshift.compress(model, "60%")
+        tokens = torch.arange(20)[:, None]
+        outputs, found = model(tokens), gradients(model, (tokens,))
+        assert model[0](tokens).flatten(0, -2).norm(dim=1).max() < 0.5 + 1e-5
+        assert F.embedding(tokens, model[0].weight + 0).norm(dim=2).max() > 0.5
+        without = gradients(nn.Sequential(*model), (tokens,))
+        assert_close({name: found[name] for name in without}, without, "reordered gradient")
+        assert_close(shapeshift.materialize(model)(tokens), outputs, "reordered")
+
+    def test_other_writes_to_such_embeddings_are_refused(self) -> None:
+        model = shapeshift.compress(nn.Sequential(nn.Embedding(20, 8, max_norm=0.5), nn.Linear(8, 8)), "60%")
+        with pytest.raises(GeneratedWeightError, match=r"0\.weight \(20, 8\)"):
+            nn.init.ones_(model[0].weight)
+        model[1].register_forward_pre_hook(lambda *_: model[0].weight.data.zero_())
+        with pytest.raises(GeneratedWeightError, match=r"0\.weight \(20, 8\)"):
+            model(torch.arange(20))
+
+    def test_an_attribute_of_that_name_makes_no_embedding(self) -> None:
+        model = shapeshift.compress(nn.Sequential(Scaling(8, 8), nn.Linear(8, 8)), "60%")
+        with pytest.raises(GeneratedWeightError, match=r"0\.weight \(8, 8\).*written to during the forward pass"):
+            model(torch.randn(2, 8))
+        with pytest.raises(GeneratedWeightError, match=r"0\.weight \(8, 8\).*clamp_"):
+            model[0](torch.randn(2, 8))
 
 
 def test_a_forward_that_was_replaced_on_the_instance_still_runs() -> None:

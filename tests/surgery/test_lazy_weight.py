@@ -93,7 +93,7 @@ class TestWriting:
             lambda layer: layer.weight.__setitem__((0, 0), 1.0),
             lambda layer: setattr(layer.weight, "data", torch.zeros(16, 16)),
             lambda layer: setattr(layer.weight, "grad", None),
-            lambda layer: layer.weight.register_hook(lambda gradient: gradient),
+            lambda layer: layer.weight.register_post_accumulate_grad_hook(lambda weight: None),
             lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(16, 16))),
             lambda layer: setattr(layer, "weight", torch.zeros(16, 16)),
             lambda layer: layer.register_parameter("weight", nn.Parameter(torch.zeros(16, 16))),
