@@ -14,6 +14,7 @@ from shapeshift.errors import (
     MissingExtraError,
     ModelError,
     ShapeshiftError,
+    ShapeshiftWarning,
 )
 from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_mapping, learn_mapping_by_gradients
 from shapeshift.mappings import Assignment
@@ -37,6 +38,7 @@ __all__ = [
     "ModelError",
     "Report",
     "ShapeshiftError",
+    "ShapeshiftWarning",
     "__version__",
     "compress",
     "count_parameters",

@@ -29,6 +29,10 @@ class GeneratedWeightError(ShapeshiftError, RuntimeError):
     """A write to a generated weight, which would be lost."""
 
 
+class ShapeshiftWarning(UserWarning):
+    """A situation in which a model may not do what its user expects, and which is no error."""
+
+
 class MissingExtraError(ShapeshiftError, ImportError):
     """A feature whose optional dependency is not installed.
 

@@ -72,10 +72,12 @@ class WeightSource:
 
     Args:
         generator: The generator of the group.
+        path: The dotted path of the generator from the root of the model.
     """
 
-    def __init__(self, generator: WeightGenerator[Any]) -> None:
+    def __init__(self, generator: WeightGenerator[Any], path: str) -> None:
         self.generator = generator
+        self.path = path
         self._buffers = BufferPool()
         # One attribute, so that threads that run the model at once never see one's weights with the other's mode.
         self._current: ForwardPass | None = None
