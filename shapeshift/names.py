@@ -66,7 +66,7 @@ def match_names(
     Raises:
         ConfigError: if nothing matches; the error lists similar names.
     """
-    prefixes = {name: set(itertools.accumulate(name.split("."), "{}.{}".format)) for name in names}
+    prefixes = {name: set(_prefixes(name)) for name in names}
     found = {name for name in names if pattern in prefixes[name]}
     if not found:
         found = {name for name in names if any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes[name])}
@@ -74,6 +74,17 @@ def match_names(
         hint = did_you_mean(pattern, sorted(set().union(*prefixes.values())))
         raise ConfigError(f"{field}: {pattern!r} matches no {what}{hint}")
     return found
+
+
+def covering_names(inside: Sequence[str], outside: Sequence[str]) -> list[str]:
+    """Return the shortest dotted paths that hold all names of one list and none of the other, in the first's order."""
+    taken = {prefix for name in outside for prefix in _prefixes(name)}
+    return list(dict.fromkeys(next((p for p in _prefixes(name) if p not in taken), name) for name in inside))
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """Yield the dotted paths that a name starts with, from the shortest to itself."""
+    return itertools.accumulate(name.split("."), "{}.{}".format)
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ class Assignment(Mapping[str, str]):
 
     Args:
         groups: The name of the group of each layer. A layer is the dotted path of a parameter or module, or a shell
-            pattern over such paths. The first entry that fits a weight counts.
+            pattern over such paths. The first entry that fits a weight counts, so ``"*"`` comes last.
 
     Raises:
         ConfigError: If a layer or a group is not a string, or a group's name is empty.
@@ -169,8 +169,15 @@ def _look_up(mapping: Mapping[str, str], weights: Sequence[Weight]) -> list[str]
     first = {name: weight.name for weight in weights for name in weight.names}
     found: dict[str, str] = {}
     for pattern, group in mapping.items():
-        for name in match_names(pattern, list(first), "mapping", "weight that is generated"):
-            found.setdefault(first[name], group)
+        fitting = {first[name] for name in match_names(pattern, list(first), "mapping", "weight that is generated")}
+        for name in fitting:
+            found.setdefault(name, group)
+        if all(found[name] != group for name in fitting):
+            raise ConfigError(
+                f"mapping: {pattern!r} has no effect, since each of its weights fits an earlier entry, such as "
+                f"{min(fitting)} in the group {found[min(fitting)]!r}. The first entry that fits counts: put "
+                f"{pattern!r} in front"
+            )
     names = [weight.name for weight in weights]
     missing = [name for name in names if name not in found]
     if missing:

@@ -17,8 +17,8 @@ def is_attached(module: nn.Module) -> bool:
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
-    """Return a module's class, or the one that it had before it was attached, also if FSDP2 derived another since."""
-    base: type[nn.Module] = type(module)._rebuild[0] if is_attached(module) else type(module)  # type: ignore[attr-defined]
+    """Return the class that a module had before it was compressed, also if FSDP2 derived another since."""
+    base: type[nn.Module] = getattr(type(module), "_rebuild", (type(module),))[0]
     return base
 
 

@@ -73,6 +73,7 @@ class WeightSource:
 
     Args:
         generator: The generator of the group.
+        path: The dotted path of the generator from the root of the model.
     """
 
     #: The shared parameters that hold the generator; None for a copy that was made without them.
@@ -80,8 +81,9 @@ class WeightSource:
     #: Whether a warning has said that there are none.
     warned = False
 
-    def __init__(self, generator: WeightGenerator[Any]) -> None:
+    def __init__(self, generator: WeightGenerator[Any], path: str) -> None:
         self.generator = generator
+        self.path = path
         #: The hooks on the gradients of weights, by the weights' indices.
         self.hooks: dict[int, GradientHooks] = {}
         self._buffers = BufferPool()

@@ -10,9 +10,10 @@ from torch import nn
 
 from shapeshift.errors import ModelError
 from shapeshift.plan import Plan
-from shapeshift.surgery.attached import is_attached, weight_sources
+from shapeshift.surgery.attached import is_attached, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
-from shapeshift.surgery.layers import attach, check_attachable, check_detachable, detach, generated_class
+from shapeshift.surgery.layers import attach, check_attachable, check_detachable, detach, generated_class, make_part
+from shapeshift.surgery.parts import containers_of
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters, put_first
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -50,8 +51,12 @@ def install(model: nn.Module, shared: SharedParameters) -> None:
     for path, places in _places(model, shared.plan).items():
         found = {name: (shared.sources[group], index) for name, (group, index) in places.items()}
         attach(model.get_submodule(path), found, root=not path)
+    for container in containers_of(model, [name for weight in shared.plan.weights for name in weight.names]):
+        if not is_attached(container):
+            make_part(container)
     put_first(model, shared)
     shared.train(model.training)
+    shared.start_watching(model)
 
 
 def replace(root: nn.Module, build: Callable[[nn.Module], SharedParameters]) -> SharedParameters:
@@ -120,6 +125,9 @@ def write_weights(module: ModelT) -> ModelT:
                 (generated,) = source.generator.generate([index])
                 generated = generated.detach().clone(memory_format=torch.contiguous_format)
             weights[source, index] = nn.Parameter(generated, requires_grad=trainable)
+    for found in module.modules():
+        if not is_attached(found) and "_rebuild" in vars(type(found)):  # a part that was made one by `make_part`
+            found.__class__ = original_class(found)
     for found in attached:
         detach(found, {name: weights[place] for name, place in weight_sources(found).items()})
     return module

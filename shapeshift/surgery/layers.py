@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from shapeshift.errors import GeneratedWeightError, ModelError
+from shapeshift.running.modes import is_eager
 from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
 from shapeshift.surgery.attached import ORDER, SOURCES, is_attached, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.own_parameters import OwnParameters, refuse_generated
+from shapeshift.surgery.parts import part_members
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 from shapeshift.surgery.traced_pass import find_tracer
 
@@ -33,6 +37,12 @@ def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root
     if isinstance(module, nn.RNNBase):
         del module.__dict__["_flat_weights"]
     module.__class__ = generated_class(type(module), tuple(sources), root)  # type: ignore[arg-type]
+
+
+def make_part(module: nn.Module) -> None:
+    """Let a plain module inside a compressed model list the shared parameters that serve nothing outside of it."""
+    with contextlib.suppress(TypeError):  # a class that does not let others derive from it
+        module.__class__ = generated_class(type(module), (), root=False)  # type: ignore[arg-type]
 
 
 def check_detachable(module: nn.Module, path: str) -> None:
@@ -91,6 +101,10 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
     for adapted, adapt in ADAPTERS.items():
         if issubclass(base, adapted):
             members |= adapt(base, root)
+    if issubclass(base, nn.Sequential | nn.ModuleList):
+        members["__getitem__"] = _part_by_slice(members.get("__getitem__", base.__getitem__))
+    if not root:
+        members |= part_members(base)
     if root:
         members["forward"] = _generating(base.forward)
         members["named_children"] = _named_children(base)
@@ -126,7 +140,7 @@ def _refuse(module: nn.Module, name: str) -> None:
 
 
 def _register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-    if name in self.__dict__[SOURCES]:
+    if name in self.__dict__.get(SOURCES, ()):
         _refuse(self, name)
     refuse_generated(param)
     original_class(self).register_parameter(self, name, param)
@@ -157,14 +171,21 @@ def _refuse_scripting(self: nn.Module) -> nn.Module:
     )
 
 
+def _is_watched(model: nn.Module) -> bool:
+    """Return whether a forward pass that starts now is one of training, outside of compilers and tracers."""
+    return model.training and torch.is_grad_enabled() and is_eager()
+
+
 def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
-    attribute, tracer_of = ATTRIBUTE, find_tracer  # no globals: see below
+    attribute, tracer_of, is_watched = ATTRIBUTE, find_tracer, _is_watched  # no globals: see below
 
     def generate_and_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         shared: SharedParameters | None = self._modules.get(attribute)  # type: ignore[assignment]
         if shared is None:  # a bound method that outlives shapeshift.materialize, as wrappers keep it
             return forward(self, *args, **kwargs)
         tracer = tracer_of(args, kwargs)
+        if is_watched(self):
+            shared.watch(self)
         try:
             for source in shared.sources:
                 source.begin(tracer)
@@ -183,6 +204,19 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
         code, getattr(forward, "__globals__", globals()), closure=generate_and_forward.__closure__
     )
     return functools.wraps(forward)(wrapper)
+
+
+def _part_by_slice(item: Callable[..., Any]) -> Callable[..., Any]:
+    """A slice of a container is a part as well: `model.layers[:6].requires_grad_(False)`."""
+
+    @functools.wraps(item)
+    def getitem(self: nn.Module, index: Any) -> Any:
+        found = item(self, index)
+        if isinstance(index, slice) and is_eager():
+            make_part(found)
+        return found
+
+    return getitem
 
 
 def _named_children(base: Any) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import functools
 import json
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from shapeshift.generators import WeightGenerator
 from shapeshift.plan import Plan
 from shapeshift.surgery.forward_pass import WeightSource
+from shapeshift.surgery.watch import Watch
 
 ATTRIBUTE = "shapeshift"
 
@@ -46,7 +47,9 @@ class SharedParameters(nn.ModuleDict):
         for group in plan.groups:
             self[group.name] = given.get(group.name) or plan.generator.build(group.weights, group.layout, plan.config)
         #: Where the layers of each group read their weights.
-        self.sources = [WeightSource(generator) for generator in self.generators()]
+        self.sources = [WeightSource(generator, f"{ATTRIBUTE}.{name}") for name, generator in self.items()]  # type: ignore[arg-type]
+        #: Warns where they are not trained as the rest of the model is.
+        self._watch = Watch()
         self._own_sources()
 
     def _own_sources(self) -> None:
@@ -60,11 +63,26 @@ class SharedParameters(nn.ModuleDict):
     @classmethod
     def reserved_names(cls) -> set[str]:
         """Return the names that no group can have: those of attributes, to which other libraries add some."""
-        return {*dir(cls), *dir(nn.ModuleDict()), "fit_errors", "plan", "sources"}
+        return {*dir(cls), *dir(nn.ModuleDict()), "fit_errors", "plan", "sources", "_watch"}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the inputs: ``nn.Sequential(*model.children())`` has this module among the others."""
         return inputs
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, as every module of a model does, and watch again after a return to training."""
+        if mode and not self.training:
+            self._watch.restart()
+        return super().train(mode)
+
+    def start_watching(self, root: nn.Module) -> None:
+        """Note what is trainable in the model of this root, which was compressed just now."""
+        self._watch.start(root)
+
+    def watch(self, root: nn.Module) -> None:
+        """Warn, in a training pass, if the model of this root does not train its shared parameters as the rest."""
+        if self._watch.is_due:
+            self._watch.look(root)
 
     def generators(self) -> list[WeightGenerator[Any]]:
         """Return the generators in the plan's order."""

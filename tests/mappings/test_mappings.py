@@ -62,6 +62,11 @@ def test_a_plan_by_hand_is_written_down(kind: str, tmp_path: Path) -> None:
         (["a", "b"], "2 groups for 5 weights, which are: stem.weight"),
         (7, "a name, a dict, a list or a function, not 7"),
         ("learned", "unknown mapping 'learned'; choose one of: random, shape, single"),
+        (
+            {"*": "rest", "stem": "first"},
+            "'stem' has no effect.*such as stem.weight in the group 'rest'.*'stem' in front",
+        ),
+        ({"branches": "a", "branches.1": "b", "*": "c"}, "'branches.1' has no effect"),
         ({"stem": "a.b", "head": "a_b", "*": "c"}, "'a.b' and 'a_b' would both be the group 'a_b'"),
     ],
 )

@@ -116,7 +116,7 @@ class TestRoots:
 
         model = shapeshift.compress(named(), 0.8)
         assert list(dict(model[1:].named_children())) == list(dict(named()[1:].named_children())) == ["b", "c"]
-        assert type(model[1:]) is nn.Sequential
+        assert isinstance(model[1:], nn.Sequential)
         with pytest.raises(IndexError):
             model[3]
 
@@ -140,9 +140,9 @@ class TestRoots:
         model.append(nn.ReLU())
         model += [nn.Tanh()]
         assert [type(child) for child in model][-2:] == [nn.ReLU, nn.Tanh]
-        assert type(model[3:]) is nn.ModuleList
+        assert isinstance(model[3:], nn.ModuleList)
         assert [type(child) for child in model[3:]] == [nn.ReLU, nn.Tanh]
-        assert type(shapeshift.materialize(model)) is nn.ModuleList
+        assert isinstance(shapeshift.materialize(model), nn.ModuleList)
 
     def test_a_recurrent_layer(self) -> None:
         model, x = nn.LSTM(6, 8), torch.randn(4, 2, 6)

@@ -1,0 +1,83 @@
+"""Parts of a compressed model: modules inside it, which list the shared parameters that serve nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from shapeshift.errors import GeneratedWeightError
+from shapeshift.names import covering_names
+from shapeshift.surgery.attached import is_attached, weight_sources
+from shapeshift.surgery.forward_pass import WeightSource
+
+
+def sources_read_in(part: nn.Module) -> dict[WeightSource, set[int]]:
+    """Return the sources that the layers in a module read, with the indices of the weights that they read there."""
+    found: dict[WeightSource, set[int]] = {}
+    for module in part.modules():
+        if is_attached(module):
+            for source, index in weight_sources(module).values():
+                found.setdefault(source, set()).add(index)
+    return found
+
+
+def serves_others(source: WeightSource, indices: set[int]) -> bool:
+    """Return whether a source has weights beside those of the given indices."""
+    return len(indices) < len(source.weights)
+
+
+def how_to_separate(source: WeightSource, indices: set[int]) -> str:
+    """Return the sentence that names the mapping by which some of a source's weights get a group of their own."""
+    inside = [name for index in sorted(indices) for name in source.weights[index].names]
+    outside = [name for index, weight in enumerate(source.weights) if index not in indices for name in weight.names]
+    paths = covering_names(inside, outside)
+    group = paths[0].replace(".", "_") if len(paths) == 1 else "part"
+    entries = {**dict.fromkeys(paths, group), "*": "rest"}
+    return f"Give that part a group of its own: shapeshift.compress(model, budget, mapping={entries!r})"
+
+
+def describe_sharing(source: WeightSource, indices: set[int]) -> str:
+    """Return what a part of a source's weights is, and which other weight reads the same shared parameters."""
+    first = source.weights[min(indices)]
+    other = next(weight for index, weight in enumerate(source.weights) if index not in indices)
+    return (
+        f"{first.name} {first.shape} is generated from {source.path}, which also generates {other.name} {other.shape}"
+    )
+
+
+def part_members(base: type[nn.Module]) -> dict[str, Callable[..., Any]]:
+    """Return the methods of a class for parts that derives from a module class."""
+
+    def named_parameters(self: nn.Module, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from base.named_parameters(self, *args, **kwargs)
+        # Without recursion, a module lists what it has registered itself: FSDP2 asks each module for that.
+        recurse = kwargs.get("recurse", args[1] if len(args) > 1 else True)
+        prefix = kwargs.get("prefix", args[0] if args else "")
+        if recurse:
+            for source, indices in sources_read_in(self).items():
+                if not serves_others(source, indices):
+                    path = f"{prefix}.{source.path}" if prefix else source.path
+                    yield from source.generator.named_parameters(path)
+
+    def requires_grad_(self: nn.Module, requires_grad: bool = True) -> nn.Module:
+        for source, indices in sources_read_in(self).items():
+            changes = any(found.requires_grad != requires_grad for found in source.generator.parameters())
+            if changes and serves_others(source, indices):
+                raise GeneratedWeightError(
+                    f"requires_grad_({requires_grad}) on a part of a compressed model: "
+                    f"{describe_sharing(source, indices)}, so neither can be frozen alone. "
+                    f"{how_to_separate(source, indices)}, or keep it out with exclude="
+                )
+        return base.requires_grad_(self, requires_grad)
+
+    return {"named_parameters": named_parameters, "requires_grad_": requires_grad_}
+
+
+def containers_of(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    """Return the modules between a model and its parameters of the given names, with those that own the parameters."""
+    paths = {".".join(parts[:end]) for parts in (name.split(".") for name in names) for end in range(1, len(parts))}
+    # A traced module's class is its own code, which no other class can have.
+    return [found for path in sorted(paths) if not isinstance(found := model.get_submodule(path), GraphModule)]
