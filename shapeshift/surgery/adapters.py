@@ -134,8 +134,8 @@ def _adapt_saving(base: Any, root: bool) -> dict[str, Any]:
     """A checkpoint by the names of plain weights lacks the generated ones: refuse to be written to one."""
 
     def _save_to_state_dict(self: nn.Module, *args: Any) -> None:
-        for name, (source, index) in weight_sources(self).items():
-            _check_saver(f"{source.weights[index].name or name}", source.generator)
+        for source, index in weight_sources(self).values() if is_attached(self) else ():
+            _check_saver(source.weights[index].name, source.generator)
         base._save_to_state_dict(self, *args)
 
     return {"_save_to_state_dict": _save_to_state_dict}
