@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shapeshift.fitting.error_maps import ErrorMap, plain, relative
 from shapeshift.fitting.least_squares import EXACT, LeastSquares
+from shapeshift.fitting.scaling import finish_fit, linear_parts, start_fit
 from shapeshift.generators.template_generator import TemplateGenerator
 
 # The most rounds of alternating least squares, and the most steps of conjugate gradients for a part in a round.
@@ -56,13 +57,13 @@ def fit_group(
     room = sum(parameter.numel() for parameter in group.parameters()) >= sum(value.numel() for value in wanted)
     group.to(working)
     if fitted:
-        group.start_fit()
+        start_fit(group)
         # A group with room for all weights fits them exactly. If all entries count equally, that takes few steps; if
         # some hardly count, it takes many more.
         for goals in [even, scaled] if room and error_maps else [scaled]:
             if _alternate(group, LeastSquares(group, fitted, goals, wanted), on_round) <= _NEGLIGIBLE:
                 break
-        group.finish_fit()
+        finish_fit(group)
     group.to(dtype)
     errors = {weight.name: 0.0 for weight in group.weights}
     with torch.no_grad():
@@ -73,7 +74,7 @@ def fit_group(
 
 def _alternate(group: TemplateGenerator, problem: LeastSquares, on_round: Callable[[float], None]) -> float:
     """Solve for the parts of a group's parameters in turn until a round changes nothing, and return the error."""
-    parts, loss = group.linear_parts(), float("inf")
+    parts, loss = linear_parts(group), float("inf")
     for _ in range(_ROUNDS):
         before = loss
         for part in parts:

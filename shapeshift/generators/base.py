@@ -168,9 +168,9 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
     def make(self, indices: Sequence[int], buffers: BufferPool | None) -> list[Tensor]:
         """Make weights by the generator's formula; see :meth:`generate`."""
 
-    @abc.abstractmethod
     def coefficient_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that only combine others; weight decay is not meant for them."""
+        """Return the parameters that only combine those of the store; weight decay is not meant for them."""
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("store.")]
 
     def reset_gains(self) -> None:
         """Set the gains that a weight is measured with before :meth:`reset_parameters` scales it."""

@@ -26,6 +26,8 @@ class Embedding(TemplateGenerator):
     phi: nn.Parameter | None
     projections: nn.ModuleList
 
+    linear_in = ("phi", "projections")
+
     @staticmethod
     def count_coefficients(counts: Sequence[int], options: GeneratorOptions) -> int:
         size = options.embedding_size
@@ -55,6 +57,3 @@ class Embedding(TemplateGenerator):
                 scale = COEFFICIENT_NORM / math.sqrt(projection.weight.numel())
                 projection.weight.copy_(torch.randn(projection.weight.shape, generator=rng) * scale)
                 projection.bias.zero_()
-
-    def coefficient_parts(self) -> list[list[nn.Parameter]]:
-        return [] if self.phi is None else [[self.phi], list(self.projections.parameters())]

@@ -257,7 +257,7 @@ class SuperWeights(WeightGenerator[SuperWeightLayout]):
 
     def draw_parameters(self, rng: torch.Generator | None) -> None:
         drawn = torch.randn(sum(self.layout.banks), 1, generator=rng)
-        for bank, std in zip(drawn.split(list(self.layout.banks)), self._bank_stds(), strict=True):
+        for bank, std in zip(drawn.split(list(self.layout.banks)), _bank_stds(self.weights, self.levels), strict=True):
             bank *= std
         for piece, values in zip(self.store, drawn.split([len(piece) for piece in self.store]), strict=True):
             piece.copy_(values)
@@ -272,7 +272,7 @@ class SuperWeights(WeightGenerator[SuperWeightLayout]):
     def reset_gains(self) -> None:
         # Each level of a weight counts equally, whatever the deviation of its bank. A row of coefficients is
         # COEFFICIENT_NORM long, and a template without one counts as 1.
-        stds = self._bank_stds()
+        stds = _bank_stds(self.weights, self.levels)
         for found in self.combinations:
             for level, combination in found.items():
                 length = COEFFICIENT_NORM if combination.start < self.layout.num_coefficients else 1.0
@@ -284,15 +284,16 @@ class SuperWeights(WeightGenerator[SuperWeightLayout]):
         mixed = [found for found in combinations if found.start < self.layout.num_coefficients]
         return sorted(mixed, key=lambda combination: combination.start)
 
-    def _bank_stds(self) -> list[float]:
-        """Return the standard deviation that the bank of each level starts with."""
-        readers = [
-            (slice(number, number + 1), self.weights[index].std, 1.0)
-            for number, level in enumerate(self.levels)
-            for index in level.readers
-        ]
-        stds: list[float] = reader_stds(len(self.levels), readers, typical_std(self.weights), torch.float64).tolist()
-        return stds
+
+def _bank_stds(weights: Sequence[Weight], levels: Sequence[Level]) -> list[float]:
+    """Return the standard deviation that the bank of each level starts with."""
+    readers = [
+        (slice(number, number + 1), weights[index].std, 1.0)
+        for number, level in enumerate(levels)
+        for index in level.readers
+    ]
+    stds: list[float] = reader_stds(len(levels), readers, typical_std(weights), torch.float64).tolist()
+    return stds
 
 
 def _levels(weights: Sequence[Weight]) -> list[Level]:

@@ -13,7 +13,7 @@ from shapeshift.generators.base import GeneratorOptions, WeightGenerator, typica
 from shapeshift.generators.mixing.assembly import Assembly
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.mixing.combinations import scaled
-from shapeshift.generators.mixing.layout import TemplateLayout, TemplatePlanner, exact_size
+from shapeshift.generators.mixing.layout import TemplateLayout, TemplatePlanner
 from shapeshift.generators.mixing.product import mix
 from shapeshift.generators.mixing.store import empty_store, fill_store, reader_stds
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
@@ -34,6 +34,10 @@ class TemplateGenerator(WeightGenerator[TemplateLayout]):
 
     #: The planner of the generator's layouts.
     planner_type: ClassVar[type[TemplatePlanner]] = TemplatePlanner
+
+    #: The names of the parameters, or modules, of :meth:`all_coefficients`. The coefficients are linear in each of them
+    #: while the others are constant, and a fit solves for them in this order.
+    linear_in: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, weights: Sequence[Weight], layout: TemplateLayout, options: GeneratorOptions) -> None:
         super().__init__(weights, layout)
@@ -84,14 +88,12 @@ class TemplateGenerator(WeightGenerator[TemplateLayout]):
 
     def make(self, indices: Sequence[int], buffers: BufferPool | None) -> list[Tensor]:
         vectors = mix(list(self.store), self.scales(), [self.assemblies[index] for index in indices], buffers)
-        weights = [self._stretch(index, vector) for index, vector in zip(indices, vectors, strict=True)]
-        return [self.times_zero_factor(index, weight) for index, weight in zip(indices, weights, strict=True)]
-
-    def _stretch(self, index: int, vector: Tensor) -> Tensor:
-        if str(index) in self.upsamplers:
-            stretched: Tensor = self.upsamplers[str(index)](vector)
-            return stretched
-        return vector.view(self.weights[index].shape)
+        weights = []
+        for index, vector in zip(indices, vectors, strict=True):
+            stretched = str(index) in self.upsamplers
+            weight = self.upsamplers[str(index)](vector) if stretched else vector.view(self.weights[index].shape)
+            weights.append(self.times_zero_factor(index, weight))
+        return weights
 
     def scales(self) -> Tensor:
         """Return the factor of each template, its coefficient times its gain, in the order of the gains."""
@@ -103,9 +105,6 @@ class TemplateGenerator(WeightGenerator[TemplateLayout]):
     def gains_of(self, index: int) -> list[slice]:
         return [self.layout.combinations[index].row]
 
-    def coefficient_parameters(self) -> list[nn.Parameter]:
-        return [parameter for name, parameter in self.named_parameters() if not name.startswith("store.")]
-
     def draw_parameters(self, rng: torch.Generator | None) -> None:
         readers = [
             (combination.store_slice, weight.std, weight.numel / combination.span)
@@ -116,46 +115,3 @@ class TemplateGenerator(WeightGenerator[TemplateLayout]):
         self.reset_coefficients(rng)
         for upsampler in self.upsamplers.values():
             cast(Upsampler, upsampler).reset_parameters(rng)
-
-    def linear_parts(self) -> list[list[nn.Parameter]]:
-        """Return the parameters in parts; the weights are linear in each part while the others are constant.
-
-        A fit solves for the parts in turn, in this order. The factors of weights that start at zero are in none.
-        """
-        stretching = list(self.upsamplers.parameters())
-        return [part for part in (list(self.store), *self.coefficient_parts(), stretching) if part]
-
-    def coefficient_parts(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of :meth:`all_coefficients`, in parts in each of which these are linear."""
-        others = ("store.", "upsamplers.", "zero_factors")
-        return [[parameter for name, parameter in self.named_parameters() if not name.startswith(others)]]
-
-    @torch.no_grad()
-    def start_fit(self) -> None:
-        """Let the first of several templates outweigh the others where each weight has entries of its own.
-
-        Overlapping templates of equal weight cancel in many ways, and a fit then takes many steps to be exact.
-        """
-        if self.layout.store_size < exact_size(self.weights):
-            return
-        coefficients = self.all_coefficients()
-        for combination in self.layout.combinations:
-            if combination.count > 1:
-                shares = self.gains.new_full((combination.count,), 0.5 / (combination.count - 1))
-                shares[0] = 1
-                row = combination.row
-                length = (self.gains[row] * coefficients[row]).norm()
-                self.gains[row] = shares * (length / shares.norm()) / coefficients[row].abs()
-
-    @torch.no_grad()
-    def finish_fit(self) -> None:
-        """Scale the store so that a gradient step on it moves no weight further than one on the weight itself would.
-
-        Larger steps than those of the original's own fine-tuning would undo the fit. The gains take the scale back.
-        """
-        scales = self.scales()
-        fitted = [found for weight, found in zip(self.weights, self.layout.combinations, strict=True) if weight.std > 0]
-        longest = max(scales[combination.row].norm() for combination in fitted)
-        for piece in self.store:
-            piece *= longest
-        self.gains /= longest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -22,6 +21,8 @@ COEFFICIENT_NORM = 5.0
 @GENERATORS.register("wavg")
 class WeightedAverage(TemplateGenerator):
     r"""Mix with learned coefficients :math:`a_{lk}` (Plummer et al. 2022, section 3.1, "WAvg")."""
+
+    linear_in = ("coefficients",)
 
     @staticmethod
     def count_coefficients(counts: Sequence[int], options: GeneratorOptions) -> int:
@@ -45,22 +46,6 @@ class WeightedAverage(TemplateGenerator):
         else:
             start = torch.cat([COEFFICIENT_NORM * _geometric(count, rng) for count in counts])
         self.coefficients.copy_(start)
-
-    @torch.no_grad()
-    def finish_fit(self) -> None:
-        super().finish_fit()
-        if self.coefficients is None:
-            return
-        # As for the store: a gradient step on coefficients moves no weight further than one on the weight itself would.
-        store = torch.cat(list(self.store)).flatten()
-        for weight, combination in zip(self.weights, self.layout.combinations, strict=True):
-            if combination.count > 1:
-                repeats, row = weight.numel / combination.size, combination.row
-                templates = torch.cat([store[template] for template in combination.template_slices])
-                length = math.sqrt(repeats) * templates.norm()
-                if length > 0:
-                    self.coefficients[row] *= self.gains[row] * length
-                    self.gains[row] = 1 / length
 
 
 def _geometric(count: int, rng: torch.Generator | None) -> Tensor:

@@ -104,6 +104,7 @@ class _Sets:
         self.reached: dict[Any, set[int]] = defaultdict(set)
         self.paths = {module: path for path, module in graph.model.named_modules()}
         self.names = {parameter: name for name, parameter in graph.model.named_parameters()}
+        self.places = {*self.paths, *self.names}
         self.numbers: dict[Any, int] = {}
         self.disjoint = DisjointSets()
         owners = Counter(
@@ -231,9 +232,9 @@ class _Sets:
         # Check the neighbours as well: an operation may pick channels by indices, which a removal would shift.
         beside = [dependency.target for dependency in node.dependencies if dependency.trigger == function]
         for operation in (node, *beside):
-            if not self._is_place(operation) and not keeps_channels(operation, self.shapes):
+            if operation.module not in self.places and not keeps_channels(operation, self.shapes):
                 return f"reach an operation ({operation_name(operation)}) that may mix them"
-        return self._obstacle_of_place(node) if self._is_place(node) else None
+        return self._obstacle_of_place(node) if node.module in self.places else None
 
     def _obstacle_of_place(self, node: Any) -> str | None:
         """Return the reason why no channel of a layer or parameter can be removed; None if channels can."""
@@ -250,9 +251,6 @@ class _Sets:
         if by_channel and not node.inputs:
             return f"reach {path}, which reads the model's input channel by channel"
         return None
-
-    def _is_place(self, node: Any) -> bool:
-        return node.module in self.paths or node.module in self.names
 
     def _number(self, site: Any) -> int:
         """Return the number of a site's first channel; its other channels have the numbers that follow."""

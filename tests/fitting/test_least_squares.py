@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import shapeshift
 from shapeshift.fitting.error_maps import plain
 from shapeshift.fitting.least_squares import LeastSquares
+from shapeshift.fitting.scaling import linear_parts
 from shapeshift.surgery.shared_parameters import SharedParameters
 from shapeshift.upsamplers import UPSAMPLERS
 from tests.fitted import FITTED, errors_of, similar_layers
@@ -48,7 +49,7 @@ def test_conjugate_gradients_solve_what_a_dense_solver_solves(combine: str, upsa
     wanted = [model.get_parameter(weight.name).detach() for weight in group.weights]
     problem = LeastSquares(group, range(len(wanted)), [plain] * len(wanted), wanted)
     target = torch.cat([weight.flatten() for weight in wanted])
-    parts = group.linear_parts()
+    parts = linear_parts(group)
     assert {id(p) for part in parts for p in part} == {id(p) for p in group.parameters()}
     for part in parts:
         sizes = [parameter.numel() for parameter in part]
@@ -86,7 +87,7 @@ def test_conjugate_gradients_reach_the_residual_of_lsmr(combine: str, budget: in
     metrics = [lambda weight, x=x: x @ weight.T for x in inputs]
     problem = LeastSquares(group, range(len(wanted)), metrics, wanted)
     target = torch.cat([metric(weight).flatten() for metric, weight in zip(metrics, wanted, strict=True)])
-    for part in group.linear_parts():
+    for part in linear_parts(group):
 
         def made(values: Tensor, part: list[nn.Parameter] = part) -> Tensor:
             nn.utils.vector_to_parameters(values, part)
