@@ -12,8 +12,9 @@ from torch.fx import Proxy
 
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
-from shapeshift.surgery.attached import ORDER, SOURCES, is_attached, original_class, weight_sources
+from shapeshift.surgery.attached import FORMS, ORDER, SOURCES, is_attached, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
+from shapeshift.surgery.parameter_form import ParameterForm
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 
@@ -27,8 +28,13 @@ def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root
     """
     module.__dict__[SOURCES] = sources
     module.__dict__[ORDER] = tuple(module._parameters)
-    for name in sources:
-        del module._parameters[name]
+    module.__dict__[FORMS] = forms = {}
+    for name, (source, index) in sources.items():
+        parameter = module._parameters.pop(name)
+        assert parameter is not None
+        forms[name] = ParameterForm.of(parameter)
+        if parameter._backward_hooks:
+            source.hooks[index] = parameter._backward_hooks
     if isinstance(module, nn.RNNBase):
         del module.__dict__["_flat_weights"]
     module.__class__ = generated_class(type(module), tuple(sources), root)  # type: ignore[arg-type]
@@ -51,7 +57,7 @@ def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     """Undo :func:`attach`: restore a module's class, and its parameters in their original order."""
     module.__class__ = original_class(module)
     order = module.__dict__.pop(ORDER)
-    del module.__dict__[SOURCES]
+    del module.__dict__[SOURCES], module.__dict__[FORMS]
     parameters = {**module._parameters, **weights}
     module._parameters.clear()
     for name in (*order, *parameters):
@@ -188,8 +194,8 @@ def _named_children(base: Any) -> Callable[..., Any]:
     """While the model runs, list its own children only: some models call whatever they list."""
 
     def named_children(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        shared: SharedParameters = getattr(self, ATTRIBUTE)
-        running = any(source.is_running for source in shared.sources)
+        shared: SharedParameters | None = self._modules.get(ATTRIBUTE)  # type: ignore[assignment]
+        running = shared is not None and any(source.is_running for source in shared.sources)
         return ((name, child) for name, child in base.named_children(self) if not running or child is not shared)
 
     return named_children
