@@ -58,8 +58,8 @@ def compress(
         BudgetError: if the budget cannot be read, or lies outside of what the config allows; it names the bound.
         ConfigError: if an option is unknown, a pattern matches nothing, or there is nothing to calibrate.
         DataError: if the calibration data is empty, or holds no inputs of the model.
-        ModelError: if the model has nothing to generate, cannot read generated weights, or has no values to fit. The
-            model is unchanged after any error.
+        ModelError: if the model has nothing to generate, cannot read generated weights, holds a weight in an attribute
+            or a list without registering it, or has no values to fit. The model is unchanged after any error.
         MissingExtraError: if the progress bar is asked for and tqdm is not installed.
 
     Example:
@@ -141,8 +141,9 @@ def materialize(model: ModelT) -> ModelT:
         model: A compressed model, or a module that holds one or several. It is changed in place.
 
     Returns:
-        The same model, with equal outputs. Weights that were generated are contiguous; set another memory format again
-        by ``model.to(memory_format=...)``.
+        The same model, with equal outputs. Weights that were generated have the memory format, the class and the
+        attributes that they had when the model was compressed; if ``model.to(memory_format=...)`` was called since,
+        call it again. A bound ``forward`` that a wrapper took from the compressed model still works.
 
     Raises:
         ModelError: if nothing in the model is compressed, its shared parameters are sharded over processes, or a layer

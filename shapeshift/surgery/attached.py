@@ -6,9 +6,11 @@ from torch import nn
 
 from shapeshift.surgery.forward_pass import WeightSource
 
-# The attributes of an attached module: where it reads its weights, and the order of its parameters before.
+# The attributes of an attached module: where it reads its weights, the order of its parameters before, and the forms of
+# those that are generated.
 SOURCES = "_shapeshift_sources"
 ORDER = "_shapeshift_order"
+FORMS = "_shapeshift_forms"
 
 
 def is_attached(module: nn.Module) -> bool:

@@ -10,10 +10,12 @@ from torch import nn
 
 from shapeshift.errors import ModelError
 from shapeshift.plan import Plan
-from shapeshift.surgery.attached import is_attached, original_class, weight_sources
+from shapeshift.surgery.attached import FORMS, is_attached, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.layers import attach, check_attachable, check_detachable, detach, generated_class, make_part
+from shapeshift.surgery.parameter_form import ParameterForm
 from shapeshift.surgery.parts import containers_of
+from shapeshift.surgery.references import check_references
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters, put_first
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -23,13 +25,14 @@ def check_installable(model: nn.Module, plan: Plan) -> None:
     """Raise if the layers of a plain model cannot read the weights of a plan that was made for it.
 
     Raises:
-        ModelError: if the model is compressed already or scripted, has an attribute ``shapeshift`` of its own, or a
-            layer's class lets no other derive from it.
+        ModelError: if the model is compressed already or scripted, has an attribute ``shapeshift`` of its own, refers
+            to a weight as :func:`check_references` finds, or a layer's class lets no other derive from it.
     """
     for path, module in model.named_modules():
         check_attachable(module, path)
     if hasattr(model, ATTRIBUTE):
         raise ModelError(f"{type(model).__name__} has an attribute {ATTRIBUTE!r} of its own; rename it first")
+    check_references(model, plan)
     for path, places in _places(model, plan).items():
         module = model.get_submodule(path)
         try:
@@ -118,19 +121,26 @@ def write_weights(module: ModelT) -> ModelT:
             check_detachable(found, path)
             attached.append(found)
     weights: dict[tuple[WeightSource, int], nn.Parameter] = {}
-    for source, index in (place for found in attached for place in weight_sources(found).values()):
-        if (source, index) not in weights:
-            trainable = any(parameter.requires_grad for parameter in source.generator.parameters())
-            with torch.no_grad():
-                (generated,) = source.generator.generate([index])
-                generated = generated.detach().clone(memory_format=torch.contiguous_format)
-            weights[source, index] = nn.Parameter(generated, requires_grad=trainable)
+    for found in attached:
+        for name, (source, index) in weight_sources(found).items():
+            if (source, index) not in weights:
+                weights[source, index] = _plain(source, index, found.__dict__[FORMS][name])
     for found in module.modules():
         if not is_attached(found) and "_rebuild" in vars(type(found)):  # a part that was made one by `make_part`
             found.__class__ = original_class(found)
     for found in attached:
         detach(found, {name: weights[place] for name, place in weight_sources(found).items()})
     return module
+
+
+def _plain(source: WeightSource, index: int, form: ParameterForm) -> nn.Parameter:
+    """Make a parameter of a generated weight, of the form that it had before, with its hooks."""
+    with torch.no_grad():
+        (values,) = source.generator.generate([index])
+    parameter = form.parameter(values, any(found.requires_grad for found in source.generator.parameters()))
+    if source.hooks.get(index):
+        parameter._backward_hooks = source.hooks[index]
+    return parameter
 
 
 def _places(model: nn.Module, plan: Plan) -> dict[str, dict[str, tuple[int, int]]]:

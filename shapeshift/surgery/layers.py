@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.running.modes import is_eager
 from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
-from shapeshift.surgery.attached import ORDER, SOURCES, is_attached, original_class, weight_sources
+from shapeshift.surgery.attached import FORMS, ORDER, SOURCES, is_attached, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.own_parameters import OwnParameters, refuse_generated
+from shapeshift.surgery.parameter_form import ParameterForm
 from shapeshift.surgery.parts import part_members
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 from shapeshift.surgery.traced_pass import find_tracer
@@ -32,6 +33,13 @@ def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root
     """
     module.__dict__[SOURCES] = sources
     module.__dict__[ORDER] = tuple(module._parameters)
+    module.__dict__[FORMS] = forms = {}
+    for name, (source, index) in sources.items():
+        parameter = module._parameters[name]
+        assert parameter is not None
+        forms[name] = ParameterForm.of(parameter)
+        if parameter._backward_hooks:
+            source.hooks[index] = parameter._backward_hooks
     own = {name: parameter for name, parameter in module._parameters.items() if name not in sources}
     module.__dict__["_parameters"] = OwnParameters(own, sources)
     if isinstance(module, nn.RNNBase):
@@ -62,7 +70,7 @@ def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     """Undo :func:`attach`: restore a module's class, and its parameters in their original order."""
     module.__class__ = original_class(module)
     order = module.__dict__.pop(ORDER)
-    del module.__dict__[SOURCES]
+    del module.__dict__[SOURCES], module.__dict__[FORMS]
     parameters = {**module._parameters, **weights}
     module.__dict__["_parameters"] = {
         name: parameters[name] for name in dict.fromkeys((*order, *parameters)) if name in parameters
@@ -223,8 +231,8 @@ def _named_children(base: Any) -> Callable[..., Any]:
     """While the model runs, list its own children only: some models call whatever they list."""
 
     def named_children(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        shared: SharedParameters = getattr(self, ATTRIBUTE)
-        running = any(source.is_running for source in shared.sources)
+        shared: SharedParameters | None = self._modules.get(ATTRIBUTE)  # type: ignore[assignment]
+        running = shared is not None and any(source.is_running for source in shared.sources)
         return ((name, child) for name, child in base.named_children(self) if not running or child is not shared)
 
     return named_children

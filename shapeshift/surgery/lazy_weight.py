@@ -18,7 +18,7 @@ from shapeshift.generators import WeightGenerator
 from shapeshift.running.modes import is_eager
 
 # The hooks on the gradient of one weight, by the ids of their handles.
-GradientHooks = OrderedDict[int, Callable[[Tensor], Tensor | None]]
+GradientHooks = dict[int, Callable[[Tensor], Tensor | None]]
 
 # Attributes of the lazy weight itself: reading them must not generate the weight.
 _ATTRIBUTES = [
