@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
@@ -158,7 +159,19 @@ def _adapt_resizing(base: Any) -> Callable[..., Any]:
     return resize_token_embeddings
 
 
+def _adapt_input_size(base: Any) -> Callable[..., Any]:
+    """timm's models replace parameters one by one: try it on a copy, so that a refusal leaves the model as it was."""
+
+    @functools.wraps(base.set_input_size)
+    def set_input_size(self: Any, *args: Any, **kwargs: Any) -> Any:
+        base.set_input_size(copy.deepcopy(self), *args, **kwargs)
+        return base.set_input_size(self, *args, **kwargs)
+
+    return set_input_size
+
+
 MODEL_METHODS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "get_expanded_tied_weights_keys": _adapt_ties,
     "resize_token_embeddings": _adapt_resizing,
+    "set_input_size": _adapt_input_size,
 }
