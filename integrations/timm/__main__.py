@@ -5,11 +5,9 @@ python -m shapeshift.integrations.timm train.py --model shapeshift_resnet50 --mo
 
 from __future__ import annotations
 
-import runpy
 import sys
-from pathlib import Path
 
-from shapeshift.errors import ModelError
+from shapeshift.integrations.running_scripts import run_script
 from shapeshift.integrations.timm import PREFIX
 
 
@@ -22,12 +20,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         ModelError: if there is no such script.
     """
-    if not arguments or not Path(arguments[0]).is_file():
-        missing = f"there is no script {arguments[0]}" if arguments else "name a script to run"
-        raise ModelError(f"{missing}: python -m shapeshift.integrations.timm train.py --model {PREFIX}resnet50 ...")
-    sys.argv = arguments
-    sys.path[0] = str(Path(arguments[0]).resolve().parent)  # as Python does for a script
-    runpy.run_path(arguments[0], run_name="__main__")
+    run_script(arguments, f"python -m shapeshift.integrations.timm train.py --model {PREFIX}resnet50 ...")
 
 
 if __name__ == "__main__":

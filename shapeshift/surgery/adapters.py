@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections import OrderedDict
@@ -252,6 +253,17 @@ def _adapt_lookup(base: Any) -> Callable[..., nn.Module]:
     return get_submodule
 
 
+def _adapt_input_size(base: Any) -> Callable[..., Any]:
+    """timm's models replace parameters one by one: try it on a copy, so that a refusal leaves the model as it was."""
+
+    @functools.wraps(base.set_input_size)
+    def set_input_size(self: Any, *args: Any, **kwargs: Any) -> Any:
+        base.set_input_size(copy.deepcopy(self), *args, **kwargs)
+        return base.set_input_size(self, *args, **kwargs)
+
+    return set_input_size
+
+
 _INPUT, _OUTPUT = "get_input_embeddings", "get_output_embeddings"
 
 #: Methods of transformers' models that the root of a compressed one has in another form.
@@ -265,4 +277,5 @@ MODEL_METHODS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "resize_token_embeddings": _adapt_replacing("resize_token_embeddings", f"{_INPUT} {_OUTPUT}"),
     "set_input_embeddings": _adapt_replacing("set_input_embeddings", _INPUT),
     "set_output_embeddings": _adapt_replacing("set_output_embeddings", _OUTPUT),
+    "set_input_size": _adapt_input_size,
 }
