@@ -18,7 +18,7 @@ from shapeshift.running.modes import is_sharded
 from shapeshift.running.wrappers import compiled_from
 from shapeshift.surgery.install import check_installable, install, write_weights
 from shapeshift.surgery.layers import check_attachable
-from shapeshift.surgery.roots import find_roots, require_root
+from shapeshift.surgery.roots import find_roots, is_copied_part, require_root
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -138,7 +138,8 @@ def materialize(model: ModelT) -> ModelT:
     """Write the generated weights back into plain layers: an ordinary model, of the original classes and keys.
 
     Args:
-        model: A compressed model, or a module that holds one or several. It is changed in place.
+        model: A compressed model, a module that holds one or several, or a copy of a part of one. It is changed in
+            place.
 
     Returns:
         The same model, with equal outputs. Weights that were generated have the memory format, the class and the
@@ -157,7 +158,9 @@ def materialize(model: ModelT) -> ModelT:
         >>> list(shapeshift.materialize(model).state_dict())
         ['0.weight', '0.bias', '1.weight', '1.bias']
     """
-    roots = find_roots(model) or [require_root(model)]
+    roots = find_roots(model)
+    if not roots and not is_copied_part(model):
+        require_root(model)
     if any(map(is_sharded, model.parameters())):
         raise ModelError(
             f"the parameters of {type(model).__name__} are sharded over processes: shapeshift.save the model, "

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from shapeshift.surgery.forward_pass import WeightSource
 
 
+def is_orphan(source: WeightSource) -> bool:
+    """Tell whether the shared parameters of a source are in no model."""
+    return source.owner is None or source.owner() is None
+
+
 def warn_without_owner(source: WeightSource, index: int) -> None:
     """Warn, once for each copy, if a weight whose shared parameters are in no model is read with a gradient."""
-    owned = source.owner is not None and source.owner() is not None
-    if owned or source.warned or not torch.is_grad_enabled():
+    if not is_orphan(source) or source.warned or not torch.is_grad_enabled():
         return
     if not any(parameter.requires_grad for parameter in source.generator.parameters()):
         return
@@ -25,8 +29,7 @@ def warn_without_owner(source: WeightSource, index: int) -> None:
     warnings.warn(
         f"{weight.name} {weight.shape} is read by a layer that is a copy of one, or that outlived its model: the "
         "shared parameters that it is generated from are in no model, so no optimizer trains them and no state dict "
-        "holds them. Copy the whole model, or copy the layer before shapeshift.compress(model, ...) or after "
-        "shapeshift.materialize(model)",
+        "holds them. Copy the whole model, or call shapeshift.materialize(copy) on the copy, which makes it plain",
         ShapeshiftWarning,
         stacklevel=4,
     )

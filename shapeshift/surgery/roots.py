@@ -6,6 +6,7 @@ from torch import nn
 
 from shapeshift.errors import ModelError
 from shapeshift.surgery.attached import is_attached, weight_sources
+from shapeshift.surgery.orphans import is_orphan
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 
@@ -29,6 +30,12 @@ def find_root(model: nn.Module) -> nn.Module | None:
     return roots[0] if roots else None
 
 
+def is_copied_part(model: nn.Module) -> bool:
+    """Tell whether all generated weights of a module come from shared parameters that are in no model."""
+    places = [place for found in model.modules() if is_attached(found) for place in weight_sources(found).values()]
+    return bool(places) and all(is_orphan(source) for source, _ in places)
+
+
 def check_registered(root: nn.Module) -> None:
     """Raise if a layer of a compressed model reads shared parameters that the model does not hold.
 
@@ -46,8 +53,8 @@ def check_registered(root: nn.Module) -> None:
                 raise ModelError(
                     f"{path}.{name} {source.weights[index].shape} is generated from shared parameters that the model "
                     "does not hold: its layer is a copy of a compressed one, or belongs to another model. They are "
-                    "not trained with this model, and its state lacks them. Add the layer before "
-                    "shapeshift.compress(model, ...), or call shapeshift.materialize(model) first"
+                    "not trained with this model, and its state lacks them. Add a plain layer, as "
+                    "shapeshift.materialize(copy.deepcopy(layer)) returns, or call shapeshift.materialize(model) first"
                 )
 
 
@@ -61,7 +68,8 @@ def require_root(model: nn.Module) -> nn.Module:
     if root is None and is_compressed(model):
         raise ModelError(
             f"{type(model).__name__} is a part of a compressed model, without the parameters that its weights are "
-            "generated from: take the whole model, or a member of a family out of it by family.extract(index)"
+            "generated from: take the whole model, a plain copy of the part, by "
+            "shapeshift.materialize(copy.deepcopy(part)), or a member of a family, by family.extract(index)"
         )
     if root is None:
         raise ModelError(f"{type(model).__name__} is not compressed; call shapeshift.compress(model, budget) first")

@@ -91,6 +91,18 @@ class TestAddedLayers:
         assert_close(gradients(model, (x,)), gradients(dense, (x,)), "identical")
 
 
+def test_a_plain_copy_trains_and_is_saved_as_in_the_dense_model(tmp_path: Path) -> None:
+    model, x = shapeshift.compress(Stack(), "60%"), torch.randn(2, 16)
+    with pytest.raises(ModelError, match=r"shapeshift\.materialize\(copy\.deepcopy\(part\)\)"):
+        shapeshift.materialize(model.blocks[-1])
+    model.blocks.append(shapeshift.materialize(copy.deepcopy(model.blocks[-1])))
+    dense = shapeshift.materialize(copy.deepcopy(model))
+    found, expected = gradients(model, (x,)), gradients(dense, (x,))
+    assert_close(found["blocks.3.0.weight"], expected["blocks.3.0.weight"], "reordered gradient")
+    shapeshift.save(model, tmp_path)
+    assert_close(shapeshift.load(tmp_path, Stack(4))(x), model(x), "identical")
+
+
 def test_a_layer_that_outlives_its_model_warns() -> None:
     layer = shapeshift.compress(Stack(), "60%").head
     with pytest.warns(ShapeshiftWarning, match=r"head\.weight \(16, 16\) is read by a layer"):
