@@ -14,6 +14,7 @@ from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
 from shapeshift.surgery.attached import ORDER, SOURCES, is_attached, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
+from shapeshift.surgery.lazy_weight import LazyWeight
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 
@@ -107,7 +108,9 @@ def _weight_property(name: str) -> property:
         return weight if getattr(self, "max_norm", None) is None else weight.clone()
 
     def write(self: nn.Module, value: Any) -> None:
-        _refuse(self, name)
+        source, index = weight_sources(self)[name]
+        if not (isinstance(value, LazyWeight) and value.is_made_by(source.generator, index)):  # written to itself
+            _refuse(self, name)
 
     def delete(self: nn.Module) -> None:
         _refuse(self, name)

@@ -119,6 +119,10 @@ class LazyWeight(Tensor):
         _refuse(str(func), (args, kwargs))
         raise AssertionError(f"{func} was dispatched to {cls.__name__} without one")
 
+    def is_made_by(self, generator: WeightGenerator[Any], index: int) -> bool:
+        """Tell whether this is the weight of an index in a generator's group."""
+        return self._generator is generator and self._index == index
+
     def _hold(self, held: bool) -> LazyWeight:
         """Let the weight pass on no gradient to the shared parameters, or let it do so again."""
         generator, index = self._generator, frozenset({self._index})
