@@ -16,6 +16,7 @@ from shapeshift.running.modes import is_eager
 from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
 from shapeshift.surgery.attached import FORMS, ORDER, SOURCES, is_attached, is_generated, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
+from shapeshift.surgery.lazy_weight import LazyWeight
 from shapeshift.surgery.own_parameters import OwnParameters, refuse_generated
 from shapeshift.surgery.parameter_form import ParameterForm
 from shapeshift.surgery.parts import part_members
@@ -131,7 +132,9 @@ def _weight_property(name: str) -> property:
         return source.read(index)
 
     def write(self: nn.Module, value: Any) -> None:
-        _refuse(self, name)
+        source, index = weight_sources(self)[name]
+        if not (isinstance(value, LazyWeight) and value.is_made_by(source.generator, index)):  # written to itself
+            _refuse(self, name)
 
     def delete(self: nn.Module) -> None:
         _refuse(self, name)

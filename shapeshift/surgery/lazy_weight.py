@@ -159,6 +159,10 @@ class LazyWeight(Tensor):
             args, kwargs = tree_map_only(LazyWeight, lambda lazy: lazy._origin.generate(), (args, kwargs or {}))
         return func(*args, **kwargs)
 
+    def is_made_by(self, generator: WeightGenerator[Any], index: int) -> bool:
+        """Tell whether this is the weight of an index in a generator's group."""
+        return self._origin.generator is generator and self._origin.index == index
+
     def _hold(self, held: bool) -> LazyWeight:
         """Let the weight pass on no gradient to the shared parameters, or let it do so again."""
         generator, index = self._origin.generator, frozenset({self._origin.index})

@@ -132,6 +132,13 @@ class TestRequiresGradOfOneWeight:
         assert all(parameter.grad is None for parameter in require_shared(model).parameters())
 
 
+def test_a_weight_that_is_assigned_to_itself_stays() -> None:
+    model = shapeshift.compress(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)), "60%")
+    model[0].weight = model[0].weight  # as PEFT does when it takes an adapter off
+    with pytest.raises(GeneratedWeightError, match="cannot be assigned"):
+        model[0].weight = model[1].weight
+
+
 def test_attention_of_torch_refuses_lora_with_the_way_out() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
