@@ -21,7 +21,6 @@ from torch import nn
 
 from shapeshift.budget import Budget
 from shapeshift.checkpoint.checkpoint import Checkpoint, stamped
-from shapeshift.checkpoint.matching import same_sharing
 from shapeshift.checkpoint.snapshot import Snapshot
 from shapeshift.compression import compress, materialize, plan_compression
 from shapeshift.config import Config
@@ -30,6 +29,7 @@ from shapeshift.names import did_you_mean
 from shapeshift.surgery.install import install, replace
 from shapeshift.surgery.roots import is_compressed, require_root, require_shared
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
+from shapeshift.surgery.sharing import sharing_difference
 
 
 class ShapeshiftCallback(Callback):
@@ -256,7 +256,8 @@ def share_as_saved(pl_module: LightningModule, checkpoint: Mapping[str, Any]) ->
 def _share_as(module: nn.Module, description: str, file: Path) -> None:
     """Share a plain or compressed module as a checkpoint describes. Its values are loaded later."""
     checkpoint = Checkpoint.parse(json.loads(description), file)
-    if is_compressed(module) and checkpoint.plan and same_sharing(require_shared(module).plan, checkpoint.plan):
+    plan = checkpoint.plan
+    if is_compressed(module) and plan and sharing_difference(plan, require_shared(module).plan) is None:
         require_shared(module).fit_errors = checkpoint.fit_errors
         return  # an optimizer may hold the parameters already
 

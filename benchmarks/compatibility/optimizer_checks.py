@@ -51,10 +51,16 @@ def _torch_optimizers() -> dict[str, type[Optimizer]]:
     return {name: kind for name, kind in named.items() if isinstance(kind, type) and issubclass(kind, Optimizer)}
 
 
-for _name, _kind in _torch_optimizers().items():
-    _register("optimizers of torch", _name, lambda model, kind=_kind: kind(parameter_groups(model, weight_decay=0.01)))
+def _from_torch(kind: type[Optimizer]) -> Callable[[nn.Module], Optimizer]:
+    return lambda model: kind(parameter_groups(model, weight_decay=0.01))
 
-for _name in map(str, list_optimizers()):
-    _register(
-        "optimizers of timm", _name, lambda model, name=_name: create_optimizer_v2(model, name, lr=1e-3, momentum=0.9)
-    )
+
+def _from_timm(name: str) -> Callable[[nn.Module], Optimizer]:
+    return lambda model: create_optimizer_v2(model, name, lr=1e-3, momentum=0.9)  # type: ignore[no-any-return]
+
+
+for _name, _kind in _torch_optimizers().items():
+    _register("optimizers of torch", _name, _from_torch(_kind))
+
+for _timm_name in map(str, list_optimizers()):
+    _register("optimizers of timm", _timm_name, _from_timm(_timm_name))
