@@ -174,8 +174,7 @@ CHECKS: dict[str, Check] = {
 # Checks that a compressed base model refuses.
 EXPECTED = {("merging", "*"): "an adapter cannot be written into generated weights: materialize first"}
 
-# Biases are trained in place, so they stay as they are when the adapter is disabled, deleted or unloaded. AdaLoRA
-# trains one adapter only.
+# Biases are trained in place, and stay when the adapter is disabled, deleted or unloaded. AdaLoRA trains one adapter.
 SKIPPED = {
     *((check, "lora with a bias") for check in ("several_adapters", "disabling", "deleting", "unloading")),
     *((check, "adalora") for check in ("several_adapters", "deleting")),
