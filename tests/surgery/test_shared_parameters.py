@@ -37,7 +37,7 @@ class TestStateDict:
         model = mlp()
         dense = model.state_dict()
         compressed(model)
-        with pytest.raises(RuntimeError, match=r"Unexpected key.*0\.weight"):
+        with pytest.raises(shapeshift.GeneratedWeightError, match=r'0\.weight .*init="fit"'):
             model.load_state_dict(dense)
 
 
