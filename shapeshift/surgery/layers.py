@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.running.modes import is_eager
-from shapeshift.surgery.adapters import ADAPTERS, MODEL_METHODS
+from shapeshift.surgery.adapters import ADAPTERS
 from shapeshift.surgery.attached import FORMS, ORDER, SOURCES, is_attached, is_generated, original_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.lazy_weight import LazyWeight
+from shapeshift.surgery.model_methods import MODEL_METHODS
 from shapeshift.surgery.own_parameters import OwnParameters, refuse_generated
 from shapeshift.surgery.parameter_form import ParameterForm
 from shapeshift.surgery.parts import part_members

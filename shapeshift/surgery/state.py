@@ -11,6 +11,7 @@ from torch import nn
 from shapeshift.errors import CheckpointError
 from shapeshift.plan import Plan
 from shapeshift.surgery.roots import check_registered
+from shapeshift.surgery.savers import check_saver
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 from shapeshift.surgery.sharing import sharing_difference
 
@@ -23,6 +24,7 @@ def adapt_saving(base: Any) -> Callable[..., None]:
 
     def save_to_state_dict(self: Any, destination: Any, prefix: str, keep_vars: bool) -> None:
         check_registered(self)
+        check_saver(self)
         base._save_to_state_dict(self, destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
         if metadata is not None:
