@@ -37,7 +37,8 @@ def check_references(model: nn.Module, plan: Plan) -> None:
                 f"afterwards, or keep the weight out with exclude=[{weight.name!r}]"
             )
         storages[parameter.untyped_storage()._cdata] = weight
-    registered = set(model.modules())
+    # By their dicts of parameters, which modules that stand for others share: what is read through either follows.
+    registered = {id(module._parameters) for module in model.modules()}
     for path, module in model.named_modules():
         for name, found in _unregistered(module, registered):
             same = storages.get(found.untyped_storage()._cdata)
@@ -49,14 +50,15 @@ def check_references(model: nn.Module, plan: Plan) -> None:
                 )
 
 
-def _unregistered(module: nn.Module, registered: set[nn.Module]) -> Iterator[tuple[str, Tensor]]:
+def _unregistered(module: nn.Module, registered: set[int]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors with gradients that a module's attributes hold beside its parameters, each with its name."""
     for name, value in vars(module).items():
         # An RNN's own list of its weights is made anew.
         if name not in ("_parameters", "_modules") and not (name == "_flat_weights" and isinstance(module, nn.RNNBase)):
             for entry in _entries(value):
-                held = entry.parameters() if isinstance(entry, nn.Module) and entry not in registered else [entry]
-                for found in held:
+                dicts = [part._parameters for part in entry.modules()] if isinstance(entry, nn.Module) else []
+                held = (found for each in dicts if id(each) not in registered for found in each.values())
+                for found in (entry, *held):
                     if isinstance(found, Tensor) and found.requires_grad and _is_plain(found):
                         yield name, found
 
