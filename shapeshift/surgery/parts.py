@@ -79,5 +79,6 @@ def part_members(base: type[nn.Module]) -> dict[str, Callable[..., Any]]:
 def containers_of(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
     """Return the modules between a model and its parameters of the given names, with those that own the parameters."""
     paths = {".".join(parts[:end]) for parts in (name.split(".") for name in names) for end in range(1, len(parts))}
+    found = dict.fromkeys(model.get_submodule(path) for path in sorted(paths))  # some models list a module twice
     # A traced module's class is its own code, which no other class can have.
-    return [found for path in sorted(paths) if not isinstance(found := model.get_submodule(path), GraphModule)]
+    return [module for module in found if not isinstance(module, GraphModule)]

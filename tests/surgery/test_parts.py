@@ -208,3 +208,17 @@ def test_modules_of_a_fixed_class_are_left_alone() -> None:
     kinds = [type(module) for module in model.values()]
     shapeshift.compress(model, 0.6)
     assert [type(module) for module in model.values()] == kinds
+
+
+def test_a_module_that_is_listed_twice_is_one_part() -> None:
+    model = build_listed_twice()
+    shapeshift.compress(model, 0.6)
+    copy.deepcopy(model).first.requires_grad_(False)
+    assert type(shapeshift.materialize(model).first) is nn.Sequential
+
+
+def build_listed_twice() -> Any:
+    model = nn.Module()
+    model.first = nn.Sequential(nn.Linear(8, 8))
+    model.again = model.first
+    return model
