@@ -40,6 +40,11 @@ def generated_names(model: nn.Module) -> list[str]:
     ]
 
 
+def set_class(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Set the class of a module itself; one that stands for another would set the other's attributes."""
+    object.__setattr__(module, "__class__", kind)
+
+
 def is_generated(model: nn.Module, name: str) -> bool:
     """Tell whether a parameter of a model, by its dotted name, is generated; False if there is none of that name."""
     path, _, parameter = name.rpartition(".")

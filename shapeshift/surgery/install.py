@@ -10,7 +10,7 @@ from torch import nn
 
 from shapeshift.errors import ModelError
 from shapeshift.plan import Plan
-from shapeshift.surgery.attached import FORMS, is_attached, original_class, weight_sources
+from shapeshift.surgery.attached import FORMS, is_attached, original_class, set_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.layers import attach, check_attachable, check_detachable, detach, generated_class, make_part
 from shapeshift.surgery.parameter_form import ParameterForm
@@ -127,7 +127,7 @@ def write_weights(module: ModelT) -> ModelT:
                 weights[source, index] = _plain(source, index, found.__dict__[FORMS][name])
     for found in module.modules():
         if not is_attached(found) and "_rebuild" in vars(type(found)):  # a part that was made one by `make_part`
-            found.__class__ = original_class(found)
+            set_class(found, original_class(found))
     for found in attached:
         detach(found, {name: weights[place] for name, place in weight_sources(found).items()})
     return module

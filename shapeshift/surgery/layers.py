@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.running.modes import is_eager
 from shapeshift.surgery.adapters import ADAPTERS
-from shapeshift.surgery.attached import FORMS, ORDER, SOURCES, is_attached, is_generated, original_class, weight_sources
+from shapeshift.surgery.attached import (
+    FORMS,
+    ORDER,
+    SOURCES,
+    is_attached,
+    is_generated,
+    original_class,
+    set_class,
+    weight_sources,
+)
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.lazy_weight import LazyWeight
 from shapeshift.surgery.model_methods import MODEL_METHODS
@@ -46,13 +55,13 @@ def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root
     module.__dict__["_parameters"] = OwnParameters(own, sources)
     if isinstance(module, nn.RNNBase):
         del module.__dict__["_flat_weights"]
-    module.__class__ = generated_class(type(module), tuple(sources), root)  # type: ignore[arg-type]
+    set_class(module, generated_class(type(module), tuple(sources), root))  # type: ignore[arg-type]
 
 
 def make_part(module: nn.Module) -> None:
     """Let a plain module inside a compressed model list the shared parameters that serve nothing outside of it."""
     with contextlib.suppress(TypeError):  # a class that does not let others derive from it
-        module.__class__ = generated_class(type(module), (), root=False)  # type: ignore[arg-type]
+        set_class(module, generated_class(type(module), (), root=False))  # type: ignore[arg-type]
 
 
 def check_detachable(module: nn.Module, path: str) -> None:
@@ -70,7 +79,7 @@ def check_detachable(module: nn.Module, path: str) -> None:
 
 def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     """Undo :func:`attach`: restore a module's class, and its parameters in their original order."""
-    module.__class__ = original_class(module)
+    set_class(module, original_class(module))
     order = module.__dict__.pop(ORDER)
     del module.__dict__[SOURCES], module.__dict__[FORMS]
     parameters = {**module._parameters, **weights}
