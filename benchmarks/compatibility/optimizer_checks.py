@@ -45,13 +45,13 @@ def _register(group: str, name: str, make: Callable[[nn.Module], Optimizer]) -> 
         assert _lowers(make, compressed) or not expected
 
 
-def _torch_optimizers() -> dict[str, type[Optimizer]]:
+def _torch_optimizers() -> dict[str, Callable[..., Optimizer]]:
     """Return the optimizers of torch by name."""
     named = {name: getattr(torch.optim, name) for name in dir(torch.optim) if name not in OTHER_KINDS}
     return {name: kind for name, kind in named.items() if isinstance(kind, type) and issubclass(kind, Optimizer)}
 
 
-def _from_torch(kind: type[Optimizer]) -> Callable[[nn.Module], Optimizer]:
+def _from_torch(kind: Callable[..., Optimizer]) -> Callable[[nn.Module], Optimizer]:
     return lambda model: kind(parameter_groups(model, weight_decay=0.01))
 
 
