@@ -24,6 +24,9 @@ class Tolerance:
 
 TOLERANCES = {
     "identical": Tolerance(0, 0, "the same kernels run on the same numbers"),
+    "moved": Tolerance(
+        1e-4, 1e-6, "the same numbers at another address: some CPUs' small matrix products differ by it"
+    ),
     "starting deviation": Tolerance(1e-4, 1e-12, "a gain rescales to the deviation: float32 rounding remains"),
     "drawn deviation": Tolerance(
         0.1, 0, "the deviation of some hundred numbers that are drawn varies by a few percent"

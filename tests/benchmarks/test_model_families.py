@@ -201,7 +201,7 @@ def check(
     def assert_same(twin: nn.Module) -> None:
         torch.manual_seed(0)
         with torch.no_grad():
-            assert_close(tensors(call(twin)(*inputs)), expected, "identical")
+            assert_close(tensors(call(twin)(*inputs)), expected, "moved")
 
     assert_same(copy.deepcopy(model))
     if not any(map(is_parametrized, model.modules())):  # torch refuses to pickle those
