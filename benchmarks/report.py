@@ -44,8 +44,8 @@ generator mixes as many templates of a store of the same size, but slices the st
     "step_sizes": """\
 ## Size of an optimizer's step
 
-An optimizer's rule for rows or channels reads a store, whose pieces are columns, as rows of one entry. A ratio of 1 means
-that weights move as far as those of the dense model; [](choosing.md) says which optimizer wants what.
+An optimizer's rule for rows or channels reads a store, whose pieces are columns, as rows of one entry. A ratio of 1
+means that weights move as far as those of the dense model; [](choosing.md) says which optimizer wants what.
 """,
     "cost_of_distillation": """\
 ## Time of a training step with distillation

@@ -8,6 +8,7 @@ from torch import nn
 
 from shapeshift.errors import ModelError
 from shapeshift.surgery.parts import describe_sharing, how_to_separate, serves_others, sources_read_in
+from shapeshift.surgery.roots import check_registered, find_roots
 from shapeshift.weights import is_weight_shape
 
 
@@ -42,11 +43,13 @@ def parameter_groups(model: nn.Module, weight_decay: float, *, use_muon: bool = 
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 16))
         >>> model = shapeshift.compress(model, "120%", mapping={"0": "first", "*": "rest"})
         >>> groups = shapeshift.parameter_groups(model, weight_decay=5e-4)
-        >>> [len(group["params"]) for group in groups]  # two stores; two biases
-        [2, 2]
+        >>> [len(group["params"]) for group in groups]  # two stores; coefficients and biases
+        [2, 3]
         >>> slow = [{**group, "lr": 0.01} for group in shapeshift.parameter_groups(model[0], weight_decay=5e-4)]
         >>> optimizer = torch.optim.SGD([*slow, *shapeshift.parameter_groups(model[1], weight_decay=5e-4)], lr=0.1)
     """
+    for root in find_roots(model):
+        check_registered(root)
     parameters = dict.fromkeys(model.parameters())
     shared: set[nn.Parameter] = set()
     coefficients: set[nn.Parameter] = set()

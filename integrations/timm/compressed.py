@@ -22,6 +22,7 @@ from shapeshift.compression import compress, plan_compression
 from shapeshift.config import Config
 from shapeshift.errors import BudgetError
 from shapeshift.surgery.install import install
+from shapeshift.surgery.roots import require_shared
 from shapeshift.surgery.shared_parameters import SharedParameters
 
 PREFIX = "shapeshift_"
@@ -91,6 +92,7 @@ def build_compressed(name: str, pretrained: bool = False, *, budget: Budget | No
     described: Any = model
     described.pretrained_cfg = described.default_cfg = {**described.pretrained_cfg, "architecture": PREFIX + name}
     described._model_args = {"init": config.init}
+    require_shared(model).is_built_in = True
     return model
 
 

@@ -141,6 +141,9 @@ class WeightSource:
         """Return one weight as a lazy one; compilers, tracers and function transforms get its values."""
         if torch.compiler.is_compiling():
             return self.generator.generate([index])[0]
+        if isinstance(self._thread.current, TracedPass):
+            values: Tensor = self._thread.current.weights[index].clone()
+            return values
         check_untraced(self.weights[index])
         if not is_eager():
             return self.generator.generate([index])[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.running.modes import is_eager
@@ -19,7 +20,6 @@ from shapeshift.surgery.attached import (
     ORDER,
     SOURCES,
     is_attached,
-    is_generated,
     original_class,
     set_class,
     weight_sources,
@@ -60,6 +60,8 @@ def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root
 
 def make_part(module: nn.Module) -> None:
     """Let a plain module inside a compressed model list the shared parameters that serve nothing outside of it."""
+    if is_parametrized(module):  # torch copies such a module in a way of its own
+        return
     with contextlib.suppress(TypeError):  # a class that does not let others derive from it
         set_class(module, generated_class(type(module), (), root=False))  # type: ignore[arg-type]
 
@@ -127,7 +129,6 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
     if root:
         members["forward"] = _generating(base.forward)
         members["named_children"] = _named_children(base)
-        members["_load_from_state_dict"] = _load_from_state_dict
         members["no_weight_decay"] = _no_weight_decay
         members |= {name: adapt(base) for name, adapt in MODEL_METHODS.items() if hasattr(base, name)}
     return types.new_class(base.__name__, (base,), exec_body=lambda namespace: namespace.update(members))
@@ -250,20 +251,6 @@ def _named_children(base: Any) -> Callable[..., Any]:
         return ((name, child) for name, child in base.named_children(self) if not running or child is not shared)
 
     return named_children
-
-
-def _load_from_state_dict(self: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-    """Refuse the state dict of a plain model, of which only the parameters that are not generated would be loaded."""
-    shared: SharedParameters = getattr(self, ATTRIBUTE)
-    for weight in shared.plan.weights:
-        for name in weight.names:
-            if prefix + name in state_dict and is_generated(self, name):
-                raise GeneratedWeightError(
-                    f"{prefix + name} {weight.shape} is generated from shared parameters, and the state dict holds it, "
-                    "as that of a plain model does. Load the state dict into the plain model, and call "
-                    'shapeshift.compress(model, budget, init="fit"), which fits the shared parameters to it'
-                )
-    original_class(self)._load_from_state_dict(self, state_dict, prefix, *args)  # type: ignore[arg-type]
 
 
 def _no_weight_decay(self: nn.Module) -> set[str]:

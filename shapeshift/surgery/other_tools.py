@@ -21,6 +21,9 @@ def adapt_module(base: Any, root: bool) -> dict[str, Any]:
             raise AttributeError("qconfig") from None
 
     def refuse_qconfig(self: nn.Module, value: Any) -> None:
+        if SOURCES not in self.__dict__:  # a module between the model and its layers, which reads no weight itself
+            self.__dict__["qconfig"] = value
+            return
         raise ModelError(
             f"torch.ao.quantization finds layers by their exact type, and would pass over {base.__name__} where its "
             "weights are generated: call shapeshift.materialize(model) first"

@@ -23,7 +23,7 @@ def check_references(model: nn.Module, plan: Plan) -> None:
             accumulated; or if it stores its values in a way of its own.
     """
     storages = {}
-    for weight in (weight for group in plan.groups for weight in group.weights):
+    for weight in (weight for weight in plan.weights if weight.names):
         parameter = model.get_parameter(weight.name)
         if not _is_plain(parameter):
             raise ModelError(

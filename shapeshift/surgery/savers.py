@@ -34,6 +34,9 @@ def check_saver(module: nn.Module) -> None:
         ModelError: if so. Functions of this package save the weights, and adapters beside frozen weights are complete.
     """
     for source, index in weight_sources(module).values() if is_attached(module) else ():
+        owner = source.owner() if source.owner is not None else None
+        if owner is not None and owner.is_built_in:
+            return
         frozen = not any(parameter.requires_grad for parameter in source.generator.parameters())
         _check_callers(source.weights[index].name, frozen)
 

@@ -34,6 +34,10 @@ class SharedParameters(nn.ModuleDict):
     #: The relative error of each weight after a fit, by name; empty without a fit.
     fit_errors: dict[str, float]
 
+    #: Whether the name of the architecture stands for the compressed model, as timm's `shapeshift_` names do: then the
+    #: model is built compressed again, and a state dict by the names of its parameters is whole.
+    is_built_in = False
+
     def __init__(
         self,
         plan: Plan,

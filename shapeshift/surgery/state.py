@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from shapeshift.errors import CheckpointError
+from shapeshift.errors import CheckpointError, GeneratedWeightError
 from shapeshift.plan import Plan
+from shapeshift.surgery.attached import is_generated
 from shapeshift.surgery.roots import check_registered
 from shapeshift.surgery.savers import check_saver
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
@@ -40,12 +41,25 @@ def adapt_loading(base: Any) -> Callable[..., None]:
         self: nn.Module, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *rest: Any
     ) -> None:
         shared: SharedParameters = getattr(self, ATTRIBUTE)
+        _check_compressed(self, shared.plan, state_dict, prefix)
         plan = local_metadata.get(PLAN, shared.plan_text)
         if plan != shared.plan_text and any(name.startswith(f"{prefix}{ATTRIBUTE}.") for name in state_dict):
             _check_same_sharing(plan, shared.plan)
         base._load_from_state_dict(self, state_dict, prefix, local_metadata, *rest)
 
     return load_from_state_dict
+
+
+def _check_compressed(root: nn.Module, plan: Plan, state_dict: Mapping[str, Any], prefix: str) -> None:
+    """Refuse the state dict of a plain model, of which only the parameters that are not generated would be loaded."""
+    for weight in plan.weights:
+        for name in weight.names:
+            if prefix + name in state_dict and is_generated(root, name):
+                raise GeneratedWeightError(
+                    f"{prefix + name} {weight.shape} is generated from shared parameters, and the state dict holds it, "
+                    "as that of a plain model does. Load the state dict into the plain model, and call "
+                    'shapeshift.compress(model, budget, init="fit"), which fits the shared parameters to it'
+                )
 
 
 def _check_same_sharing(text: str, plan: Plan) -> None:

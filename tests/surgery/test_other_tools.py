@@ -14,7 +14,7 @@ import torch.nn.utils.prune as torch_prune
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.ao.pruning import WeightNormSparsifier
-from torch.ao.quantization.quantize_fx import prepare_fx
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.nn.utils import parametrizations, parametrize
 
 import shapeshift
@@ -121,10 +121,18 @@ class TestQuantization:
         with pytest.raises(ModelError, match="pass over Sequential"):
             prepare(model)
 
-    def test_of_a_traced_graph_is_refused(self) -> None:
-        model = shapeshift.compress(mlp().eval(), "60%")
-        with pytest.raises(ModelError, match="trace the plain model first"):
-            prepare_fx(model, {"": quantization.default_qconfig}, (torch.randn(2, 16),))
+    def test_of_a_traced_graph_is_that_of_the_plain_model(self) -> None:
+        torch.manual_seed(0)
+        model, x = shapeshift.compress(mlp().eval(), "60%"), torch.randn(2, 16)
+        plain = shapeshift.materialize(copy.deepcopy(model))
+        settings = quantization.QConfigMapping().set_global(quantization.default_qconfig)
+        found = []
+        for traced in (model, plain):
+            prepared = prepare_fx(traced, settings, (x,))
+            prepared(x)
+            found.append(convert_fx(prepared)(x))
+        assert_close(found[0], found[1], "half")
+        assert not found[0].equal(plain(x))
 
     def test_settings_of_before_stay(self) -> None:
         model = mlp()

@@ -184,8 +184,9 @@ class TestByAWeightThatWasRead:
         assert_close(torch.vmap(torch.sum)(weight), torch.vmap(torch.sum)(dense), "reordered")
 
     def test_optimizers_refuse_it(self) -> None:
+        model = compressed(mlp())
         with pytest.raises(ValueError, match="non-leaf"):
-            torch.optim.SGD([compressed(mlp())[0].weight], lr=0.1)
+            torch.optim.SGD([model[0].weight], lr=0.1)
 
     def test_double_backward_through_layers_called_alone(self) -> None:
         model, x = compressed(mlp(depth=2)), torch.randn(2, 16)
@@ -232,7 +233,8 @@ class TestByAWeightThatWasRead:
         assert loss.grad_fn is not None
 
     def test_pointers_stay_valid_as_long_as_the_weight(self) -> None:
-        weight = compressed(mlp())[0].weight
+        model = compressed(mlp())
+        weight = model[0].weight
         pointer = weight.data_ptr()
         assert pointer == weight._exposed[0].data_ptr()
 
