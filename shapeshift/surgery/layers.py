@@ -111,7 +111,8 @@ def generated_class(base: type[nn.Module], names: tuple[str, ...], root: bool) -
     """Return the subclass of a module class that reads the named parameters from groups; one per set of names."""
     members: dict[str, Any] = {name: _weight_property(name) for name in names}
     # Others look a model up by its class's name and module, transformers among them; compilers know torch's own.
-    members["__module__"] = __name__ if base.__module__.startswith("torch.") else base.__module__
+    reads = bool(names) or root
+    members["__module__"] = __name__ if reads and base.__module__.startswith("torch.") else base.__module__
     # `type(model)(...)` is for a new model, which is a plain one.
     members["__new__"] = lambda cls, *args, **kwargs: base(*args, **kwargs)
     members["register_parameter"] = _register_parameter
