@@ -186,7 +186,7 @@ class QuestionAnswering(nn.Module):
             kinds: The token types, of the same shape.
 
         Returns:
-            Logits of shape (2, N, length): those of the first token, then those of the last.
+            Logits of shape (2, N, length), those of the first token before those of the last.
         """
         encoded = self.encoder(input_ids=tokens, attention_mask=mask, token_type_ids=kinds)
         logits: Tensor = self.spans(encoded.last_hidden_state)
