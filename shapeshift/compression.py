@@ -124,8 +124,8 @@ def check_compressible(model: nn.Module) -> None:
     Raises:
         ModelError: for scripted modules, those that are compressed already, and those with masked filters.
     """
+    check_attachable(model)
     for path, module in model.named_modules():
-        check_attachable(module, path)
         if is_masked(module):
             raise ModelError(
                 f"{path or 'the model'} ({type(module).__name__}) has masked filters, which generated weights would "

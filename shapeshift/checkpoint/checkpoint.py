@@ -109,8 +109,7 @@ class Checkpoint:
         """
         if self.plan is None:
             raise CheckpointError(f"{self.file} holds no plan of a compressed model")
-        for path, module in model.named_modules():
-            check_attachable(module, path)
+        check_attachable(model)
         self.refuse(plan_differences(self.plan, model), model)
         return adapted_plan(self.plan, model)
 

@@ -28,8 +28,7 @@ def check_installable(model: nn.Module, plan: Plan) -> None:
         ModelError: if the model is compressed already or scripted, has an attribute ``shapeshift`` of its own, refers
             to a weight as :func:`check_references` finds, or a layer's class lets no other derive from it.
     """
-    for path, module in model.named_modules():
-        check_attachable(module, path)
+    check_attachable(model)
     if hasattr(model, ATTRIBUTE):
         raise ModelError(f"{type(model).__name__} has an attribute {ATTRIBUTE!r} of its own; rename it first")
     check_references(model, plan)

@@ -93,17 +93,18 @@ def detach(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
         module.flatten_parameters()
 
 
-def check_attachable(module: nn.Module, path: str) -> None:
-    """Raise if a module's class cannot be subclassed in place.
+def check_attachable(model: nn.Module) -> None:
+    """Raise if the class of a module in a model cannot be subclassed in place.
 
     Raises:
         ModelError: for scripted modules, and for modules that are already compressed.
     """
-    where = f"{path or 'the model'} ({type(module).__name__})"
-    if is_attached(module):
-        raise ModelError(f"{where} is compressed already; call shapeshift.materialize on the whole model first")
-    if type(module).__module__.startswith("torch.jit"):
-        raise ModelError(f"{where} is a scripted module, whose code is fixed; compress what it was scripted from")
+    for path, module in model.named_modules():
+        where = f"{path or 'the model'} ({type(module).__name__})"
+        if is_attached(module):
+            raise ModelError(f"{where} is compressed already; call shapeshift.materialize on the whole model first")
+        if type(module).__module__.startswith("torch.jit"):
+            raise ModelError(f"{where} is a scripted module, whose code is fixed; compress what it was scripted from")
 
 
 @functools.cache
