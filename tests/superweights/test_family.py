@@ -181,7 +181,8 @@ def test_members_of_other_classes_are_refused() -> None:
         lambda: list(family.anytime(x)),
         lambda: evaluate(family, [(x, x[:, 0, 0, 0].long())]),
     ):
-        with pytest.raises(shapeshift.ModelError, match=r"the members predict different numbers of classes, .*5.*7.*; an ensemble"):
+        refused = r"the members predict different numbers of classes, .*5.*7.*; an ensemble"
+        with pytest.raises(shapeshift.ModelError, match=refused):
             predict()
 
 
