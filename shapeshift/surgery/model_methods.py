@@ -14,7 +14,7 @@ from torch import nn
 from shapeshift.errors import GeneratedWeightError
 from shapeshift.surgery.attached import is_attached, is_generated
 from shapeshift.surgery.other_tools import adapt_hub_mixin
-from shapeshift.surgery.state import adapt_loading, adapt_saving
+from shapeshift.surgery.state import adapt_loading, adapt_saving, adapt_state
 
 
 def _adapt_listing_ties(base: Any) -> Callable[..., dict[str, str]]:
@@ -124,6 +124,7 @@ def _adapt_writing(name: str, instead: str = "") -> Callable[[Any], Callable[...
 _INPUT, _OUTPUT = "get_input_embeddings", "get_output_embeddings"
 
 MODEL_METHODS: dict[str, Callable[[Any], Any]] = {
+    "state_dict": adapt_state,
     "_save_to_state_dict": adapt_saving,
     "_load_from_state_dict": adapt_loading,
     "_save_pretrained": adapt_hub_mixin,
