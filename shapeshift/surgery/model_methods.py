@@ -14,6 +14,7 @@ from torch import nn
 from shapeshift.errors import GeneratedWeightError
 from shapeshift.surgery.attached import is_attached, is_generated
 from shapeshift.surgery.other_tools import adapt_hub_mixin
+from shapeshift.surgery.savers import adapt_save_pretrained
 from shapeshift.surgery.state import adapt_loading, adapt_saving, adapt_state
 
 
@@ -127,6 +128,7 @@ MODEL_METHODS: dict[str, Callable[[Any], Any]] = {
     "state_dict": adapt_state,
     "_save_to_state_dict": adapt_saving,
     "_load_from_state_dict": adapt_loading,
+    "save_pretrained": adapt_save_pretrained,
     "_save_pretrained": adapt_hub_mixin,
     "get_submodule": _adapt_lookup,
     "get_expanded_tied_weights_keys": _adapt_listing_ties,
