@@ -96,8 +96,8 @@ def _adapt_tied_keys(base: Any) -> property:
 
     def tied_weights_keys(self: Any) -> Mapping[str, str] | None:
         ties: dict[str, str] = self.__dict__.get("all_tied_weights_keys", {})
-        generated = {target: source for target, source in ties.items() if is_generated(self, target)}
-        return MappingProxyType(generated) if generated else base._tied_weights_keys
+        generated = any(is_generated(self, target) for target in ties)
+        return MappingProxyType(ties) if generated else base._tied_weights_keys
 
     return property(tied_weights_keys)
 
