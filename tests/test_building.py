@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import shapeshift
 from benchmarks.coverage import transformers_models
-from benchmarks.coverage.small_configs import SCALES
+from benchmarks.coverage.small_configs import Scale
 from shapeshift import BudgetError, ConfigError, ModelError
 from shapeshift.plan import budget_range
 from shapeshift.running import remaking
@@ -103,7 +103,7 @@ class TestBuiltAsCompressed:
 
     @pytest.mark.parametrize("name", TRANSFORMERS)
     def test_of_transformers(self, name: str) -> None:
-        assert_built_as_compressed(lambda: transformers_models.build(name, SCALES[0]))
+        assert_built_as_compressed(lambda: transformers_models.build(name, Scale(16, 2, 128)))
 
     @pytest.mark.parametrize("name", TIMM)
     def test_of_timm(self, name: str) -> None:
@@ -121,19 +121,20 @@ class TestBuiltAsCompressed:
     def test_in_another_precision(self) -> None:
         assert_built_as_compressed(lambda: MODELS["language"].build().bfloat16())
 
-    def test_with_a_fit(self) -> None:
-        assert_built_as_compressed(mlp, init="fit", seed=0)
 
-
-@pytest.mark.usefixtures("dropping")
-def test_a_fit_to_data_runs_the_model_that_is_built() -> None:
-    data = [torch.randn(8, 16) for _ in range(2)]
-    found = []
-    for build in (lambda **options: shapeshift.compress(mlp(), **options), lambda **o: shapeshift.build(mlp, **o)):
-        torch.manual_seed(0)
-        found.append(build(budget="50%", init="fit", calibration=data))
+@pytest.mark.parametrize("calibration", [None, [torch.linspace(-1, 1, 128).view(8, 16)]], ids=["weights", "outputs"])
+def test_a_fit_reads_the_weights_that_are_built(
+    calibration: list[Tensor] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remaking, "LEAST_BYTES", 1_000)
+    monkeypatch.setattr(remaking, "KEPT_BYTES", 1_000)
+    options: dict[str, Any] = {"init": "fit", "calibration": calibration}
+    torch.manual_seed(0)
+    model = shapeshift.compress(mlp(depth=2), "50%", **options)
+    torch.manual_seed(0)
+    built = shapeshift.build(lambda: mlp(depth=2), "50%", **options)
     x = torch.randn(4, 16)
-    assert torch.equal(found[0](x), found[1](x))
+    assert torch.equal(built(x), model(x))
 
 
 @pytest.mark.usefixtures("dropping")
