@@ -27,7 +27,11 @@ _HOW = (
 
 @DATASETS.register("fashion_mnist")
 def fashion_mnist(
-    data_dir: Path | None = None, train: int | None = None, test: int | None = None, seed: int = 0
+    data_dir: Path | None = None,
+    train: int | None = None,
+    test: int | None = None,
+    validation: int = 0,
+    seed: int = 0,
 ) -> tuple[Images, Images]:
     """Load Fashion-MNIST (Xiao et al. 2017): 60,000 training and 10,000 test images of shape (1, 28, 28) in 10 classes.
 
@@ -36,6 +40,8 @@ def fashion_mnist(
             with ``FashionMNIST/raw``. None means the folder of Debian's package ``dataset-fashion-mnist``.
         train: The number of training images, chosen by the seed. A smaller set is part of a larger one. None means all.
         test: The number of test images, chosen by the seed. None means all.
+        validation: The number of training images that take the place of the test set, so that settings can be chosen
+            without it. They are not among the training images that are returned. 0 means that the test set is read.
         seed: The seed of the choice.
 
     Returns:
@@ -47,19 +53,32 @@ def fashion_mnist(
     """
     folder = DEBIAN_FOLDER if data_dir is None else data_dir
     folder = next((each for each in (folder / "FashionMNIST" / "raw", folder / "raw") if each.is_dir()), folder)
-    return standardise(_read(folder, "train", train, seed), _read(folder, "t10k", test, seed))
+    images = _read(folder, "train")
+    if not validation:
+        return standardise(_choose(images, train, seed), _choose(_read(folder, "t10k"), test, seed))
+    chosen = _choose(images, len(images.labels) if train is None else train + validation, seed)
+    return standardise(_between(chosen, validation, None), _between(chosen, 0, validation))
 
 
-def _read(folder: Path, part: str, count: int | None, seed: int) -> Images:
-    """Read the images and labels of one set, or some of them in the order of the seed."""
-    images, labels = _idx(folder / f"{part}-images-idx3-ubyte"), _idx(folder / f"{part}-labels-idx1-ubyte")
-    found = Images(images.unsqueeze(1), labels.long(), CLASSES)
+def _read(folder: Path, part: str) -> Images:
+    """Read the images and labels of one set."""
+    images, labels = (_idx(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    return Images(images.unsqueeze(1), labels.long(), CLASSES)
+
+
+def _choose(images: Images, count: int | None, seed: int) -> Images:
+    """Choose some images in the order of the seed."""
+    total = len(images.labels)
     if count is None:
-        return found
-    if not 0 < count <= len(found.labels):
-        raise DataError(f"{count} of the {len(found.labels)} images in {folder}: give a number between 1 and all")
-    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(found.labels))[:count])
-    return Images(found.images[chosen], found.labels[chosen], CLASSES)
+        return images
+    if not 0 < count <= total:
+        raise DataError(f"{count} of {total} images of Fashion-MNIST: give a number between 1 and all")
+    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(total)[:count])
+    return Images(images.images[chosen], images.labels[chosen], CLASSES)
+
+
+def _between(images: Images, start: int, end: int | None) -> Images:
+    return Images(images.images[start:end], images.labels[start:end], CLASSES)
 
 
 def _idx(path: Path) -> Tensor:

@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from shapeshift.errors import DataError
 from shapeshift.experiments.data import DATASETS, Images, fashion_mnist
 from shapeshift.experiments.data.fashion_mnist import DEBIAN_FOLDER
-from tests.data_files import assert_standardised
-
-SIZES = {"train": 12, "t10k": 5}
-
-
-def idx(entries: NDArray[np.uint8]) -> bytes:
-    return struct.pack(f">HBB{entries.ndim}I", 0, 8, entries.ndim, *entries.shape) + entries.tobytes()
-
-
-def write(folder: Path, packed: bool = True) -> dict[str, NDArray[np.uint8]]:
-    """Write sets of a few images, and return the images."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng, images = np.random.default_rng(0), {}
-    for part, size in SIZES.items():
-        images[part] = rng.integers(0, 256, (size, 28, 28), np.uint8)
-        # A label is the first pixel's remainder, so that an image can be matched with its label.
-        for kind, entries in (("images-idx3", images[part]), ("labels-idx1", images[part][:, 0, 0] % 10)):
-            path = folder / f"{part}-{kind}-ubyte"
-            if packed:
-                path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(idx(entries)))
-            else:
-                path.write_bytes(idx(entries))
-    return images
+from tests.data_files import assert_standardised, idx, write_fashion_mnist
 
 
 def load(folder: Path | None = None, **options: int) -> tuple[Images, Images]:
@@ -46,7 +22,7 @@ def load(folder: Path | None = None, **options: int) -> tuple[Images, Images]:
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("inner", ["", "FashionMNIST/raw"])
 def test_idx_files_are_read_packed_or_not_and_in_torchvisions_layout(tmp_path: Path, packed: bool, inner: str) -> None:
-    written = write(tmp_path / inner, packed)
+    written = write_fashion_mnist(tmp_path / inner, packed=packed)
     training, test = load(tmp_path)
     assert training.images.shape == (12, 1, 28, 28)
     assert test.images.shape == (5, 1, 28, 28)
@@ -59,7 +35,7 @@ def test_idx_files_are_read_packed_or_not_and_in_torchvisions_layout(tmp_path: P
 
 
 def test_a_subset_is_chosen_by_its_seed_and_part_of_a_larger_one(tmp_path: Path) -> None:
-    write(tmp_path)
+    write_fashion_mnist(tmp_path)
     whole = load(tmp_path)[0].labels
     small, large, other = (load(tmp_path, train=count, test=3, seed=seed) for count, seed in ((4, 0), (7, 0), (4, 1)))
     assert [len(each.labels) for each in (*small, *large)] == [4, 3, 7, 3]
@@ -67,9 +43,19 @@ def test_a_subset_is_chosen_by_its_seed_and_part_of_a_larger_one(tmp_path: Path)
     assert not torch.equal(small[0].labels, other[0].labels)
     assert_standardised(small[0])
     assert sorted(load(tmp_path, train=12)[0].labels.tolist()) == sorted(whole.tolist())
-    for options in ({"train": 13}, {"train": 0}, {"test": 6}):
-        with pytest.raises(DataError, match=r"of the \d+ images in .*: give a number between 1 and all"):
+    for options in ({"train": 13}, {"train": 0}, {"test": 6}, {"train": 10, "validation": 3}):
+        with pytest.raises(DataError, match=r"\d+ of \d+ images of Fashion-MNIST: give a number between 1 and all"):
             load(tmp_path, **options)
+
+
+@pytest.mark.parametrize("count", [{}, {"train": 9}])
+def test_validation_images_are_training_images_that_are_held_out(tmp_path: Path, count: dict[str, int]) -> None:
+    write_fashion_mnist(tmp_path)
+    whole = load(tmp_path)[0].labels.tolist()
+    training, held_out = load(tmp_path, validation=3, **count)
+    assert (len(training.labels), len(held_out.labels)) == (9, 3)
+    assert sorted(training.labels.tolist() + held_out.labels.tolist()) == sorted(whole)
+    assert_standardised(training)
 
 
 def test_files_that_are_missing_or_damaged_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +63,7 @@ def test_files_that_are_missing_or_damaged_say_how_to_get_them(tmp_path: Path, m
     missing = r"nowhere has no file train-images-idx3-ubyte .*package dataset-fashion-mnist.*https://github"
     with pytest.raises(DataError, match=missing):
         load()
-    write(tmp_path)
+    write_fashion_mnist(tmp_path)
     images = tmp_path / "train-images-idx3-ubyte.gz"
     whole = images.read_bytes()
     images.write_bytes(whole[:-20])
