@@ -68,6 +68,7 @@ class Config:
     seed: int | None = None
     coefficients: str = "geometric"
     init: str = "random"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         self._check_patterns()

@@ -42,7 +42,7 @@ class LeastSquares:
         self.indices = indices
         self.error_maps = error_maps
         self.targets = [error_map(weight) for error_map, weight in zip(error_maps, weights, strict=True)]
-        self.memory = BufferPool()
+        self.memory = BufferPool(keeps_all=True)
         self._scales: dict[int, list[Tensor]] = {}
         self.scale = _dot(self.targets, self.targets)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from shapeshift.errors import ModelError
 from shapeshift.generators.description import GroupDescription
 from shapeshift.generators.mixing.buffer_pool import BufferPool
+from shapeshift.generators.recomputed import Recomputed, own_precision
 from shapeshift.names import Registry
 from shapeshift.weights import Weight, mean_and_std
 
@@ -165,8 +165,20 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
         """Return where the gains of a weight lie."""
 
     @abc.abstractmethod
-    def make(self, indices: Sequence[int], buffers: BufferPool | None) -> list[Tensor]:
-        """Make weights by the generator's formula; see :meth:`generate`."""
+    def begin(self, buffers: BufferPool | None) -> Any:
+        """Compute what all weights of one pass are made from, differentiably in the shared parameters.
+
+        Args:
+            buffers: The memory that the weights are written to, where the generator can do so; None for fresh memory.
+        """
+
+    @abc.abstractmethod
+    def make(self, indices: Sequence[int], begun: Any) -> list[Tensor]:
+        """Make weights by the generator's formula, from what :meth:`begin` returned."""
+
+    @abc.abstractmethod
+    def recompute(self, index: int, begun: Any) -> Recomputed:
+        """Make one weight by the same operations as :meth:`make`, but only when it is read."""
 
     def coefficient_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that only combine those of the store; weight decay is not meant for them."""
@@ -202,33 +214,47 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
         Raises:
             ModelError: if the parameters hold no values, as under offloading.
         """
-        if not self.gains.is_meta and any(parameter.is_meta for parameter in self.parameters()):
-            # Torch would compute with them all the same, and return uninitialised memory.
-            raise ModelError(
-                f"{self.weights[indices[0]].name} is generated from parameters that hold no values: they are on the "
-                "meta device, where offloading (accelerate's cpu_offload, disk_offload or dispatch_model) keeps them "
-                "until the layer runs that owns them, while all layers share them. Keep the compressed model on one "
-                "device, or call shapeshift.materialize(model) before it is offloaded"
-            )
-        # In the parameters' own precision: autocast is for the layers, and does not know the meta device.
-        kind = self.gains.device.type
-        with contextlib.nullcontext() if self.gains.is_meta else torch.autocast(kind, enabled=False):
-            weights = self.make(indices, buffers)
+        with own_precision(self.gains):
+            weights = self.make(indices, self.start(buffers))
         if self.held:
             weights = [
                 found.detach() if index in self.held else found for index, found in zip(indices, weights, strict=True)
             ]
         return weights
 
+    def start(self, buffers: BufferPool | None = None) -> Any:
+        """Return what :meth:`begin` returns, once the parameters hold values.
+
+        Raises:
+            ModelError: if they do not, as under offloading.
+        """
+        if not self.gains.is_meta and any(parameter.is_meta for parameter in self.parameters()):
+            # Torch would compute with them all the same, and return uninitialised memory.
+            raise ModelError(
+                f"{self.weights[0].name} is generated from parameters that hold no values: they are on the "
+                "meta device, where offloading (accelerate's cpu_offload, disk_offload or dispatch_model) keeps them "
+                "until the layer runs that owns them, while all layers share them. Keep the compressed model on one "
+                "device, or call shapeshift.materialize(model) before it is offloaded"
+            )
+        with own_precision(self.gains):
+            return self.begin(buffers)
+
     def forward(self) -> list[Tensor]:
         """Return all weights of the group. The graphs of torch.fx call a generator as a module."""
         return self.generate(range(len(self.weights)))
 
-    def times_zero_factor(self, index: int, weight: Tensor) -> Tensor:
-        """Multiply a weight that starts at zero by its learned factor; return any other weight as it is."""
-        if self.zero_factors is None or index not in self.zero_positions:
-            return weight
-        return weight * self.zero_factors[self.zero_positions[index]]
+    def factors(self) -> list[Tensor | None]:
+        """Return the learned factor of each weight that starts at zero, and None for each other weight."""
+        if self.zero_factors is None:
+            return [None] * len(self.weights)
+        found = self.zero_factors.unbind()
+        places = map(self.zero_positions.get, range(len(self.weights)))
+        return [None if place is None else found[place] for place in places]
+
+
+def times(weight: Tensor, factor: Tensor | None = None) -> Tensor:
+    """Multiply a weight that starts at zero by its learned factor; return any other weight as it is."""
+    return weight if factor is None else weight * factor
 
 
 def calibrate_gains(generator: WeightGenerator[Any]) -> None:

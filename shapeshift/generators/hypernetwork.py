@@ -7,16 +7,25 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GENERATORS, GeneratorOptions, Layout, Planner, WeightGenerator, starting_at_zero
+from shapeshift.generators.base import (
+    GENERATORS,
+    GeneratorOptions,
+    Layout,
+    Planner,
+    WeightGenerator,
+    starting_at_zero,
+    times,
+)
 from shapeshift.generators.description import GroupDescription, StoreSpan, WeightDescription
 from shapeshift.generators.mixing.buffer_pool import BufferPool
+from shapeshift.generators.recomputed import Computed, Recomputed
 from shapeshift.weights import Weight
 
 # Rows, columns, hidden units and length of the embeddings for wide residual networks (Ha, Dai and Le 2016): their
@@ -179,6 +188,20 @@ class HypernetworkPlanner(Planner[HypernetworkLayout]):
         return HypernetworkLayout(n, m, d, int(embedding[chosen]), bool(with_bias), blocks, self.num_zero_weights)
 
 
+class _Begun(NamedTuple):
+    """What the weights of one pass are made from: both layers in one, the embeddings and factors of each weight."""
+
+    weight: Tensor
+    bias: Tensor
+    embeddings: Sequence[Tensor]
+    factors: Sequence[Tensor | None]
+
+    def of(self, index: int) -> list[Tensor]:
+        """Return what one weight is made from."""
+        factor = self.factors[index]
+        return [self.embeddings[index], self.weight, self.bias, *([] if factor is None else [factor])]
+
+
 @GENERATORS.register("hypernetwork")
 class Hypernetwork(WeightGenerator[HypernetworkLayout]):
     r"""Generate :math:`g_l (W_{out} (W_i z_{lb} + B_i) + b_{out})` for each row i of each block b of weight l.
@@ -217,19 +240,26 @@ class Hypernetwork(WeightGenerator[HypernetworkLayout]):
     def gains_of(self, index: int) -> list[slice]:
         return [slice(index, index + 1)]
 
-    def make(self, indices: Sequence[int], buffers: BufferPool | None) -> list[Tensor]:
+    def begin(self, buffers: BufferPool | None) -> _Begun:
         sizes = self.layout
-        layer = hypernetwork(
+        weight, bias = hypernetwork(
             self.input.weight.view(sizes.rows, sizes.hidden, sizes.embedding),
             self.input.bias.view(sizes.rows, sizes.hidden),
             self.output.weight,
             self.output.bias,
         )
         # Split at once: the backward pass of a slice would write zeros in the shape of the whole for every weight.
-        embeddings = self.embeddings.split(sizes.blocks)
-        return [self._make_one(index, embeddings[index], *layer) for index in indices]
+        return _Begun(weight, bias, self.embeddings.split(sizes.blocks), self.factors())
 
-    def _make_one(self, index: int, embeddings: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def make(self, indices: Sequence[int], begun: _Begun) -> list[Tensor]:
+        return [self._make_one(index, *begun.of(index)) for index in indices]
+
+    def recompute(self, index: int, begun: _Begun) -> Recomputed:
+        weight = self.weights[index]
+        make = functools.partial(self._make_one, index)
+        return Recomputed(Computed(weight.name, weight.shape, make, begun.of(index)))
+
+    def _make_one(self, index: int, embeddings: Tensor, weight: Tensor, bias: Tensor, *factors: Tensor) -> Tensor:
         """Generate the weight of the given index, all its blocks in one product.
 
         One product for the blocks of all weights would round differently than those of a weight that is read alone,
@@ -237,7 +267,7 @@ class Hypernetwork(WeightGenerator[HypernetworkLayout]):
         """
         made, gain = self.weights[index], self.gains[index]
         blocks = F.linear(embeddings, weight * gain, bias * gain)
-        return self.times_zero_factor(index, blocks.flatten()[: made.numel].view(made.shape))
+        return times(blocks.flatten()[: made.numel].view(made.shape), *factors)
 
     def draw_parameters(self, rng: torch.Generator | None) -> None:
         # Each layer keeps the variance of what it reads.

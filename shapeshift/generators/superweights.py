@@ -16,17 +16,15 @@ from shapeshift.generators.base import (
     GeneratorOptions,
     Layout,
     Planner,
-    WeightGenerator,
     starting_at_zero,
     typical_std,
 )
 from shapeshift.generators.description import GroupDescription, StoreSpan, WeightDescription
+from shapeshift.generators.mixed import MixedGenerator
 from shapeshift.generators.mixing.assembly import Assembly
-from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.mixing.combinations import Combination, scaled
 from shapeshift.generators.mixing.layout import best_layout
 from shapeshift.generators.mixing.nesting import Level, nest
-from shapeshift.generators.mixing.product import mix
 from shapeshift.generators.mixing.store import empty_store, reader_stds
 from shapeshift.generators.wavg import COEFFICIENT_NORM
 from shapeshift.weights import Weight
@@ -167,7 +165,7 @@ class SuperWeightPlanner(Planner[SuperWeightLayout]):
 
 
 @GENERATORS.register("superweights")
-class SuperWeights(WeightGenerator[SuperWeightLayout]):
+class SuperWeights(MixedGenerator[SuperWeightLayout]):
     r"""Generate :math:`W_l` as nested SuperWeights :math:`s_{lj} = z_l g_l \sum_k a_{ljk} T_{jk}`.
 
     This is the construction of Teterwak et al. 2024 ("Learning to Compose SuperWeights for Neural Parameter Allocation
@@ -220,19 +218,10 @@ class SuperWeights(WeightGenerator[SuperWeightLayout]):
     def planner(cls, weights: Sequence[Weight], options: GeneratorOptions) -> SuperWeightPlanner:
         return SuperWeightPlanner(weights, options)
 
-    def make(self, indices: Sequence[int], buffers: BufferPool | None) -> list[Tensor]:
-        return self._make(indices, self.scales(), buffers)
-
     def scales(self) -> Tensor:
-        """Return the factor of each template, its coefficient times its gain, in the order of the gains."""
         if self.coefficients is None:
             return self.gains
         return scaled(self.coefficients[self.coefficient_index], self.gains)
-
-    def _make(self, indices: Sequence[int], scales: Tensor, buffers: BufferPool | None) -> list[Tensor]:
-        vectors = mix(list(self.store), scales, [self.assemblies[index] for index in indices], buffers)
-        shaped = [vector.view(self.weights[index].shape) for index, vector in zip(indices, vectors, strict=True)]
-        return [self.times_zero_factor(index, weight) for index, weight in zip(indices, shaped, strict=True)]
 
     def gains_of(self, index: int) -> list[slice]:
         return [combination.row for combination in self.combinations[index].values()]
@@ -251,7 +240,7 @@ class SuperWeights(WeightGenerator[SuperWeightLayout]):
             The gradients, of shape (coefficients,); 0 for those of other weights.
         """
         scales = self.scales().detach().requires_grad_()
-        weights = self._make(list(gradients), scales, None)
+        weights = self.make(list(gradients), self.begin_with(scales))
         (found,) = torch.autograd.grad(weights, scales, list(gradients.values()))
         return (found * self.gains)[: self.layout.num_coefficients]
 

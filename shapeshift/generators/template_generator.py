@@ -9,18 +9,17 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
-from shapeshift.generators.base import GeneratorOptions, WeightGenerator, typical_std
+from shapeshift.generators.base import GeneratorOptions, typical_std
+from shapeshift.generators.mixed import MixedGenerator
 from shapeshift.generators.mixing.assembly import Assembly
-from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.mixing.combinations import scaled
 from shapeshift.generators.mixing.layout import TemplateLayout, TemplatePlanner
-from shapeshift.generators.mixing.product import mix
 from shapeshift.generators.mixing.store import empty_store, fill_store, reader_stds
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
 from shapeshift.weights import Weight
 
 
-class TemplateGenerator(WeightGenerator[TemplateLayout]):
+class TemplateGenerator(MixedGenerator[TemplateLayout]):
     r"""Generate :math:`W_l = z_l U_l(g_l \sum_k a_{lk} T_{lk})` (Plummer et al. 2022, eq. 1).
 
     The templates :math:`T_{lk}` are slices of the group's store, and the gain :math:`g_l` is a constant that gives
@@ -86,17 +85,10 @@ class TemplateGenerator(WeightGenerator[TemplateLayout]):
             }
         )
 
-    def make(self, indices: Sequence[int], buffers: BufferPool | None) -> list[Tensor]:
-        vectors = mix(list(self.store), self.scales(), [self.assemblies[index] for index in indices], buffers)
-        weights = []
-        for index, vector in zip(indices, vectors, strict=True):
-            stretched = str(index) in self.upsamplers
-            weight = self.upsamplers[str(index)](vector) if stretched else vector.view(self.weights[index].shape)
-            weights.append(self.times_zero_factor(index, weight))
-        return weights
+    def upsampler(self, index: int) -> nn.Module | None:
+        return self.upsamplers._modules.get(str(index))
 
     def scales(self) -> Tensor:
-        """Return the factor of each template, its coefficient times its gain, in the order of the gains."""
         coefficients = self.all_coefficients()
         if self._tied_rows:
             coefficients = torch.cat([coefficients[row] for row in self._tied_rows])

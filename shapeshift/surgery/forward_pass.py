@@ -5,44 +5,53 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Tracer
+from torch.utils.checkpoint import checkpoint
 
 from shapeshift.errors import GeneratedWeightError, ShapeshiftWarning
 from shapeshift.generators import WeightGenerator
 from shapeshift.generators.mixing.buffer_pool import BufferPool
+from shapeshift.generators.recomputed import Recomputed, Versions, own_precision, versions_of
 from shapeshift.running.modes import is_eager
-from shapeshift.surgery.lazy_weight import GradientHooks, LazyWeight, run_hooks, versions_of
+from shapeshift.surgery.lazy_weight import GradientHooks, LazyWeight, run_hooks
 from shapeshift.surgery.orphans import warn_without_owner
+from shapeshift.surgery.saved_weights import SavedWeights, hidden
 from shapeshift.surgery.traced_pass import TracedPass, check_untraced
 from shapeshift.weights import Weight
 
 
-class ForwardPass(NamedTuple):
-    """The weights that were generated for one forward pass, and the parameters that they were generated from.
+class ForwardPass:
+    """The weights of a group in one forward pass: each is generated when a layer reads it first.
 
-    Attributes:
-        weights: all weights of a group, in their order.
-        parameters: the parameters that they were generated from.
-        differentiable: whether they have a graph to the parameters.
-        versions: how often the weights, and then the parameters, had been written to; None under a compiler or a
-            function transform.
+    Args:
+        generator: The generator of the group.
+        buffers: The memory that weights are written to.
+        saved: Keeps weights out of the graph, so that each lives only while its layer runs. None keeps all weights
+            until the pass and its graph are gone.
+        hooks: The hooks on the gradients of weights, by the weights' indices.
     """
 
-    weights: Sequence[Tensor]
-    parameters: Sequence[Tensor]
-    differentiable: bool
-    versions: Sequence[int] | None
-
-    @classmethod
-    def of(cls, weights: Sequence[Tensor], parameters: Sequence[Tensor]) -> Self:
-        """Describe a pass that starts now."""
-        versions = versions_of([*weights, *parameters]) if is_eager() else None
-        return cls(weights, parameters, torch.is_grad_enabled(), versions)
+    def __init__(
+        self,
+        generator: WeightGenerator[Any],
+        buffers: BufferPool,
+        saved: SavedWeights | None,
+        hooks: Mapping[int, GradientHooks],
+    ) -> None:
+        self._generator = generator
+        self._saved = saved
+        self._hooks = hooks
+        self._differentiable = torch.is_grad_enabled()
+        self._versions = Versions(generator.parameters())
+        self._begun = generator.start(buffers)
+        self._recomputed: dict[int, Recomputed] = {}
+        self._kept: dict[int, Tensor] = {}
+        self._written: list[tuple[int, Tensor, int]] = []
 
     @property
     def is_current(self) -> bool:
@@ -51,25 +60,81 @@ class ForwardPass(NamedTuple):
         Weights of a pass under no_grad have no graph, and a step of an optimizer in the middle of a pass makes them
         old.
         """
-        if torch.is_grad_enabled() and not self.differentiable:
+        if not is_eager():  # a compiled part of the model reads the shared parameters themselves
             return False
-        if self.versions is None or not is_eager():
-            return True
-        return versions_of(self.parameters) == self.versions[len(self.weights) :]
+        return (self._differentiable or not torch.is_grad_enabled()) and self._versions.are_current
+
+    def read(self, index: int) -> Tensor:
+        """Return a weight."""
+        kept = self._kept.get(index)
+        if kept is not None and (kept.requires_grad or not torch.is_grad_enabled() or index in self._generator.held):
+            return kept
+        if self._saved is None and self._differentiable:
+            weight = self._make(index)
+        else:
+            self._kept.clear()  # the layer that read the last weight has run; this one may take its memory
+            weight = self._recompute(index)
+        self._kept[index] = weight
+        self._watch(index, weight)
+        return weight
+
+    def _make(self, index: int) -> Tensor:
+        with hidden(), own_precision(self._generator.gains):
+            (weight,) = self._generator.make([index], self._begun)
+        if index in self._generator.held:
+            return weight.detach()
+        if weight.requires_grad and self._hooks.get(index):
+            run_hooks(weight, self._hooks[index])
+        return weight
+
+    def _recompute(self, index: int) -> Tensor:
+        made = self._recomputed.get(index)
+        if made is None:
+            made = self._recomputed[index] = self._generator.recompute(index, self._begun)
+            if made.stub.requires_grad and self._hooks.get(index):
+                run_hooks(made.stub, self._hooks[index])
+        weight = made.recipe.compute() if index in self._generator.held else made.read()
+        if self._saved is not None:
+            self._saved.add(weight, made)
+        return weight
+
+    def _watch(self, index: int, weight: Tensor) -> None:
+        """Note how often a weight was written to, in a tensor that shares the count and not the memory."""
+        count = weight.detach()
+        count.data = weight.new_empty(0)
+        self._written.append((index, count, versions_of([count])[0]))
 
     def overwritten(self) -> list[int]:
         """Return the indices of the weights that were written to."""
-        if self.versions is None or not is_eager():
-            return []
-        counts = zip(versions_of(self.weights), self.versions[: len(self.weights)], strict=True)
-        return [index for index, (now, before) in enumerate(counts) if now != before]
+        return [index for index, count, before in self._written if versions_of([count])[0] != before]
+
+
+class WholePass:
+    """The weights of a group in a forward pass under a compiler or a function transform: all generated at once."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self._weights = weights
+        self._differentiable = torch.is_grad_enabled()
+
+    @property
+    def is_current(self) -> bool:
+        """As of a :class:`ForwardPass`."""
+        return self._differentiable or not torch.is_grad_enabled()
+
+    def read(self, index: int) -> Tensor:
+        """Return a weight."""
+        return self._weights[index]
+
+    def overwritten(self) -> list[int]:
+        """Return no index: the compiler knows of no count of writes."""
+        return []
 
 
 class WeightSource:
     """Where layers read the weights of one group.
 
-    During a forward pass of the model, between :meth:`begin` and :meth:`end`, all weights of the group are generated
-    once, together. At any other time a layer reads a lazy weight, which is generated when it is used.
+    During a forward pass of the model, between :meth:`begin` and :meth:`end`, a layer reads the weights of that pass.
+    At any other time it reads a lazy weight, which is generated when it is used.
 
     Args:
         generator: The generator of the group.
@@ -86,7 +151,8 @@ class WeightSource:
         self.path = path
         #: The hooks on the gradients of weights, by the weights' indices.
         self.hooks: dict[int, GradientHooks] = {}
-        self._buffers = BufferPool()
+        #: The memory of the weights, for passes that recompute them and for others.
+        self._buffers = {True: BufferPool(), False: BufferPool(keeps_all=True)}
         self._has_warned = False
         self._thread = _Thread()
 
@@ -100,18 +166,38 @@ class WeightSource:
         """Whether a forward pass has begun and not ended."""
         return self._thread.current is not None
 
-    def begin(self, tracer: Tracer | None = None) -> None:
-        """Generate every weight for the forward pass that starts now, or let the graph of a tracer generate them."""
+    def begin(
+        self, tracer: Tracer | None = None, recompute: bool = False, saved: SavedWeights | None = None
+    ) -> None:
+        """Start the forward pass, or let the graph of a tracer generate the weights.
+
+        Args:
+            tracer: The tracer; None without one.
+            recompute: Whether weights are generated again in the backward pass.
+            saved: What keeps them out of the graph; None if nothing does.
+        """
         if tracer is not None:
             self._thread.current = TracedPass(self.generator, tracer)
             return
         if self.generator.held:
             self._warn_of_held_weights()
-        weights = self.generator.generate(range(len(self.weights)), self._buffers)
-        for index, hooks in list(self.hooks.items()):
-            if hooks and weights[index].requires_grad:
-                run_hooks(weights[index], hooks)
-        self._thread.current = ForwardPass.of(weights, list(self.generator.parameters()))
+        if is_eager():
+            buffers = self._buffers[recompute]
+            self._thread.current = ForwardPass(self.generator, buffers, saved, self.hooks)
+        else:
+            self._thread.current = WholePass(self._generate(range(len(self.weights)), recompute))
+
+    def _generate(self, indices: Sequence[int], recompute: bool = False) -> list[Tensor]:
+        """Generate weights together, by operations that a compiler or a function transform can follow."""
+        if recompute and torch.compiler.is_compiling():
+            # It tells the partitioner of the graph to generate them again in the backward pass.
+            weights = checkpoint(self.generator.generate, indices, use_reentrant=False, preserve_rng_state=False)
+        else:
+            weights = self.generator.generate(indices)
+        for index, weight in zip(indices, weights, strict=True):
+            if weight.requires_grad and self.hooks.get(index):
+                run_hooks(weight, self.hooks[index])
+        return weights
 
     def _warn_of_held_weights(self) -> None:
         """Warn once if weights that pass on no gradient share a store that others train."""
@@ -133,16 +219,16 @@ class WeightSource:
         """Return one weight: that of the running forward pass, or a lazy one."""
         current = self._thread.current
         if current is not None and current.is_current:
-            weight: Tensor = current.weights[index]
+            weight: Tensor = current.read(index)
             return weight
         return self.read_lazily(index)
 
     def read_lazily(self, index: int) -> Tensor:
         """Return one weight as a lazy one; compilers, tracers and function transforms get its values."""
         if torch.compiler.is_compiling():
-            return self.generator.generate([index])[0]
+            return self._generate([index])[0]
         if isinstance(self._thread.current, TracedPass):
-            values: Tensor = self._thread.current.weights[index].clone()
+            values: Tensor = self._thread.current.read(index).clone()
             return values
         check_untraced(self.weights[index])
         if not is_eager():
@@ -181,4 +267,4 @@ class WeightSource:
 class _Thread(threading.local):
     """The running forward pass of each thread, so that threads which train one model at once read their own weights."""
 
-    current: ForwardPass | TracedPass | None = None
+    current: ForwardPass | WholePass | TracedPass | None = None

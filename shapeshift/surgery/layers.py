@@ -30,6 +30,7 @@ from shapeshift.surgery.model_methods import MODEL_METHODS
 from shapeshift.surgery.own_parameters import OwnParameters, refuse_generated
 from shapeshift.surgery.parameter_form import ParameterForm
 from shapeshift.surgery.parts import part_members
+from shapeshift.surgery.saved_weights import SavedWeights
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 from shapeshift.surgery.traced_pass import find_tracer
 
@@ -203,6 +204,7 @@ def _is_watched(model: nn.Module) -> bool:
 
 def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
     attribute, tracer_of, is_watched = ATTRIBUTE, find_tracer, _is_watched  # no globals: see below
+    start_saving = SavedWeights.start
 
     def generate_and_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         shared: SharedParameters | None = self._modules.get(attribute)  # type: ignore[assignment]
@@ -211,10 +213,15 @@ def _generating(forward: Callable[..., Any]) -> Callable[..., Any]:
         tracer = tracer_of(args, kwargs)
         if is_watched(self):
             shared.watch(self)
+        saved = start_saving() if shared.recompute and tracer is None else None
         try:
             for source in shared.sources:
-                source.begin(tracer)
-            outputs = forward(self, *args, **kwargs)
+                source.begin(tracer, shared.recompute, saved)
+            if saved is None:
+                outputs = forward(self, *args, **kwargs)
+            else:
+                with saved.hooks():
+                    outputs = forward(self, *args, **kwargs)
             for source in shared.sources:
                 source.check_unwritten()
             return outputs

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from shapeshift.errors import GeneratedWeightError
 from shapeshift.generators import WeightGenerator
+from shapeshift.generators.recomputed import versions_of
 from shapeshift.running.modes import is_eager
+from shapeshift.surgery.saved_weights import hidden
 
 # The hooks on the gradient of one weight, by the ids of their handles.
 GradientHooks = dict[int, Callable[[Tensor], Tensor | None]]
@@ -242,12 +243,8 @@ class _Origin:
         return self.generator.generate([self.index])[0]
 
     def generate_hidden(self) -> Tensor:
-        """Generate the weight with a graph, and hide what that saves.
-
-        Gradient checkpointing matches what a block saves when it is run again in the backward pass with what it saved
-        at first, when the weights were there already: it must not see what generating them saves.
-        """
-        with saved_tensors_hooks(_keep, _keep), torch.enable_grad():
+        """Generate the weight with a graph, and hide what that saves."""
+        with hidden(), torch.enable_grad():
             return self.generate()
 
     def take_weight(self) -> Tensor:
@@ -315,16 +312,6 @@ def _through(hooks: GradientHooks, grad: Tensor) -> Tensor:
         replaced = hook(grad)
         grad = grad if replaced is None else replaced
     return grad
-
-
-def versions_of(tensors: Iterable[Tensor]) -> list[int]:
-    """Return how often tensors have been written to."""
-    # Inference tensors have no version.
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-
-
-def _keep(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _check_used(inputs: Sequence[Any]) -> None:

@@ -54,6 +54,8 @@ class SharedParameters(nn.ModuleDict):
         self.sources = [WeightSource(generator, f"{ATTRIBUTE}.{name}") for name, generator in self.items()]  # type: ignore[arg-type]
         #: Warns where they are not trained as the rest of the model is.
         self._watch = Watch()
+        #: Whether weights live only while their layers run, and are generated again in the backward pass.
+        self.recompute = plan.config.recompute
         self._own_sources()
 
     def _own_sources(self) -> None:

@@ -46,12 +46,8 @@ class TracedPass:
         self._tracer = tracer
         self._generated: Any = tracer.create_proxy("call_module", tracer.path_of_module(generator), (), {})
 
-    @property
-    def weights(self) -> TracedPass:
-        """The weights by their index: this object itself."""
-        return self
-
-    def __getitem__(self, index: int) -> Any:
+    def read(self, index: int) -> Any:
+        """Return a weight of the graph."""
         node = self._generated[index].node
         return TracedWeight(node, self._tracer, LazyWeight.of(self._generator, index, {}))
 

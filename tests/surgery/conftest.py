@@ -9,6 +9,7 @@ import pytest
 from torch import Tensor
 
 from shapeshift.generators import GENERATORS, WeightGenerator
+from shapeshift.generators.recomputed import Recomputed
 
 
 @pytest.fixture
@@ -17,11 +18,25 @@ def generations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     for generator in map(GENERATORS.__getitem__, GENERATORS):
 
-        def recorded(
-            self: WeightGenerator[Any], indices: Any, *memory: Any, generate: Callable[..., Any] = generator.generate
+        def make(
+            self: WeightGenerator[Any], indices: Any, begun: Any, make: Callable[..., Any] = generator.make
         ) -> list[Tensor]:
             found.extend(indices)
-            return generate(self, indices, *memory)
+            return make(self, indices, begun)
 
-        monkeypatch.setattr(generator, "generate", recorded)
+        def recompute(
+            self: WeightGenerator[Any], index: int, begun: Any, recompute: Callable[..., Any] = generator.recompute
+        ) -> Recomputed:
+            made: Recomputed = recompute(self, index, begun)
+            compute = made.recipe.compute
+
+            def recorded() -> Tensor:
+                found.append(index)
+                return compute()
+
+            monkeypatch.setattr(made.recipe, "compute", recorded)
+            return made
+
+        monkeypatch.setattr(generator, "make", make)
+        monkeypatch.setattr(generator, "recompute", recompute)
     return found

@@ -1,12 +1,11 @@
-"""Memory for generated weights that one forward pass after another writes to."""
+"""Memory that generated weights are written to, again and again."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-import math
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,47 +21,47 @@ _LARGEST_LEARNED = 2**25 - 2**14
 
 
 class BufferPool:
-    """A pool of buffers for the weights of one forward pass; a buffer is reused once nothing refers to it.
+    """A pool of buffers for generated weights; a buffer is lent again once nothing refers to the weight in it.
 
-    The weights of a pass are as large as the model and die with its graph. On a CPU, memory of that size comes from
-    the system each time, and touching it for the first time takes longer than computing the weights: without the pool,
-    every step pays for that. The pool keeps one block. The tensors of a pass hold it through the buffer that they are
-    made from; when the last of them is gone, the block is free again. A pass that starts earlier gets a block of its
-    own.
+    On a CPU, large memory comes from the system each time that it is asked for, and touching it for the first time
+    takes longer than computing the weight: without the pool, every step would pay for that. A weight holds its buffer
+    until the last tensor that shares its memory is gone.
+
+    Args:
+        keeps_all: Whether the pool keeps all buffers that come back, for weights that live side by side. Otherwise it
+            keeps the largest of up to 32 MiB, for weights that live one after another.
     """
 
-    def __init__(self) -> None:
-        self._kept: list[np.ndarray[Any, Any]] = []
+    def __init__(self, keeps_all: bool = False) -> None:
+        self._keeps_all = keeps_all
+        #: The buffers that are not lent, by their sizes in bytes.
+        self._free: dict[int, list[np.ndarray[Any, Any]]] = {}
 
-    def empty(self, sizes: Sequence[int], like: Tensor) -> list[Tensor]:
-        """Return uninitialised vectors of the given sizes, of the dtype and device of ``like``."""
+    def empty(self, size: int, like: Tensor) -> Tensor:
+        """Return an uninitialised vector of the given size, of the dtype and device of ``like``."""
         # Other devices keep freed memory themselves; subclasses, such as fake tensors, stand for no memory of ours.
         if not like.is_cpu or type(like) is not Tensor:
-            return [like.new_empty(size) for size in sizes]
-        begins = [0]
-        for size in sizes:
-            begins.append(begins[-1] + math.ceil(size * like.itemsize / _ALIGNMENT) * _ALIGNMENT)
-        lease = self._lend(begins[-1])
-        return [
-            torch.frombuffer(lease, dtype=like.dtype, count=size, offset=begin)
-            for size, begin in zip(sizes, begins[:-1], strict=True)
-        ]
+            return like.new_empty(size)
+        return torch.frombuffer(self._lend(size * like.itemsize), dtype=like.dtype, count=size)
 
     def _lend(self, size: int) -> ctypes.Array[ctypes.c_ubyte]:
         _keep_freed_memory()
-        try:
-            block = self._kept.pop()
-        except IndexError:
-            block = np.empty(0, np.uint8)
-        if block.size != size + _ALIGNMENT:
-            block = np.empty(size + _ALIGNMENT, np.uint8)
+        block = self._take(size + _ALIGNMENT)
         lease = (ctypes.c_ubyte * size).from_buffer(block, -block.ctypes.data % _ALIGNMENT)  # type: ignore[arg-type]
-        weakref.finalize(lease, _keep, self._kept, block).atexit = False
+        weakref.finalize(lease, _take_back, self._free, block, self._keeps_all).atexit = False
         return lease
 
-    def __reduce__(self) -> tuple[type[BufferPool], tuple[()]]:
+    def _take(self, size: int) -> np.ndarray[Any, Any]:
+        """Take the smallest free block that is large enough, or make one."""
+        fitting = min((found for found, blocks in list(self._free.items()) if blocks and found >= size), default=None)
+        if fitting is not None:
+            with contextlib.suppress(IndexError, KeyError):  # another thread was faster
+                return self._free[fitting].pop()
+        return np.empty(size, np.uint8)
+
+    def __reduce__(self) -> tuple[type[BufferPool], tuple[bool]]:
         # A copy shares no memory with the original.
-        return BufferPool, ()
+        return BufferPool, (self._keeps_all,)
 
 
 @functools.cache
@@ -71,6 +70,9 @@ def _keep_freed_memory() -> None:
     torch.empty(_LARGEST_LEARNED, dtype=torch.uint8)
 
 
-def _keep(kept: list[np.ndarray[Any, Any]], block: np.ndarray[Any, Any]) -> None:
-    """Take a block back; one is enough."""
-    kept[:] = [block]
+def _take_back(free: dict[int, list[np.ndarray[Any, Any]]], block: np.ndarray[Any, Any], keeps_all: bool) -> None:
+    if keeps_all:
+        free.setdefault(block.size, []).append(block)
+    elif block.size <= _LARGEST_LEARNED and all(size < block.size for size, blocks in free.items() if blocks):
+        free.clear()
+        free[block.size] = [block]

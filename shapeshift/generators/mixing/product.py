@@ -13,12 +13,13 @@ from torch import Tensor
 from shapeshift.generators.mixing.assembly import Assembly, Patch
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.mixing.combinations import Combination, Templates
+from shapeshift.generators.recomputed import Recipe, Recomputed, Versions
 from shapeshift.running.modes import is_eager
 
 
 def mix(
     store: Sequence[Tensor], coefficients: Tensor, assemblies: Sequence[Assembly], buffers: BufferPool | None = None
-) -> Sequence[Tensor]:
+) -> list[Tensor]:
     """Mix templates into weights: ``sum_k coefficients[k] * template_k`` in each patch.
 
     Args:
@@ -30,18 +31,7 @@ def mix(
     Returns:
         One vector of shape (assembly.numel,) per weight.
     """
-    if not is_eager():  # compilers fuse plain operations better than we could
-        return mix_plain(store, coefficients, assemblies)
-    with torch.no_grad():
-        flat, scales = [piece.view(-1) for piece in store], _scalars(coefficients)
-        sizes = tuple(map(len, flat))
-        vectors = (buffers or BufferPool()).empty([assembly.numel for assembly in assemblies], flat[0])
-    node: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
-    # In a list, since a function that returns a tensor it was given makes a view of it.
-    return [
-        _Mix.apply(node, assembly, flat, sizes, scales, [vector])  # type: ignore[no-untyped-call]
-        for assembly, vector in zip(assemblies, vectors, strict=True)
-    ]
+    return Mixture(store, coefficients, buffers).vectors(assemblies)
 
 
 def mix_plain(store: Sequence[Tensor], coefficients: Tensor, assemblies: Sequence[Assembly]) -> list[Tensor]:
@@ -66,6 +56,75 @@ def _combine(store: Sequence[Tensor], coefficients: Tensor, patches: Sequence[Pa
         rows = torch.stack([coefficients[combination.row] for combination in combinations])
         mixed |= zip(combinations, (rows @ templates).unbind(), strict=True)
     return [mixed[patch.combination][patch.first : patch.first + patch.size] for patch in patches]
+
+
+class Mixture:
+    """A store and coefficients that weights are mixed from, one at a time, with one gradient of the store for all.
+
+    Args:
+        store: As in :func:`mix`.
+        coefficients: As in :func:`mix`.
+        buffers: As in :func:`mix`.
+    """
+
+    def __init__(self, store: Sequence[Tensor], coefficients: Tensor, buffers: BufferPool | None = None) -> None:
+        self.store = store
+        self.coefficients = coefficients
+        self.is_fast = is_eager()  # compilers fuse plain operations better than we could
+        if self.is_fast:
+            self.buffers = buffers or BufferPool()
+            self.versions = Versions([coefficients, *store])
+            with torch.no_grad():
+                self.flat, self.scales = [piece.view(-1) for piece in store], _scalars(coefficients)
+            self.sizes = tuple(map(len, self.flat))
+            #: An empty tensor from the node in which the gradients of all weights meet.
+            self.handle: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
+
+    def vectors(self, assemblies: Sequence[Assembly]) -> list[Tensor]:
+        """Mix weights, each of shape (assembly.numel,)."""
+        if not self.is_fast:
+            return mix_plain(self.store, self.coefficients, assemblies)
+        return [self.recomputed("a weight", assembly, (assembly.numel,)).read() for assembly in assemblies]
+
+    def recomputed(self, label: str, assembly: Assembly, shape: Sequence[int]) -> Recomputed:
+        """Mix a weight of a shape whenever it is read."""
+        return Recomputed(_Mixed(label, shape, self, assembly))
+
+
+class _Mixed(Recipe):
+    """One weight of a mixture."""
+
+    def __init__(self, label: str, shape: Sequence[int], mixture: Mixture, assembly: Assembly) -> None:
+        super().__init__(label, shape, (mixture.handle,))
+        self._mixture = mixture
+        self._assembly = assembly
+
+    def compute(self) -> Tensor:
+        mixture = self._mixture
+        mixture.versions.check(self.label)
+        with torch.no_grad():
+            weight = mixture.buffers.empty(self._assembly.numel, mixture.flat[0])
+            grid = self._assembly.grid(weight)
+            for patch in self._assembly.patches:
+                for template, entries, place in _runs(patch, patch.view_in(grid), mixture.flat, mixture.sizes):
+                    scale = mixture.scales[patch.combination.start + template]
+                    if template == 0:
+                        torch.mul(entries, scale, out=place)
+                    else:
+                        _add_scaled(place, entries, scale)
+            return weight.view(self.shape)
+
+    def gradients(self, grad: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
+        """Add the gradient to those of the other weights; the node of the store hands all of them on at the end."""
+        node: Any = self._mixture.handle.grad_fn
+        # A backward pass that failed half-way may have left sums behind.
+        task = torch._C._current_graph_task_id()
+        if node.sums is None or node.sums.task != task:
+            node.sums = _Sums(task, node.saved_tensors, node.needs_input_grad)
+        grid = self._assembly.grid(grad.reshape(-1))
+        for patch in self._assembly.patches:
+            node.sums.add(patch, patch.gather(grid))
+        return (None,)
 
 
 class _Chunk(NamedTuple):
@@ -132,47 +191,6 @@ class _Store(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         grads: tuple[Tensor | None, ...] = sums.gradients()
         return grads
-
-
-class _Mix(torch.autograd.Function):
-    """One weight of a pass."""
-
-    @staticmethod
-    def forward(
-        store: Tensor,
-        assembly: Assembly,
-        flat: Sequence[Tensor],
-        sizes: tuple[int, ...],
-        scales: Sequence[float | Tensor],
-        out: list[Tensor],
-    ) -> Tensor:
-        (weight,) = out
-        grid = assembly.grid(weight)
-        for patch in assembly.patches:
-            for template, entries, place in _runs(patch, patch.view_in(grid), flat, sizes):
-                scale = scales[patch.combination.start + template]
-                if template == 0:
-                    torch.mul(entries, scale, out=place)
-                else:
-                    _add_scaled(place, entries, scale)
-        return weight
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.store, ctx.assembly = inputs[0].grad_fn, inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, ...]:
-        if grad is not None:
-            # A backward pass that failed half-way may have left sums behind.
-            task = torch._C._current_graph_task_id()
-            if ctx.store.sums is None or ctx.store.sums.task != task:
-                ctx.store.sums = _Sums(task, ctx.store.saved_tensors, ctx.store.needs_input_grad)
-            grid = ctx.assembly.grid(grad)
-            for patch in ctx.assembly.patches:
-                ctx.store.sums.add(patch, patch.gather(grid))
-        return (None,) * 6
 
 
 class _Sums:

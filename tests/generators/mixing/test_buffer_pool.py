@@ -11,33 +11,55 @@ import torch
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 
 SIZES = [3, 1000, 17]
+LIKE = torch.empty(0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_memory_comes_back_when_the_last_tensor_is_gone(dtype: torch.dtype) -> None:
-    memory, like = BufferPool(), torch.empty(0, dtype=dtype)
-    first = memory.empty(SIZES, like)
-    assert [tuple(tensor.shape) for tensor in first] == [(size,) for size in SIZES]
-    assert all(tensor.dtype == dtype and tensor.data_ptr() % 64 == 0 for tensor in first)
-    place = first[0].data_ptr()
-    view = first[1][5:].detach()  # shares the storage, and outlives the tensor
+@pytest.mark.parametrize("keeps_all", [False, True])
+def test_memory_comes_back_when_the_last_tensor_is_gone(dtype: torch.dtype, keeps_all: bool) -> None:
+    memory, like = BufferPool(keeps_all), torch.empty(0, dtype=dtype)
+    first = memory.empty(1000, like)
+    assert first.shape == (1000,)
+    assert first.dtype == dtype
+    assert first.data_ptr() % 64 == 0
+    place = first.data_ptr()
+    view = first[5:].detach()  # shares the storage, and outlives the tensor
     del first
-    assert memory.empty(SIZES, like)[0].data_ptr() != place
-    del view
-    place = memory.empty(SIZES, like)[0].data_ptr()
-    assert memory.empty(SIZES, like)[0].data_ptr() == place
+    other = memory.empty(1000, like)
+    assert other.data_ptr() != place
+    del view, other
+    place = memory.empty(1000, like).data_ptr()
+    assert memory.empty(1000, like).data_ptr() == place
 
 
-def test_vectors_of_one_pass_do_not_overlap() -> None:
-    vectors = BufferPool().empty(SIZES, torch.empty(0))
-    for index, vector in enumerate(vectors):
-        vector.fill_(index)
-    assert all((vector == index).all() for index, vector in enumerate(vectors))
-    assert len({vector.untyped_storage().data_ptr() for vector in vectors}) == len(SIZES)
+@pytest.mark.parametrize("keeps_all", [False, True])
+def test_vectors_do_not_overlap(keeps_all: bool) -> None:
+    memory = BufferPool(keeps_all)
+    for _ in range(2):
+        vectors = [memory.empty(size, LIKE) for size in SIZES]
+        for index, vector in enumerate(vectors):
+            vector.fill_(index)
+        assert all((vector == index).all() for index, vector in enumerate(vectors))
+        del vectors, vector
+
+
+def test_one_buffer_serves_weights_one_after_another() -> None:
+    memory = BufferPool()
+    place = memory.empty(1000, LIKE).data_ptr()
+    assert [memory.empty(size, LIKE).data_ptr() for size in (10, 1000, 500)] == [place] * 3
+
+
+def test_buffers_of_weights_side_by_side_come_back() -> None:
+    memory = BufferPool(keeps_all=True)
+    places = {size: memory.empty(size, LIKE) for size in SIZES}
+    before = {size: vector.data_ptr() for size, vector in places.items()}
+    del places
+    after = {size: memory.empty(size, LIKE) for size in SIZES}
+    assert {size: vector.data_ptr() for size, vector in after.items()} == before
 
 
 def test_copies_share_no_memory() -> None:
-    memory, like = BufferPool(), torch.empty(0)
-    memory.empty(SIZES, like)
+    memory = BufferPool()
+    memory.empty(1000, LIKE)
     for twin in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
-        assert twin.empty(SIZES, like)[0].data_ptr() != memory.empty(SIZES, like)[0].data_ptr()
+        assert twin.empty(1000, LIKE).data_ptr() != memory.empty(1000, LIKE).data_ptr()
