@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -102,6 +102,12 @@ class ShapeshiftCallback(Callback):
                 f"{type(callback).__name__} freezes parameters, and a schedule replaces them by others that are not "
                 "frozen: leave out the schedule, or the callback"
             )
+        for pruning in _others(trainer, ModelPruning):
+            if not getattr(pruning, "_parameters_to_prune", True):
+                raise ConfigError(
+                    f"{type(pruning).__name__} chooses parameters by itself, and would pass over generated weights: "
+                    "name the parameters in parameters_to_prune=, or prune before shapeshift.compress(model, ...)"
+                )
         if not self._is_built_later(pl_module):
             self._compress(trainer, pl_module)
         if is_overridden("configure_model", pl_module):

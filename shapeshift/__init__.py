@@ -20,6 +20,7 @@ from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_map
 from shapeshift.mappings import Assignment
 from shapeshift.optimizer import parameter_groups
 from shapeshift.plot import plot_mapping
+from shapeshift.recompute import set_recompute
 from shapeshift.report import Report, report
 from shapeshift.surgery.roots import is_compressed
 from shapeshift.version import __version__
@@ -55,5 +56,6 @@ __all__ = [
     "recurrence",
     "report",
     "save",
+    "set_recompute",
     "superweights",
 ]

@@ -44,6 +44,9 @@ class Config:
             with orthonormal columns, in which layers learn faster how much they share.
         init: How the shared parameters start. ``"random"`` draws them, so that each weight has the deviation that it
             had. ``"fit"`` fits them to the values of the model's weights, which is meant for trained models.
+        recompute: Whether a weight lives only while its layer runs, and is generated again in the backward pass, so
+            that the memory of training follows the budget. Otherwise all weights live until the backward pass is over.
+            Outputs and gradients are the same, bit by bit. :func:`shapeshift.set_recompute` changes it later.
 
     Raises:
         ConfigError: if a value is of the wrong type or range, or a name is unknown.
@@ -75,6 +78,8 @@ class Config:
         self._check_mapping()
         self._check_names()
         self._check_integers()
+        if not isinstance(self.recompute, bool):
+            raise ConfigError(f"recompute must be True or False, not {self.recompute!r}")
 
     def _check_patterns(self) -> None:
         for field in ("include", "exclude"):

@@ -6,15 +6,23 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
+from importlib.metadata import version
 from typing import Any
 
-from benchmarks.compatibility import optimizer_checks, peft_checks, torch_checks
+from benchmarks.compatibility import (
+    distributed_checks,
+    lightning_checks,
+    optimizer_checks,
+    peft_checks,
+    torch_checks,
+    trainer_checks,
+)
 from benchmarks.compatibility.check import CHECKS, PlainFailsError, run
-from benchmarks.compatibility.report import FILE, PAGE, write_page
+from benchmarks.compatibility.report import CLIENTS, FILE, PAGE, write_page
 from benchmarks.machine import describe
 from benchmarks.results import write_json
 
-GROUPS = (torch_checks, optimizer_checks, peft_checks)
+GROUPS = (torch_checks, distributed_checks, optimizer_checks, peft_checks, trainer_checks, lightning_checks)
 
 
 def outcomes() -> list[dict[str, Any]]:
@@ -31,7 +39,9 @@ def outcomes() -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all checks, and write the page."""
     argparse.ArgumentParser(prog="python -m benchmarks.compatibility", description=__doc__).parse_args(argv)
-    write_json(FILE, {"machine": describe("cpu"), "date": str(date.today()), "checks": outcomes()})
+    machine = describe("cpu")
+    machine["versions"] |= {name: version(name) for name in CLIENTS}
+    write_json(FILE, {"machine": machine, "date": str(date.today()), "checks": outcomes()})
     write_page()
     print(f"Wrote {PAGE}")
 

@@ -35,13 +35,17 @@ class PlainFailsError(Exception):
     """An operation that does not run on the plain model here, such as an optimizer for GPUs."""
 
 
+class SaidByOthersError(Exception):
+    """An error of another library on a compressed model, which names the cause; its text says what to do."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of a check.
 
     Attributes:
         works: whether the compressed model does what the plain one does.
-        message: the error or warning of the library where it does not.
+        message: the error or warning where it does not.
     """
 
     works: bool
@@ -60,7 +64,7 @@ def run(group: str, name: str) -> Outcome:
         torch.manual_seed(0)
         try:
             CHECKS[group, name]()
-        except shapeshift.ShapeshiftError as error:
+        except (shapeshift.ShapeshiftError, SaidByOthersError) as error:
             return Outcome(works=False, message=str(error))
     said = [str(warning.message) for warning in caught if issubclass(warning.category, shapeshift.ShapeshiftWarning)]
     return Outcome(works=not said, message=said[0] if said else "")
@@ -89,10 +93,21 @@ def images() -> Tensor:
     return torch.randn(4, 3, 8, 8)
 
 
-def pair() -> tuple[Network, Network]:
-    """Return a compressed network and the plain network with the same weights."""
-    compressed = shapeshift.compress(Network(), "40%", seed=0)
+def pair(**options: Any) -> tuple[Network, Network]:
+    """Return a compressed network, with options of ``compress``, and the plain network with the same weights."""
+    compressed = shapeshift.compress(Network(), "40%", seed=0, **options)
     return compressed, shapeshift.materialize(copy.deepcopy(compressed))
+
+
+def squared(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return a loss of a model on a batch."""
+    loss: Tensor = model(x).square().mean()
+    return loss
+
+
+def common(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that a compressed model and its plain copy have in common, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if name.endswith("bias")}
 
 
 def equal(compressed: Any, plain: Any) -> None:

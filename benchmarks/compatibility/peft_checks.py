@@ -1,16 +1,20 @@
-"""Methods of PEFT on a compressed base model: the first output is the base's, adapters train, merge and switch off."""
+"""Methods of PEFT on a compressed base model: the first output is the base's, adapters train, and switch off."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import peft
 import torch
+import transformers
 from torch import nn
 
-from benchmarks.compatibility.check import check, images, pair
+import shapeshift
+from benchmarks.compatibility.check import check, equal, images, pair
 
+GROUP = "PEFT methods on a compressed base"
 TARGETS = ["hidden", "head"]
 CONFIGS: dict[str, Callable[[], Any]] = {
     "LoRA": lambda: peft.LoraConfig(target_modules=TARGETS, r=2),
@@ -22,6 +26,18 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "IA3": lambda: peft.IA3Config(target_modules=TARGETS, feedforward_modules=["head"]),
     "VeRA": lambda: peft.VeraConfig(target_modules=["hidden"], r=2),
     "modules_to_save": lambda: peft.LoraConfig(target_modules=["hidden"], modules_to_save=["head"], r=2),
+    "target_parameters": lambda: peft.LoraConfig(target_modules=[], target_parameters=["hidden.weight"], r=2),
+}
+#: Methods for language models.
+CAUSAL: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+LANGUAGE: dict[str, Callable[[], Any]] = {
+    "trainable_token_indices, where embeddings are tied": lambda: peft.LoraConfig(
+        **CAUSAL, target_modules=["c_attn"], fan_in_fan_out=True, trainable_token_indices=[1, 2]
+    ),
+    "TrainableTokens": lambda: peft.TrainableTokensConfig(**CAUSAL, token_indices=[1, 2], target_modules=["wte"]),
+    "prompt tuning": lambda: peft.PromptTuningConfig(**CAUSAL, num_virtual_tokens=2),
+    "p-tuning": lambda: peft.PromptEncoderConfig(**CAUSAL, num_virtual_tokens=2, encoder_hidden_size=16),
+    "prefix tuning": lambda: peft.PrefixTuningConfig(**CAUSAL, num_virtual_tokens=2),
 }
 
 
@@ -50,10 +66,40 @@ def _adapted(config: Any) -> None:
 
 
 def _register(name: str, make: Callable[[], Any]) -> None:
-    @check("PEFT methods on a compressed base", name)
+    @check(GROUP, name)
     def _method() -> None:
         _adapted(make())
 
 
+def language_model() -> Any:
+    """Return a small language model whose head is tied to its embeddings."""
+    sizes: dict[str, Any] = {"vocab_size": 48, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+
+
+def _adapted_language_model(config: Any) -> None:
+    compressed = shapeshift.compress(language_model(), "60%", seed=0).eval()
+    tokens, found = torch.tensor([[1, 2, 3, 4]]), []
+    for base in (compressed, shapeshift.materialize(copy.deepcopy(compressed))):
+        torch.manual_seed(1)
+        model = peft.get_peft_model(base, copy.deepcopy(config)).eval()
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with torch.no_grad():
+            for parameter in trainable:
+                parameter += torch.randn_like(parameter)
+        outputs = model(input_ids=tokens, labels=tokens)
+        found.append([outputs.logits, *torch.autograd.grad(outputs.loss, trainable)])
+    equal(*found)
+
+
+def _register_for_language(name: str, make: Callable[[], Any]) -> None:
+    @check(GROUP, name)
+    def _method() -> None:
+        _adapted_language_model(make())
+
+
 for _name, _make in CONFIGS.items():
     _register(_name, _make)
+
+for _name, _make in LANGUAGE.items():
+    _register_for_language(_name, _make)

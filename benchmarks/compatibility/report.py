@@ -19,16 +19,21 @@ INTRODUCTION = """\
 # What works with a compressed model
 
 Each row is a check that runs: an operation on a compressed model, compared with the same operation on the plain model
-of the same weights. A row either *works*, with the plain model's results, or *says what to do*: the library raises an
-error or a warning with the way out, which the last column quotes. The tests run every check, and fail if a row is
-neither, or another one than this page says.
+of the same weights. A row either *works*, with the plain model's results, or *says what to do*: there is an error or a
+warning with the way out, which the last column quotes. It is the library's own, but in two rows, where torch raises the
+error. The tests run every check, and fail if a row is neither, or another one than this page says.
 """
+
+#: The libraries whose versions the page names, beside torch.
+CLIENTS = ("timm", "transformers", "peft", "lightning")
 
 
 def page(content: dict[str, Any]) -> str:
     """Return the page, as Markdown."""
     versions = content["machine"]["versions"]
-    named = ", ".join(f"{name} {versions[name]}" for name in ("timm", "transformers") if name in versions)
+    named = ", ".join(
+        f"{name} {versions[name]}" for name in ("timm", "transformers", "peft", "lightning") if name in versions
+    )
     caption = f"{made_by('compatibility', content['machine'])}, {named}, on {content['date']}."
     parts = [INTRODUCTION, caption]
     for group, rows in itertools.groupby(content["checks"], key=lambda row: row["group"]):

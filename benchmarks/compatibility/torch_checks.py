@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.ao.pruning.sparsifier.weight_norm_sparsifier import WeightNormSparsifier
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.utils import parametrizations, prune
@@ -22,7 +24,17 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 import shapeshift
-from benchmarks.compatibility.check import Network, check, equal, images, pair
+from benchmarks.compatibility.check import (
+    Network,
+    PlainFailsError,
+    SaidByOthersError,
+    check,
+    common,
+    equal,
+    images,
+    pair,
+    squared,
+)
 
 FUNC, COMPILE, TRAIN, COPY, CHANGE = (
     "torch.func and autograd",
@@ -33,26 +45,16 @@ FUNC, COMPILE, TRAIN, COPY, CHANGE = (
 )
 
 
-def _loss(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    loss: Tensor = model(x).square().mean()
-    return loss
-
-
 def _gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     """Return the gradients of the parameters that a compressed model and its plain copy have in common."""
-    parameters = {name: p for name, p in model.named_parameters() if name.endswith("bias")}
-    return list(torch.autograd.grad(loss, list(parameters.values())))
-
-
-def _common(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in model.named_parameters() if name.endswith("bias")}
+    return list(torch.autograd.grad(loss, list(common(model).values())))
 
 
 @check(FUNC, "backward")
 def _backward() -> None:
     compressed, plain = pair()
     x = images()
-    equal(_gradients(compressed, _loss(compressed, x)), _gradients(plain, _loss(plain, x)))
+    equal(_gradients(compressed, squared(compressed, x)), _gradients(plain, squared(plain, x)))
 
 
 @check(FUNC, "double backward")
@@ -61,7 +63,7 @@ def _double_backward() -> None:
     x = images().requires_grad_()
     found = []
     for model in (compressed, plain):
-        (first,) = torch.autograd.grad(_loss(model, x), x, create_graph=True)
+        (first,) = torch.autograd.grad(squared(model, x), x, create_graph=True)
         found.append(_gradients(model, first.square().sum()))
     equal(*found)
 
@@ -76,7 +78,7 @@ def _transformed(transform: Callable[[Callable[[dict[str, Tensor]], Tensor], dic
             found: Tensor = functional_call(model, parameters, (x,)).square().mean()
             return found
 
-        found.append(transform(loss, _common(model)))
+        found.append(transform(loss, dict(common(model))))
     equal(*found)
 
 
@@ -165,7 +167,7 @@ def _compile() -> None:
     for model in (compressed, plain):
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-        found.append(_gradients(model, _loss(compiled, x)))
+        found.append(_gradients(model, squared(compiled, x)))
     torch._dynamo.reset()
     equal(*found)
 
@@ -176,6 +178,36 @@ def _export() -> None:
     x = images()
     exported = torch.export.export(compressed.eval(), (x,)).module()
     equal(exported(x), plain.eval()(x))
+
+
+@check(COMPILE, "torch.export, saved to a file")
+def _export_to_a_file() -> None:
+    compressed, plain = pair()
+    x, file = images(), io.BytesIO()
+    torch.export.save(torch.export.export(compressed.eval(), (x,)), file)
+    file.seek(0)
+    equal(torch.export.load(file).module()(x), plain.eval()(x))
+
+
+@check(COMPILE, "torch.onnx.export (dynamo)")
+def _onnx() -> None:
+    compressed, plain = pair()
+    x = images()
+    try:
+        torch.onnx.export(plain.eval(), (x,), dynamo=True)
+    except Exception as error:
+        raise PlainFailsError(str(error)) from None
+    program: Any = torch.onnx.export(compressed.eval(), (x,), dynamo=True)
+    equal(program.exported_program.module()(x), plain(x))
+
+
+@check(COMPILE, "torch.jit.trace, saved to a file")
+def _trace_to_a_file() -> None:
+    compressed, plain = pair()
+    x, file = images(), io.BytesIO()
+    torch.jit.save(torch.jit.trace(compressed.eval(), (x,)), file)
+    file.seek(0)
+    equal(torch.jit.load(file)(x), plain.eval()(x))
 
 
 @check(COMPILE, "torch.jit.trace")
@@ -197,7 +229,7 @@ def _fx() -> None:
     compressed, plain = pair()
     x = images()
     traced = torch.fx.symbolic_trace(compressed)
-    equal(_gradients(traced, _loss(traced, x)), _gradients(plain, _loss(plain, x)))
+    equal(_gradients(traced, squared(traced, x)), _gradients(plain, squared(plain, x)))
 
 
 @check(TRAIN, "autocast to bfloat16")
@@ -214,12 +246,12 @@ def _scaler() -> None:
     compressed, plain = pair()
     x = images()
     for model in (compressed, plain):
-        optimizer = torch.optim.SGD(_common(model).values(), lr=0.1)
+        optimizer = torch.optim.SGD(common(model).values(), lr=0.1)
         scaler = torch.amp.GradScaler("cpu")
-        scaler.scale(_loss(model, x)).backward()
+        scaler.scale(squared(model, x)).backward()
         scaler.step(optimizer)
         scaler.update()
-    equal(_common(compressed), _common(plain))
+    equal(common(compressed), common(plain))
 
 
 def _checkpointed(use_reentrant: bool) -> None:
@@ -229,8 +261,8 @@ def _checkpointed(use_reentrant: bool) -> None:
     for model in (compressed, plain):
         body = model.body.forward
         model.body.forward = partial(checkpoint, body, use_reentrant=use_reentrant)  # type: ignore[method-assign]
-        _loss(model, x).backward()
-        found.append([parameter.grad for parameter in _common(model).values()])
+        squared(model, x).backward()
+        found.append([parameter.grad for parameter in common(model).values()])
     equal(*found)
 
 
@@ -255,7 +287,7 @@ def _inference() -> None:
 @check(TRAIN, "clip_grad_norm_")
 def _clipping() -> None:
     compressed, _ = pair()
-    _loss(compressed, images()).backward()
+    squared(compressed, images()).backward()
     nn.utils.clip_grad_norm_(compressed.parameters(), 1e-3)
     norms = torch.stack([p.grad.norm() for p in compressed.parameters() if p.grad is not None])
     equal(norms.norm(), torch.tensor(1e-3))
@@ -274,6 +306,18 @@ def _average() -> None:
     averaged = next(parameter for name, parameter in average.named_parameters() if ".store." in name)
     equal(averaged, store * 2 / 3)
     equal(average.eval()(images()).isfinite().all(), torch.tensor(True))
+
+
+@check(TRAIN, "an optimizer with a group for each child of a model whose parts have groups of their own")
+def _groups_by_child() -> None:
+    compressed, plain = pair(mapping={"body": "body", "*": "rest"})
+    torch.optim.SGD([{"params": child.parameters()} for child in plain.children()])
+    try:
+        torch.optim.SGD([{"params": child.parameters()} for child in compressed.children()])
+    except ValueError as error:
+        named = [child for name, child in compressed.named_children() if name != "shapeshift"]
+        torch.optim.SGD([{"params": child.parameters()} for child in named])
+        raise SaidByOthersError(f"{error}: leave out the child model.shapeshift, whose groups the parts list") from None
 
 
 @check(TRAIN, "nn.DataParallel")
@@ -316,6 +360,40 @@ def _state_dict() -> None:
     equal(other(x), plain(x))
 
 
+@check(COPY, "a state dict that was built anew from its items")
+def _rebuilt_state() -> None:
+    compressed, plain = pair()
+    x = images()
+    other = shapeshift.compress(Network(), "40%", seed=1)
+    other.load_state_dict(dict(compressed.state_dict().items()))
+    equal(other(x), plain(x))
+
+
+@check(COPY, "the same, into a model that shares in another way")
+def _rebuilt_state_of_another_sharing() -> None:
+    one, other = (
+        shapeshift.compress(nn.ModuleDict({name: nn.Linear(16, 16) for name in names}), "60%", seed=0)
+        for names in ("ab", "ba")
+    )
+    other.load_state_dict(dict(one.state_dict().items()))
+    x = torch.randn(2, 16)
+    equal(other["a"](x), one["a"](x))
+
+
+class _Hub(nn.Module, PyTorchModelHubMixin):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.head = Network(), nn.Linear(10, 2)
+
+
+@check(COPY, "save_pretrained of huggingface_hub's mixin, where a part is compressed")
+def _hub() -> None:
+    model = _Hub()
+    shapeshift.compress(model.network, "40%")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+
+
 @check(COPY, "safetensors.torch.save_model")
 def _safetensors() -> None:
     compressed, plain = pair()
@@ -341,13 +419,50 @@ def _half() -> None:
     torch.testing.assert_close(compressed.bfloat16().eval()(x), plain.bfloat16().eval()(x), rtol=0.05, atol=0.05)
 
 
-@check(CHANGE, "torch.nn.utils.prune")
-def _prune() -> None:
+@check(CHANGE, "channels_last")
+def _channels_last() -> None:
     compressed, plain = pair()
+    x = images().to(memory_format=torch.channels_last)
+    found = []
     for model in (compressed, plain):
-        prune.l1_unstructured(model.hidden, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+        output = model.to(memory_format=torch.channels_last).stem(x)
+        assert output.is_contiguous(memory_format=torch.channels_last)
+        found.append([output, *_gradients(model, squared(model, x))])
+    equal(*found)
+
+
+def _pruned(prune_layers: Callable[[Network], Any]) -> None:
+    compressed, plain = pair()
+    for model in (plain, compressed):
+        torch.manual_seed(1)
+        prune_layers(model)
     x = images()
     equal(compressed.eval()(x), plain.eval()(x))
+
+
+@check(CHANGE, "torch.nn.utils.prune of a layer")
+def _prune() -> None:
+    _pruned(lambda model: prune.l1_unstructured(model.hidden, "weight", amount=0.5))  # type: ignore[no-untyped-call]
+
+
+@check(CHANGE, "torch.nn.utils.prune of all layers")
+def _prune_all() -> None:
+    layers = ("stem", "hidden", "head")
+    _pruned(
+        lambda model: prune.global_unstructured(  # type: ignore[no-untyped-call]
+            [(model.get_submodule(name), "weight") for name in layers], prune.L1Unstructured, amount=0.5
+        )
+    )
+
+
+@check(CHANGE, "a sparsifier of torch.ao")
+def _sparsifier() -> None:
+    _pruned(lambda model: WeightNormSparsifier().prepare(model, [{"tensor_fqn": "hidden.weight"}]))
+
+
+@check(CHANGE, "a sparsifier of torch.ao that looks for the layers itself")
+def _sparsifier_by_type() -> None:
+    _pruned(lambda model: WeightNormSparsifier().prepare(model, None))
 
 
 def _parametrized(register: Callable[[nn.Module], Any]) -> None:

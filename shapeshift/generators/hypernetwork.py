@@ -189,12 +189,13 @@ class HypernetworkPlanner(Planner[HypernetworkLayout]):
 
 
 class _Begun(NamedTuple):
-    """What the weights of one pass are made from: both layers in one, the embeddings and factors of each weight."""
+    """What the weights of one pass are made from: both layers in one, the embeddings and the factor of each weight."""
 
     weight: Tensor
     bias: Tensor
     embeddings: Sequence[Tensor]
     factors: Sequence[Tensor | None]
+    buffers: BufferPool
 
     def of(self, index: int) -> list[Tensor]:
         """Return what one weight is made from."""
@@ -249,7 +250,7 @@ class Hypernetwork(WeightGenerator[HypernetworkLayout]):
             self.output.bias,
         )
         # Split at once: the backward pass of a slice would write zeros in the shape of the whole for every weight.
-        return _Begun(weight, bias, self.embeddings.split(sizes.blocks), self.factors())
+        return _Begun(weight, bias, self.embeddings.split(sizes.blocks), self.factors(), buffers or BufferPool())
 
     def make(self, indices: Sequence[int], begun: _Begun) -> list[Tensor]:
         return [self._make_one(index, *begun.of(index)) for index in indices]
@@ -257,7 +258,7 @@ class Hypernetwork(WeightGenerator[HypernetworkLayout]):
     def recompute(self, index: int, begun: _Begun) -> Recomputed:
         weight = self.weights[index]
         make = functools.partial(self._make_one, index)
-        return Recomputed(Computed(weight.name, weight.shape, make, begun.of(index)))
+        return Recomputed(Computed(weight.name, weight.shape, make, begun.of(index), begun.buffers))
 
     def _make_one(self, index: int, embeddings: Tensor, weight: Tensor, bias: Tensor, *factors: Tensor) -> Tensor:
         """Generate the weight of the given index, all its blocks in one product.

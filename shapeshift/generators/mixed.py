@@ -14,6 +14,8 @@ from shapeshift.generators.mixing.assembly import Assembly
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.mixing.product import Mixture
 from shapeshift.generators.recomputed import Computed, Recomputed
+from shapeshift.upsamplers import Upsampler
+from shapeshift.weights import Weight
 
 
 class Begun(NamedTuple):
@@ -35,7 +37,7 @@ class MixedGenerator(WeightGenerator[LayoutT]):
     def scales(self) -> Tensor:
         """Return the factor of each template, its coefficient times its gain, in the order of the gains."""
 
-    def upsampler(self, index: int) -> nn.Module | None:
+    def upsampler(self, index: int) -> Upsampler | None:
         """Return what stretches a weight from a shorter vector; None where nothing has to."""
         return None
 
@@ -56,16 +58,46 @@ class MixedGenerator(WeightGenerator[LayoutT]):
         return weights
 
     def recompute(self, index: int, begun: Begun) -> Recomputed:
-        weight, factor, upsampler = self.weights[index], begun.factors[index], self.upsampler(index)
-        if upsampler is None:
-            mixed = begun.mixture.recomputed(weight.name, self.assemblies[index], weight.shape)
-            return mixed if factor is None else Recomputed(Computed(weight.name, weight.shape, times, [mixed, factor]))
-        vector = begun.mixture.recomputed(weight.name, self.assemblies[index], (self.assemblies[index].numel,))
-        own = dict(upsampler.named_parameters())  # as they are now: a call may replace them for its own time
+        weight, assembly, mixture = self.weights[index], self.assemblies[index], begun.mixture
+        factor, upsampler = begun.factors[index], self.upsampler(index)
+        if upsampler is not None:
+            factors = [] if factor is None else [factor]
+            vector = mixture.recomputed(weight.name, assembly)
+            return Recomputed(Stretched(weight, vector, upsampler, factors, mixture.buffers))
+        mixed = mixture.recomputed(weight.name, assembly, weight.shape)
+        if factor is None:
+            return mixed
+        return Recomputed(Computed(weight.name, weight.shape, times, [mixed, factor], mixture.buffers))
 
-        def stretch(vector: Tensor, *others: Tensor) -> Tensor:
-            stretched = functional_call(upsampler, dict(zip(own, others, strict=False)), (vector,))
-            return times(stretched, *others[len(own) :])
 
-        factors = [] if factor is None else [factor]
-        return Recomputed(Computed(weight.name, weight.shape, stretch, [vector, *own.values(), *factors]))
+class Stretched(Computed):
+    """A weight that is stretched from a shorter vector.
+
+    Args:
+        weight: The weight.
+        vector: What it is stretched from.
+        upsampler: What stretches it.
+        factors: Its learned factor, or nothing.
+        buffers: As in :class:`Computed`.
+    """
+
+    def __init__(
+        self, weight: Weight, vector: Recomputed, upsampler: Upsampler, factors: Sequence[Tensor], buffers: BufferPool
+    ) -> None:
+        self._upsampler = upsampler
+        # As they are now: torch.func.functional_call replaces parameters for its own time.
+        self._own = dict(upsampler.named_parameters())
+        super().__init__(weight.name, weight.shape, self._stretch, [vector, *self._own.values(), *factors], buffers)
+
+    def _stretch(self, vector: Tensor, *others: Tensor) -> Tensor:
+        stretched = functional_call(self._upsampler, dict(zip(self._own, others, strict=False)), (vector,))
+        return times(stretched, *others[len(self._own) :])
+
+    def write(self, result: Tensor, *sources: Tensor) -> None:
+        if self._own:
+            super().write(result, *sources)
+        else:
+            vector, *factors = sources
+            self._upsampler.write(vector, result)
+            for factor in factors:
+                result.mul_(factor)

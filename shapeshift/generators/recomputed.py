@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from shapeshift.errors import GeneratedWeightError
+from shapeshift.generators.mixing.buffer_pool import BufferPool
 
 
 class Recipe(abc.ABC):
@@ -49,20 +51,34 @@ class Computed(Recipe):
         shape: As in :class:`Recipe`.
         function: Computes the tensor from the sources.
         sources: The function's arguments.
+        buffers: The memory that the tensor is written to. In memory of its own, between what layers keep, each weight
+            would leave a hole once it is gone.
     """
 
     def __init__(
-        self, label: str, shape: Sequence[int], function: Callable[..., Tensor], sources: Sequence[Tensor | Recomputed]
+        self,
+        label: str,
+        shape: Sequence[int],
+        function: Callable[..., Tensor],
+        sources: Sequence[Tensor | Recomputed],
+        buffers: BufferPool,
     ) -> None:
         super().__init__(label, shape, [found.stub if isinstance(found, Recomputed) else found for found in sources])
         self._function = function
         self._sources = sources
+        self._buffers = buffers
         self._versions = Versions(self.inputs)
 
     def compute(self) -> Tensor:
         self._versions.check(self.label)
         with torch.no_grad(), own_precision(self.inputs[0]):
-            return self._function(*self._values())
+            result = self._buffers.empty(math.prod(self.shape), self.inputs[0]).view(self.shape)
+            self.write(result, *self._values())
+        return result
+
+    def write(self, result: Tensor, *sources: Tensor) -> None:
+        """Compute the tensor into memory that is there."""
+        result.copy_(self._function(*sources))
 
     def gradients(self, grad: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
         self._versions.check(self.label)

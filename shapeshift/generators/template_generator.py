@@ -85,8 +85,8 @@ class TemplateGenerator(MixedGenerator[TemplateLayout]):
             }
         )
 
-    def upsampler(self, index: int) -> nn.Module | None:
-        return self.upsamplers._modules.get(str(index))
+    def upsampler(self, index: int) -> Upsampler | None:
+        return cast(Upsampler | None, self.upsamplers._modules.get(str(index)))
 
     def scales(self) -> Tensor:
         coefficients = self.all_coefficients()

@@ -166,9 +166,7 @@ class WeightSource:
         """Whether a forward pass has begun and not ended."""
         return self._thread.current is not None
 
-    def begin(
-        self, tracer: Tracer | None = None, recompute: bool = False, saved: SavedWeights | None = None
-    ) -> None:
+    def begin(self, tracer: Tracer | None = None, recompute: bool = False, saved: SavedWeights | None = None) -> None:
         """Start the forward pass, or let the graph of a tracer generate the weights.
 
         Args:

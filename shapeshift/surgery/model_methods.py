@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from shapeshift.errors import GeneratedWeightError
 from shapeshift.surgery.attached import is_attached, is_generated
 from shapeshift.surgery.other_tools import adapt_hub_mixin
-from shapeshift.surgery.state import adapt_loading, adapt_saving
+from shapeshift.surgery.savers import adapt_save_pretrained
+from shapeshift.surgery.state import adapt_loading, adapt_saving, adapt_state
 
 
 def _adapt_listing_ties(base: Any) -> Callable[..., dict[str, str]]:
@@ -88,28 +91,52 @@ def _adapt_lookup(base: Any) -> Callable[..., nn.Module]:
     return get_submodule
 
 
-def _adapt_input_size(base: Any) -> Callable[..., Any]:
-    """timm's models replace parameters one by one: try it on a copy, so that a refusal leaves the model as it was."""
+def _adapt_tied_keys(base: Any) -> property:
+    """PEFT looks for ties among the parameters, unless this is a mapping and no dict: then it takes the keys."""
 
-    @functools.wraps(base.set_input_size)
-    def set_input_size(self: Any, *args: Any, **kwargs: Any) -> Any:
-        base.set_input_size(copy.deepcopy(self), *args, **kwargs)
-        return base.set_input_size(self, *args, **kwargs)
+    def tied_weights_keys(self: Any) -> Mapping[str, str] | None:
+        ties: dict[str, str] = self.__dict__.get("all_tied_weights_keys", {})
+        generated = any(is_generated(self, target) for target in ties)
+        return MappingProxyType(ties) if generated else base._tied_weights_keys
 
-    return set_input_size
+    return property(tied_weights_keys)
+
+
+def _adapt_writing(name: str, instead: str = "") -> Callable[[Any], Callable[..., Any]]:
+    """Try a method that writes parameters one by one on a copy, so that a refusal leaves the model as it was."""
+
+    def adapt(base: Any) -> Callable[..., Any]:
+        method = getattr(base, name)
+
+        @functools.wraps(method)
+        def write(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                with torch.random.fork_rng({found.device for found in self.parameters() if found.is_cuda}):
+                    method(copy.deepcopy(self), *args, **kwargs)
+            except GeneratedWeightError as error:
+                raise GeneratedWeightError(f"{name}() writes generated weights: {instead}{error}") from error
+            return method(self, *args, **kwargs)
+
+        return write
+
+    return adapt
 
 
 _INPUT, _OUTPUT = "get_input_embeddings", "get_output_embeddings"
 
-MODEL_METHODS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+MODEL_METHODS: dict[str, Callable[[Any], Any]] = {
+    "state_dict": adapt_state,
     "_save_to_state_dict": adapt_saving,
     "_load_from_state_dict": adapt_loading,
+    "save_pretrained": adapt_save_pretrained,
     "_save_pretrained": adapt_hub_mixin,
     "get_submodule": _adapt_lookup,
     "get_expanded_tied_weights_keys": _adapt_listing_ties,
+    "_tied_weights_keys": _adapt_tied_keys,
     "tie_weights": _adapt_tying,
     "resize_token_embeddings": _adapt_replacing("resize_token_embeddings", f"{_INPUT} {_OUTPUT}"),
     "set_input_embeddings": _adapt_replacing("set_input_embeddings", _INPUT),
     "set_output_embeddings": _adapt_replacing("set_output_embeddings", _OUTPUT),
-    "set_input_size": _adapt_input_size,
+    "set_input_size": _adapt_writing("set_input_size"),
+    "init_weights": _adapt_writing("init_weights", "model.shapeshift.reset_parameters() draws them anew; or "),
 }

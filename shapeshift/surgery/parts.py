@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -12,6 +15,8 @@ from shapeshift.errors import GeneratedWeightError
 from shapeshift.names import covering_names
 from shapeshift.surgery.attached import is_attached, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
+from shapeshift.surgery.orphans import check_unfreezing
+from shapeshift.surgery.other_tools import check_targets
 
 
 def sources_read_in(part: nn.Module) -> dict[WeightSource, set[int]]:
@@ -52,15 +57,17 @@ def part_members(base: type[nn.Module]) -> dict[str, Callable[..., Any]]:
     """Return the methods of a class for parts that derives from a module class."""
 
     def named_parameters(self: nn.Module, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from base.named_parameters(self, *args, **kwargs)
-        # Without recursion, a module lists what it has registered itself: FSDP2 asks each module for that.
         recurse = kwargs.get("recurse", args[1] if len(args) > 1 else True)
         prefix = kwargs.get("prefix", args[0] if args else "")
-        if recurse:
-            for source, indices in sources_read_in(self).items():
-                if not serves_others(source, indices):
-                    path = f"{prefix}.{source.path}" if prefix else source.path
-                    yield from source.generator.named_parameters(path)
+        # Without recursion, a module lists what it has registered itself: FSDP2 asks each module for that.
+        sources = sources_read_in(self) if recurse else {}
+        if not torch.compiler.is_compiling():
+            _check_lister(self, sources, sys._getframe(1))
+        yield from base.named_parameters(self, *args, **kwargs)
+        for source, indices in sources.items():
+            if not serves_others(source, indices):
+                path = f"{prefix}.{source.path}" if prefix else source.path
+                yield from source.generator.named_parameters(path)
 
     def requires_grad_(self: nn.Module, requires_grad: bool = True) -> nn.Module:
         for source, indices in sources_read_in(self).items():
@@ -74,6 +81,21 @@ def part_members(base: type[nn.Module]) -> dict[str, Callable[..., Any]]:
         return base.requires_grad_(self, requires_grad)
 
     return {"named_parameters": named_parameters, "requires_grad_": requires_grad_}
+
+
+def _check_lister(part: nn.Module, sources: dict[WeightSource, set[int]], lister: FrameType) -> None:
+    """Refuse to list the parameters of a part to code that looks for a weight which is not among them.
+
+    Args:
+        part: The part.
+        sources: The sources that it reads; empty where it lists its own parameters only.
+        lister: The code that asks for the parameters.
+    """
+    if is_attached(part) and not sources:
+        check_targets(part, lister)
+    for source, indices in sources.items():
+        if serves_others(source, indices):
+            check_unfreezing(source, min(indices), lister.f_back)  # the lister is the `parameters` of torch
 
 
 def containers_of(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:

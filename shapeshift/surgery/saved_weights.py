@@ -95,7 +95,7 @@ class SavedWeights:
     def _pack(self, tensor: Tensor) -> Any:
         recipe = self._recipe_of(tensor)
         if recipe is not None:
-            return _Again(recipe, tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset())
+            return _Again(recipe, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
         if self._outer is not None:
             return self._outer[0](tensor)
         return _save(tensor)

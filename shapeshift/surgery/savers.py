@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -27,33 +29,62 @@ def adapt_saver(base: Any, root: bool) -> dict[str, Any]:
     return {"_save_to_state_dict": _save_to_state_dict}
 
 
+def adapt_save_pretrained(base: Any) -> Callable[..., Any]:
+    """Refuse as well where the saver is given a state dict, and asks the model for none."""
+
+    @functools.wraps(base.save_pretrained)
+    def save_pretrained(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        method = base.save_pretrained  # an import may have replaced it since
+        where = getattr(method, "__globals__", {}).get("__name__", "")
+        if kwargs.get("state_dict") is not None and where.startswith(("transformers.", "peft.")):
+            for name, _ in filter(None, map(_generated_in, self.modules())):
+                _refuse(name, f"{where}.save_pretrained")
+        return method(self, *args, **kwargs)
+
+    return save_pretrained
+
+
 def check_saver(module: nn.Module) -> None:
     """Raise if a function is running that would save a model without the generated weights of a module.
 
     Raises:
         ModelError: if so. Functions of this package save the weights, and adapters beside frozen weights are complete.
     """
+    found = _generated_in(module)
+    if found is not None:
+        _check_callers(*found)
+
+
+def _generated_in(module: nn.Module) -> tuple[str, bool] | None:
+    """Return the name of a module's first generated weight, and whether its shared parameters are frozen.
+
+    None for a module without one, and for a model that its architecture's name builds compressed.
+    """
     for source, index in weight_sources(module).values() if is_attached(module) else ():
         owner = source.owner() if source.owner is not None else None
         if owner is not None and owner.is_built_in:
-            return
-        frozen = not any(parameter.requires_grad for parameter in source.generator.parameters())
-        _check_callers(source.weights[index].name, frozen)
+            return None
+        return source.weights[index].name, not any(found.requires_grad for found in source.generator.parameters())
+    return None
 
 
 def _check_callers(name: str, frozen: bool) -> None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not _is_ours(frame):
         saver, called_by = frame.f_code.co_name, frame.f_back
-        if saver in _SAVERS:
+        if saver in _SAVERS and frame.f_globals.get("__name__") != __name__:
             if (saver == _PICKS_ADAPTERS and frozen) or (called_by is not None and _is_ours(called_by)):
                 return
-            raise ModelError(
-                f"{name} is generated from shared parameters, and {frame.f_globals['__name__']}.{saver} would write a "
-                "checkpoint without it. Call shapeshift.save(model, folder) instead, or materialize the model first. "
-                "Models of transformers have a save_pretrained after `import shapeshift.integrations.transformers`"
-            )
+            _refuse(name, f"{frame.f_globals['__name__']}.{saver}")
         frame = called_by
+
+
+def _refuse(name: str, saver: str) -> NoReturn:
+    raise ModelError(
+        f"{name} is generated from shared parameters, and {saver} would write a checkpoint without it. Call "
+        "shapeshift.save(model, folder) instead, or materialize the model first. Models of transformers have a "
+        "save_pretrained after `import shapeshift.integrations.transformers`"
+    )
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from shapeshift.errors import CheckpointError, GeneratedWeightError
 from shapeshift.plan import Plan
@@ -16,7 +17,7 @@ from shapeshift.surgery.savers import check_saver
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 from shapeshift.surgery.sharing import sharing_difference
 
-#: Where the plan is in the metadata that a state dict has for the root.
+#: Where the plan is: in the metadata that a state dict has for the root, and on its first shared entry.
 PLAN = "shapeshift_plan"
 
 
@@ -34,6 +35,25 @@ def adapt_saving(base: Any) -> Callable[..., None]:
     return save_to_state_dict
 
 
+def adapt_state(base: Any) -> Callable[..., Any]:
+    """Put the plan on a tensor of the state dict as well: it stays there if the dict is built anew from its items."""
+
+    @functools.wraps(base.state_dict)
+    def state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        state = base.state_dict(self, *args, **kwargs)
+        first = _first_shared(state, kwargs.get("prefix", ""))
+        if type(first) is Tensor and not kwargs.get("keep_vars"):  # no parameter, nor any that is sharded
+            first.__dict__[PLAN] = getattr(self, ATTRIBUTE).plan_text
+        return state
+
+    return state_dict
+
+
+def _first_shared(state_dict: Mapping[str, Any], prefix: str) -> Any:
+    """Return the first entry of a state dict that belongs to the shared parameters; None without one."""
+    return next((value for name, value in state_dict.items() if name.startswith(f"{prefix}{ATTRIBUTE}.")), None)
+
+
 def adapt_loading(base: Any) -> Callable[..., None]:
     """Refuse the state of a model that was compressed in another way, before anything is copied into the model."""
 
@@ -42,8 +62,9 @@ def adapt_loading(base: Any) -> Callable[..., None]:
     ) -> None:
         shared: SharedParameters = getattr(self, ATTRIBUTE)
         _check_compressed(self, shared.plan, state_dict, prefix)
-        plan = local_metadata.get(PLAN, shared.plan_text)
-        if plan != shared.plan_text and any(name.startswith(f"{prefix}{ATTRIBUTE}.") for name in state_dict):
+        first = _first_shared(state_dict, prefix)
+        plan = local_metadata.get(PLAN, getattr(first, PLAN, shared.plan_text))
+        if plan != shared.plan_text and first is not None:
             _check_same_sharing(plan, shared.plan)
         base._load_from_state_dict(self, state_dict, prefix, local_metadata, *rest)
 

@@ -49,5 +49,9 @@ class Upsampler(nn.Module):
         """Stretch ``source``, of shape (size,), into the weight."""
         raise NotImplementedError
 
+    def write(self, source: Tensor, weight: Tensor) -> None:
+        """Stretch ``source`` into a weight that is there already, without a graph."""
+        weight.copy_(self(source))
+
 
 UPSAMPLERS: Registry[type[Upsampler]] = Registry("upsampler")

@@ -33,6 +33,12 @@ class Tile(Upsampler):
             tiled = _tile(source, numel)
         return tiled.view(self.shape)
 
+    def write(self, source: Tensor, weight: Tensor) -> None:
+        if self.size < LONG_COPY:
+            super().write(source, weight)
+        else:
+            _write_blocks(source, weight.view(-1))
+
 
 def _tile(source: Tensor, numel: int) -> Tensor:
     """Write the source again and again, and drop one entry after each copy."""
@@ -49,8 +55,7 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(source: Tensor, numel: int) -> Tensor:
         tiled = source.new_empty(numel)
-        for origin, target in _blocks(len(source), numel):
-            tiled[target] = source[origin]
+        _write_blocks(source, tiled)
         return tiled
 
     @staticmethod
@@ -63,6 +68,11 @@ class _Blocks(torch.autograd.Function):
         for origin, target in _blocks(ctx.size, len(grad)):
             total[origin] += grad[target]
         return total, None
+
+
+def _write_blocks(source: Tensor, tiled: Tensor) -> None:
+    for origin, target in _blocks(len(source), len(tiled)):
+        tiled[target] = source[origin]
 
 
 def _blocks(size: int, numel: int) -> Iterator[tuple[slice, slice]]:

@@ -13,7 +13,7 @@ from benchmarks.compatibility.report import FILE, PAGE, page
 ROWS = {(row["group"], row["name"]): row for row in json.loads(FILE.read_text(encoding="utf-8"))["checks"]}
 
 
-@pytest.mark.parametrize(("group", "name"), list(CHECKS), ids=" ".join)
+@pytest.mark.parametrize(("group", "name"), list(CHECKS), ids=map(" ".join, CHECKS))
 def test_an_operation_is_as_the_page_says(group: str, name: str) -> None:
     try:
         outcome = run(group, name)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     BaseFinetuning,
     EMAWeightAveraging,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
 )
 from torch import Tensor, nn
@@ -276,3 +277,25 @@ def test_freezing_outside_of_the_compressed_module_is_left_alone() -> None:
     make_trainer(ours(module="network.head"), tuning).fit(model, loader())
     assert not model.network.backbone[0].weight.requires_grad
     assert shapeshift.is_compressed(model.network.head)
+
+
+class TestPruning:
+    def test_of_parameters_that_lightning_chooses_is_refused_before_the_module_is_compressed(self) -> None:
+        model = Classifier()
+        with pytest.raises(ConfigError, match=r"ModelPruning chooses parameters by itself.*parameters_to_prune="):
+            make_trainer(ours(), ModelPruning("l1_unstructured", amount=0.5)).fit(model, loader())
+        assert not shapeshift.is_compressed(model)
+
+    @pytest.mark.parametrize("ours_first", [True, False])
+    def test_of_a_generated_weight_is_refused(self, ours_first: bool) -> None:
+        model = Classifier()
+        pruning = ModelPruning("l1_unstructured", [(model.network.head[0], "weight")], amount=0.5)
+        used = (ours(), pruning) if ours_first else (pruning, ours())
+        with pytest.raises(shapeshift.GeneratedWeightError, match=r"head\.0\.weight .* before shapeshift\.compress"):
+            make_trainer(*used).fit(model, loader())
+
+    def test_of_other_parameters_works(self) -> None:
+        model = Classifier()
+        names = [(model.network.head[0], "bias"), (model.network.head[2], "bias")]
+        make_trainer(ours(), ModelPruning("l1_unstructured", names, amount=0.5)).fit(model, loader())
+        assert model.network.head[0].bias.eq(0).any()

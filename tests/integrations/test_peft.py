@@ -166,3 +166,109 @@ def test_an_adapter_is_loaded_beside_others_and_deleted(tmp_path: Path) -> None:
     for place in range(3):
         assert_close(outputs[place], outputs[place + 3], "reordered")
     assert_close(outputs[0], outputs[1], "identical")
+
+
+class TestTokenAdapters:
+    INDICES = (1, 5)
+
+    @pytest.mark.parametrize("exclude", [[], ["*wte*"]], ids=["generated", "plain"])
+    @pytest.mark.parametrize("config", [peft.LoraConfig, peft.TrainableTokensConfig])
+    def test_reach_the_head_that_is_tied(self, config: Any, exclude: list[str]) -> None:
+        model = shapeshift.compress(gpt2(), "60%", exclude=exclude).eval()
+        plain = shapeshift.materialize(copy.deepcopy(model))
+        chosen: dict[str, Any] = {"token_indices": list(self.INDICES)}
+        if config is peft.LoraConfig:
+            chosen = {**LORA, "trainable_token_indices": list(self.INDICES)}
+        tokens, found = torch.tensor([[1, 2, 5, 7]]), []
+        for base in (model, plain):
+            torch.manual_seed(3)
+            adapted = peft.get_peft_model(base, config(**chosen)).eval()
+            with torch.no_grad():
+                for parameter in adapted.parameters():
+                    if parameter.requires_grad:
+                        parameter += torch.randn_like(parameter)
+            outputs = adapted(input_ids=tokens, labels=tokens)
+            outputs.loss.backward()
+            gradients = {name: parameter.grad for name, parameter in trainable(adapted).items()}
+            with adapted.disable_adapter():
+                found.append((outputs.logits, adapted(tokens).logits, gradients))
+        assert_close(found[0][:2], found[1][:2], "reordered")
+        assert_close(found[0][2], found[1][2], "reordered gradient")
+        assert (found[0][0] - found[0][1])[..., list(self.INDICES)].abs().max() > 1e-2
+
+    def test_are_saved_and_loaded(self, tmp_path: Path) -> None:
+        model = shapeshift.compress(gpt2(), "60%").eval()
+        fresh, tokens = copy.deepcopy(model), words()[0]
+        adapted = peft.get_peft_model(model, peft.LoraConfig(**LORA, trainable_token_indices=list(self.INDICES))).eval()
+        with torch.no_grad():
+            for parameter in trainable(adapted).values():
+                parameter += torch.randn_like(parameter)
+        adapted.save_pretrained(tmp_path)
+        loaded = peft.PeftModel.from_pretrained(fresh, tmp_path).eval()
+        assert_close(loaded(tokens).logits, adapted(tokens).logits, "identical")
+
+    def test_no_tie_is_found_where_there_is_none(self) -> None:
+        model = shapeshift.compress(gpt2(tie_word_embeddings=False), "60%")
+        assert model._tied_weights_keys == type(gpt2())._tied_weights_keys
+        assert shapeshift.materialize(model)._tied_weights_keys is type(gpt2())._tied_weights_keys
+
+
+class TestLayersThatAreTrainedWhole:
+    @staticmethod
+    def net() -> nn.Module:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first = nn.Linear(16, 16)
+                self.body = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+                self.head = nn.Linear(16, 4)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(self.body(self.first(x)))  # type: ignore[no-any-return]
+
+        return Net()
+
+    @pytest.mark.parametrize("layer", ["head", "body"])
+    def test_are_refused_where_they_are_generated(self, layer: str) -> None:
+        model = shapeshift.compress(self.net(), "60%")
+        config = peft.LoraConfig(target_modules=["first"], modules_to_save=[layer])
+        with pytest.raises(shapeshift.ModelError, match=rf"{layer}\S*weight \(\d+, 16\) .*exclude=.*modules_to_save"):
+            peft.get_peft_model(model, config)
+
+    @pytest.mark.parametrize("layer", ["head", "body"])
+    def test_are_trained_where_they_are_plain(self, layer: str, tmp_path: Path) -> None:
+        model, x = shapeshift.compress(self.net(), "80%", exclude=[f"{layer}*"]), torch.randn(8, 16)
+        fresh = copy.deepcopy(model)
+        plain = shapeshift.materialize(copy.deepcopy(model))
+        config = peft.LoraConfig(target_modules=["first"], modules_to_save=[layer])
+        found = []
+        for base in (model, plain):
+            torch.manual_seed(1)
+            adapted = peft.get_peft_model(base, copy.deepcopy(config))
+            optimizer = torch.optim.SGD(trainable(adapted).values(), 0.1)
+            adapted(x).square().mean().backward()
+            optimizer.step()
+            found.append(adapted)
+        assert_close(found[0](x), found[1](x), "reordered")
+        found[0].save_pretrained(tmp_path)
+        assert_close(peft.PeftModel.from_pretrained(fresh, tmp_path)(x), found[0](x), "identical")
+
+    def test_a_frozen_copy_of_a_part_lists_its_parameters(self) -> None:
+        model = shapeshift.compress(self.net(), "60%").requires_grad_(False)
+        assert len(list(copy.deepcopy(model.body).parameters())) == 2
+
+
+class TestTargetParameters:
+    @pytest.mark.parametrize("targets", [["first.weight"], ["weight"], ["head.weight", "first.weight"]])
+    def test_that_are_generated_are_refused(self, targets: list[str]) -> None:
+        model = shapeshift.compress(TestLayersThatAreTrainedWhole.net(), "60%", exclude=["head.weight"])
+        with pytest.raises(
+            GeneratedWeightError, match=r"first\.weight \(16, 16\) .* target_modules=, .*exclude=.*materia"
+        ):
+            peft.get_peft_model(model, peft.LoraConfig(target_modules=[], target_parameters=targets))
+
+    def test_that_are_not_generated_are_adapted(self) -> None:
+        model = shapeshift.compress(TestLayersThatAreTrainedWhole.net(), "60%", exclude=["head.weight"])
+        config = peft.LoraConfig(target_modules=[], target_parameters=["head.weight"])
+        names = trainable(peft.get_peft_model(model, config))
+        assert {name.split(".")[2] for name in names} == {"head"}

@@ -14,6 +14,7 @@ import torch.nn.utils.prune as torch_prune
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.ao.pruning import WeightNormSparsifier
+from torch.ao.pruning._experimental.pruner import SaliencyPruner
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.nn.utils import parametrizations, parametrize
 
@@ -63,6 +64,31 @@ def test_tools_that_replace_a_weight_are_refused_and_change_nothing(tool: str) -
         torch.manual_seed(1)
         REPLACING[tool](made_plain)
     assert_close(model(x), plain(x), "identical")
+
+
+@pytest.mark.parametrize("exclude", [[], ["2.weight"]], ids=["all generated", "one plain"])
+@pytest.mark.parametrize("kind", [WeightNormSparsifier, SaliencyPruner])
+def test_a_search_for_layers_of_an_exact_type_is_refused_and_changes_nothing(kind: Any, exclude: list[str]) -> None:
+    options = {} if kind is WeightNormSparsifier else {"defaults": {}}
+    model = shapeshift.compress(mlp(), "60%", exclude=exclude)
+    printed = str(model)
+    with pytest.raises(
+        ModelError, match=r"exact type, and would pass over \d\.weight \(\d+, 16\).*materialize.*exclude="
+    ):
+        kind(**options).prepare(model, None)
+    assert str(model) == printed
+    found = kind(**options)
+    found.prepare(shapeshift.materialize(model), None)
+    assert len(found.groups) == sum(isinstance(module, nn.Linear) for module in mlp().modules())
+
+
+def test_layers_outside_of_a_compressed_model_are_found() -> None:
+    model = nn.Sequential(
+        shapeshift.compress(nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)), "60%"), nn.Linear(4, 4)
+    )
+    sparsifier = WeightNormSparsifier()
+    sparsifier.prepare(model, None)
+    assert [group["module_fqn"] for group in sparsifier.groups] == ["1"]
 
 
 def test_a_mask_is_not_made_permanent_while_its_weight_is_generated() -> None:

@@ -62,6 +62,9 @@ def save_timm(folder: Path) -> None:
 SAVED: dict[str, Callable[[Path], Any]] = {
     "adapters": lambda folder: adapted(lambda model: model).save_pretrained(folder),
     "adapters in the base model": lambda folder: adapted(lambda model: model.get_base_model()).save_pretrained(folder),
+    "adapters, given a state dict": lambda folder: (lambda model: model.save_pretrained(folder, state_dict={}))(
+        adapted(lambda model: model)
+    ),
     "adapters by a state dict": lambda folder: peft.get_peft_model_state_dict(adapted(lambda model: model)),
     "huggingface_hub": lambda folder: hub().save_pretrained(folder),
     "a part": lambda folder: Outer().save_pretrained(folder),
@@ -108,6 +111,13 @@ def test_what_is_materialized_is_saved(tmp_path: Path) -> None:
     assert_close(dict(Hub.from_pretrained(tmp_path / "hub").state_dict()), dict(net.state_dict()), "identical")
 
 
+def test_a_given_state_dict_is_saved_with_the_recipe(tmp_path: Path) -> None:
+    model = shapeshift.compress(gpt2(), "50%").eval()
+    model.save_pretrained(tmp_path, state_dict={name: value.clone() for name, value in model.state_dict().items()})
+    tokens = words()[0]
+    assert_close(type(model).from_pretrained(tmp_path).eval()(tokens).logits, model(tokens).logits, "identical")
+
+
 def test_a_state_dict_is_taken_as_ever() -> None:
     model = hub()
     assert set(model.state_dict()) >= {"shapeshift.all.store.0", "first.bias"}
@@ -123,9 +133,10 @@ config = transformers.GPT2Config(vocab_size=48, n_positions=24, n_embd=16, n_lay
 for part in ("", "transformer"):
     model = transformers.GPT2LMHeadModel(config)
     shapeshift.compress(model.get_submodule(part), "60%", exclude=["*wte"])
-    for saved in (model, model.transformer):
+    cases = [(saved, None) for saved in (model, model.transformer)]
+    for saved, state in [*cases, (model.get_submodule(part), model.get_submodule(part).state_dict())]:
         try:
-            saved.save_pretrained(sys.argv[1])
+            saved.save_pretrained(sys.argv[1], state_dict=state)
         except shapeshift.ModelError as error:
             assert "after `import shapeshift.integrations.transformers`" in str(error), error
         else:

@@ -46,12 +46,24 @@ def as_averaged(state: dict[str, Any], folder: Path) -> Any:
     return renamed
 
 
+def rebuilt(state: dict[str, Any], folder: Path) -> Any:
+    return dict(state.items())
+
+
+CARRIES: dict[str, Callable[[dict[str, Any], Path], Any]] = {
+    "itself": lambda state, _: state,
+    "copied": lambda state, _: copy.deepcopy(state),
+    "file": through_a_file,
+    "wrapper": as_averaged,
+    "rebuilt": rebuilt,
+    "rebuilt and copied": lambda state, folder: copy.deepcopy(rebuilt(state, folder)),
+    "rebuilt, in a file": lambda state, folder: through_a_file(rebuilt(state, folder), folder),
+    "filtered": lambda state, _: {name: value for name, value in state.items() if "shapeshift" in name},
+}
+
+
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize(
-    "carry",
-    [lambda state, _: state, lambda state, _: copy.deepcopy(state), through_a_file, as_averaged],
-    ids=["itself", "copied", "file", "wrapper"],
-)
+@pytest.mark.parametrize("carry", CARRIES.values(), ids=list(CARRIES))
 def test_that_of_other_registration_order_is_refused_and_changes_nothing(
     carry: Callable[[dict[str, Any], Path], Any], strict: bool, tmp_path: Path
 ) -> None:
@@ -97,6 +109,25 @@ def test_it_has_no_further_entry_and_loads_without_the_plan(tmp_path: Path) -> N
         loaded = shapeshift.compress(Named(), "60%")
         loaded.load_state_dict(older)
         assert_close(loaded(x), model(x), "identical")
+
+
+def test_a_state_dict_that_is_built_anew_inside_of_a_larger_model_is_checked_too() -> None:
+    model = nn.ModuleDict({"net": shapeshift.compress(Named("abc"), "60%"), "head": nn.Linear(16, 4)})
+    other = nn.ModuleDict({"net": shapeshift.compress(Named("cba"), "60%"), "head": nn.Linear(16, 4)})
+    alike = nn.ModuleDict({"net": shapeshift.compress(Named("abc"), "60%"), "head": nn.Linear(16, 4)})
+    state = dict(model.state_dict().items())
+    with pytest.raises(CheckpointError, match="share in another way"):
+        other.load_state_dict(state)
+    alike.load_state_dict(state)
+    x = torch.randn(2, 16)
+    assert_close(alike["net"](x), model["net"](x), "identical")
+
+
+def test_parameters_themselves_are_left_as_they_are() -> None:
+    model = shapeshift.compress(Named(), "60%")
+    state = model.state_dict(keep_vars=True)
+    assert all(value is model.get_parameter(name) for name, value in state.items() if "store" in name)
+    assert not any(vars(value) for value in state.values())
 
 
 def test_entries_without_shared_parameters_are_loaded_into_any_model() -> None:

@@ -84,11 +84,11 @@ class Mixture:
         """Mix weights, each of shape (assembly.numel,)."""
         if not self.is_fast:
             return mix_plain(self.store, self.coefficients, assemblies)
-        return [self.recomputed("a weight", assembly, (assembly.numel,)).read() for assembly in assemblies]
+        return [self.recomputed("a weight", assembly).read() for assembly in assemblies]
 
-    def recomputed(self, label: str, assembly: Assembly, shape: Sequence[int]) -> Recomputed:
-        """Mix a weight of a shape whenever it is read."""
-        return Recomputed(_Mixed(label, shape, self, assembly))
+    def recomputed(self, label: str, assembly: Assembly, shape: Sequence[int] | None = None) -> Recomputed:
+        """Mix a weight whenever it is read, of a shape or else as a vector."""
+        return Recomputed(_Mixed(label, shape or (assembly.numel,), self, assembly))
 
 
 class _Mixed(Recipe):
