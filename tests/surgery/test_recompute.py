@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import shapeshift
-from tests.methods import compressed
 from tests.library_models import tiny_gpt2
+from tests.methods import compressed
 from tests.models import Language, gradients, loss_of, mlp
 from tests.tolerances import assert_close
 
@@ -92,7 +92,7 @@ class TestWhatLives:
                 bw_compiler=lambda graph, _: make_boxed_func(graph),
                 partition_fn=min_cut_rematerialization_partition,
             )
-            model, x = chain(recompute=recompute), torch.randn(4, 32)
+            model, x = shapeshift.compress(mlp(32), 0.6, recompute=recompute, seed=0), torch.randn(4, 32)
             expected = gradients(copy.deepcopy(model), (x,))
             model.compile(backend=backend, fullgraph=True)
             assert_close(gradients(model, (x,)), expected, "compiled")
@@ -195,7 +195,9 @@ class TestSameAsKept:
         found, counts = [], []
         for model in models:
             seen: list[Tensor] = []
-            with saved_tensors_hooks(lambda tensor, seen=seen: seen.append(tensor) or tensor.clone(), lambda kept: kept):
+            with saved_tensors_hooks(
+                lambda tensor, seen=seen: seen.append(tensor) or tensor.clone(), lambda kept: kept
+            ):
                 loss_of(model(x)).backward()
             found.append(self.grads(model))
             counts.append(len(seen))
