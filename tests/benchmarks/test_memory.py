@@ -12,7 +12,7 @@ from benchmarks.results import RESULTS
 
 
 def test_a_forward_saves_what_its_layers_need() -> None:
-    model, x = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4)), torch.randn(5, 8)
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4)), torch.randn(5, 1, 8)
     # The input, the output of tanh, which the second layer reads, and the output, whose square is the loss.
     assert memory._saved_bytes(model, x) == 4 * 5 * (8 + 16 + 4)
 
