@@ -2,12 +2,13 @@
 
     python -m benchmarks.memory                      # all that is missing from the JSON; writes it, tables and a plot
     python -m benchmarks.memory --rows bert resnet   # these rows alone
+    python -m benchmarks.memory --device cuda        # on a GPU: batches of its size, under bfloat16 autocast
 
 Each peak comes from a process of its own: it runs the dense model once, so that all kernels are made, and gives the
 memory back. Then it builds the model and takes three steps with AdamW. The peak is what the process held at most during
 these steps, less what it had before the model was built. Activations are what the dense model's forward saves for its
 backward pass, without parameters. Steps are timed in turn, in seconds of one thread, which do not count what others do
-on the machine.
+on the machine. On a GPU the peak is that of allocated memory, and the seconds are those of the clock.
 """
 
 from __future__ import annotations
@@ -59,18 +60,22 @@ class LanguageModel(nn.Module):
         return logits
 
 
-def _row(workload: Workload) -> tuple[str, Callable[[], nn.Module], Callable[[], Tensor]]:
-    size = workload.batch_size
-    return f"{workload.title}, batch {size}", workload.model, partial(workload.batch, size)
+Batches = dict[str, Callable[[], Tensor]]
 
 
-# The title, the model and its batch of each row.
-ROWS: dict[str, tuple[str, Callable[[], nn.Module], Callable[[], Tensor]]] = {
+def _row(workload: Workload) -> tuple[str, Callable[[], nn.Module], Batches]:
+    sizes = {"cpu": workload.batch_size, "cuda": workload.gpu_batch_size}
+    batches: Batches = {device: partial(workload.batch, size) for device, size in sizes.items()}
+    return workload.title, workload.model, batches
+
+
+# The title, the model and its batch on each device of each row.
+ROWS: dict[str, tuple[str, Callable[[], nn.Module], Batches]] = {
     **{name: _row(workload) for name, workload in WORKLOADS.items()},
     LARGE: (
-        "GPT-2 large, 128 tokens, batch 1",
+        "GPT-2 large, 128 tokens",
         LanguageModel,
-        lambda: torch.randint(50257, (1, 128)),
+        {device: partial(torch.randint, 50257, (size, 128)) for device, size in (("cpu", 1), ("cuda", 8))},
     ),
 }
 
@@ -79,24 +84,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--again", action="store_true", help="measure the rows anew")
-    parser.add_argument("--output", type=Path, default=RESULTS / "memory_cpu.json")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--output", type=Path, help="the JSON file; tables and the plot are written beside it")
     parser.add_argument("--measure", metavar="KEY", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure)))
+        print(json.dumps(measure(arguments.measure, arguments.device)))
         return
-    content: dict[str, Any] = {"machine": describe("cpu"), "seed": 0, "steps": STEPS, "results": {}}
-    if arguments.output.exists():
-        kept = json.loads(arguments.output.read_text())
+    output = arguments.output or RESULTS / f"memory_{arguments.device}.json"
+    content: dict[str, Any] = {"machine": describe(arguments.device), "seed": 0, "steps": STEPS, "results": {}}
+    if output.exists():
+        kept = json.loads(output.read_text())
         if kept["machine"] == content["machine"]:
             content["results"] = kept["results"]
     for key in tqdm(_measurements(arguments.rows), desc="memory"):
         if key not in content["results"] or arguments.again:
-            content["results"][key] = _in_own_process(key)
-            write_json(arguments.output, content)
+            content["results"][key] = _in_own_process(key, arguments.device)
+            write_json(output, content)
     table = render(content)
-    arguments.output.with_suffix(".md").write_text(table)
-    plot(content, arguments.output.with_suffix(".png"))
+    output.with_suffix(".md").write_text(table)
+    plot(content, output.with_suffix(".png"))
     print(table)
 
 
@@ -109,38 +116,40 @@ def _measurements(rows: Sequence[str]) -> list[str]:
     return found + [f"steps:{row}:{name}" for row in rows if row in METHOD_ROWS for name in GENERATORS]
 
 
-def _in_own_process(key: str) -> Any:
-    command = [sys.executable, "-m", "benchmarks.memory", "--measure", key]
+def _in_own_process(key: str, device: str) -> Any:
+    command = [sys.executable, "-m", "benchmarks.memory", "--measure", key, "--device", device]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(finished.stdout)
 
 
-def measure(key: str) -> dict[str, float]:
+def measure(key: str, device: str = "cpu") -> dict[str, float]:
     """Measure one figure of a row in this process."""
     torch.manual_seed(0)
     what, row, *choice = key.split(":")
-    _, build, batch = ROWS[row]
+    _, build, batches = ROWS[row]
+    x = batches[device]().to(device)
     if what == "steps":
-        return _time_steps(build, batch(), *choice)
+        return _time_steps(lambda: build().to(device), x, *choice)
     if what == "activations":
-        return {"activations_bytes": _saved_bytes(build(), batch())}
-    _run_once(build(), batch())
-    before = _give_back()
-    model, x = build(), batch()
+        return {"activations_bytes": _saved_bytes(build().to(device), x)}
+    _loss(build().to(device), x).backward()
+    before = _give_back(x)
+    model = build()
     numbers = {"parameters": shapeshift.count_parameters(model), "largest": max(p.numel() for p in model.parameters())}
     if what != "dense":
         shapeshift.compress(model, choice[0], recompute=what != "kept", seed=0)
         numbers["budget"] = shapeshift.count_parameters(model)
-    _give_back()
-    _reset_peak()
+    model.to(device)
+    _give_back(x)
+    _reset_peak(x)
     if what == "inference":
         with torch.inference_mode():
-            model.eval()(x)
+            _loss(model.eval(), x)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         for _ in range(STEPS):
             _step(model, optimizer, x)
-    return {**numbers, "before_bytes": before, "peak_bytes": _memory("VmHWM") - before}
+    return {**numbers, "before_bytes": before, "peak_bytes": _peak(x) - before}
 
 
 def _time_steps(build: Callable[[], nn.Module], x: Tensor, choice: str) -> dict[str, float]:
@@ -151,6 +160,7 @@ def _time_steps(build: Callable[[], nn.Module], x: Tensor, choice: str) -> dict[
         x: The batch.
         choice: A budget, or a generator, which has the budget next to 25% that it can use.
     """
+    clock = time.perf_counter if x.is_cuda else time.process_time
     torch.set_num_threads(1)
     config = shapeshift.Config(combine=choice, seed=0) if choice in GENERATORS else shapeshift.Config(seed=0)
     models = {"dense": build(), "kept": build(), "recomputed": build()}
@@ -161,13 +171,18 @@ def _time_steps(build: Callable[[], nn.Module], x: Tensor, choice: str) -> dict[
         shapeshift.compress(models[name], budget, config, recompute=name == "recomputed")
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-4) for name, model in models.items()}
     actions = {name: partial(_step, models[name], optimizers[name], x) for name in models}
-    return {"budget": budget, **alternate(actions, 5, clock=time.process_time)}
+    return {"budget": budget, **alternate(actions, 5, x.device.type, clock)}
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
     optimizer.zero_grad()
-    loss(model(x)).backward()
+    _loss(model, x).backward()
     optimizer.step()
+
+
+def _loss(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda):
+        return loss(model(x))
 
 
 def _saved_bytes(model: nn.Module, x: Tensor) -> int:
@@ -182,25 +197,31 @@ def _saved_bytes(model: nn.Module, x: Tensor) -> int:
         return tensor.detach()
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = loss(model(x))  # with the graph, so that no address is used twice
+        kept = _loss(model, x)  # with the graph, so that no address is used twice
         total = sum(saved.values())
     del kept
     return total
 
 
-def _run_once(model: nn.Module, x: Tensor) -> None:
-    loss(model(x)).backward()
-
-
-def _give_back() -> int:
-    """Return freed memory to the system, and what the process still has, in bytes."""
+def _give_back(x: Tensor) -> int:
+    """Return freed memory to the system, and the bytes that the process, or the GPU of a batch, still has."""
     gc.collect()
+    if x.is_cuda:
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_allocated()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return _memory("VmRSS")
 
 
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+def _reset_peak(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(x: Tensor) -> int:
+    return torch.cuda.max_memory_allocated() if x.is_cuda else _memory("VmHWM")
 
 
 def _memory(field: str) -> int:
