@@ -31,7 +31,7 @@ def mix(
     Returns:
         One vector of shape (assembly.numel,) per weight.
     """
-    return Mixture(store, coefficients, buffers).vectors(assemblies)
+    return Mixture(store, coefficients, buffers).weights(assemblies, [(assembly.numel,) for assembly in assemblies])
 
 
 def mix_plain(store: Sequence[Tensor], coefficients: Tensor, assemblies: Sequence[Assembly]) -> list[Tensor]:
@@ -80,15 +80,17 @@ class Mixture:
             #: An empty tensor from the node in which the gradients of all weights meet.
             self.handle: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
 
-    def vectors(self, assemblies: Sequence[Assembly]) -> list[Tensor]:
-        """Mix weights, each of shape (assembly.numel,)."""
-        if not self.is_fast:
-            return mix_plain(self.store, self.coefficients, assemblies)
-        return [self.recomputed("a weight", assembly).read() for assembly in assemblies]
+    def weights(self, assemblies: Sequence[Assembly], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Mix weights of the given shapes."""
+        if self.is_fast:
+            each = zip(assemblies, shapes, strict=True)
+            return [self.recomputed("a weight", assembly, shape).read() for assembly, shape in each]
+        vectors = mix_plain(self.store, self.coefficients, assemblies)
+        return [vector.view(tuple(shape)) for vector, shape in zip(vectors, shapes, strict=True)]
 
-    def recomputed(self, label: str, assembly: Assembly, shape: Sequence[int] | None = None) -> Recomputed:
-        """Mix a weight whenever it is read, of a shape or else as a vector."""
-        return Recomputed(_Mixed(label, shape or (assembly.numel,), self, assembly))
+    def recomputed(self, label: str, assembly: Assembly, shape: Sequence[int]) -> Recomputed:
+        """Mix a weight of a shape whenever it is read."""
+        return Recomputed(_Mixed(label, shape, self, assembly))
 
 
 class _Mixed(Recipe):
