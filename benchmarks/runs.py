@@ -11,7 +11,7 @@ from typing import Any
 
 # Fields that the config or a recipe gained after runs had been made, each with the value that does what was done
 # before. A field with that value is left out of the hash, so that earlier runs keep their names.
-ADDED_LATER: dict[str, dict[str, Any]] = {"config": {"recompute": False}, "recipe": {}}
+ADDED_LATER: dict[str, dict[str, Any]] = {"config": {"recompute": False, "ring_block": 256}, "recipe": {}}
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from shapeshift.generators.base import LayoutT, WeightGenerator, times
-from shapeshift.generators.mixing.assembly import Assembly
 from shapeshift.generators.mixing.buffer_pool import BufferPool
-from shapeshift.generators.mixing.product import Mixture
+from shapeshift.generators.mixing.mixture import Mixture
+from shapeshift.generators.mixing.product import TemplateMixture
 from shapeshift.generators.recomputed import Computed, Recomputed
 from shapeshift.upsamplers import Upsampler
 from shapeshift.weights import Weight
@@ -21,17 +21,17 @@ from shapeshift.weights import Weight
 class Begun(NamedTuple):
     """What the weights of one pass are made from: the mixture, and the factor of each weight that starts at zero."""
 
-    mixture: Mixture
+    mixture: Mixture[Any]
     factors: list[Tensor | None]
 
 
 class MixedGenerator(WeightGenerator[LayoutT]):
-    """Mixes each weight from templates of the store, stretches it where it is larger, and applies its factor."""
+    """Makes each weight linearly from the store, stretches it where it is larger, and applies its factor."""
 
     store: nn.ParameterList
 
     #: How each weight, or what it is stretched from, is assembled of templates.
-    assemblies: list[Assembly]
+    assemblies: Sequence[Any]
 
     @abc.abstractmethod
     def scales(self) -> Tensor:
@@ -46,7 +46,11 @@ class MixedGenerator(WeightGenerator[LayoutT]):
 
     def begin_with(self, scales: Tensor, buffers: BufferPool | None = None) -> Begun:
         """Begin as :meth:`begin` does, with other factors of the templates."""
-        return Begun(Mixture(list(self.store), scales, buffers), self.factors())
+        return Begun(self.mixture(list(self.store), scales, buffers), self.factors())
+
+    def mixture(self, store: Sequence[Tensor], scales: Tensor, buffers: BufferPool | None) -> Mixture[Any]:
+        """Return what the weights of one pass are mixed from."""
+        return TemplateMixture(store, scales, buffers)
 
     def make(self, indices: Sequence[int], begun: Begun) -> list[Tensor]:
         vectors = begun.mixture.vectors([self.assemblies[index] for index in indices])
