@@ -80,7 +80,7 @@ class Config:
     coefficients: str = "geometric"
     init: str = "random"
     recompute: bool = False
-    ring_block: int = 256
+    ring_block: int = 1024
 
     def __post_init__(self) -> None:
         self._check_patterns()

@@ -109,12 +109,11 @@ class Ring(MixedGenerator[RingLayout]):
         total, block = sum(numels), layout.block
         with torch.inference_mode(False):
             order = order_of_blocks(-(-total // block), total // block, layout.seed) % (layout.size // block)
-            # A plain attribute: tools that empty, cast or average the buffers of a model leave it alone.
-            self._on_cpu = (
-                torch.from_numpy(order.astype("int32")),
-                torch.from_numpy(signs_of_blocks(len(order), layout.seed)),
-            )
-        self._on_device = self._on_cpu
+            signs = signs_of_blocks(len(order), layout.seed)
+            #: The block at each place and its sign, on the CPU. They are no buffers: tools that empty, cast or average
+            #: those of a model leave them alone.
+            self.pattern = torch.from_numpy(order.astype("int32")), torch.from_numpy(signs)
+        self._on_device = self.pattern
         with torch.device(weights[0].device):
             self.store = empty_store(layout.size)
             self.register_buffer("gains", torch.empty(len(weights)))
@@ -131,20 +130,20 @@ class Ring(MixedGenerator[RingLayout]):
         return [slice(index, index + 1)]
 
     def mixture(self, store: Sequence[Tensor], scales: Tensor, buffers: BufferPool | None) -> RingMixture:
-        order, signs = self._pattern()
+        order, signs = self._placed_pattern()
         return RingMixture(store, scales, order, signs, self.layout.block, buffers)
 
-    def _pattern(self) -> tuple[Tensor, Tensor]:
+    def _placed_pattern(self) -> tuple[Tensor, Tensor]:
         """Return the blocks and signs on the device of the ring."""
         if self._on_device[0].device != self.gains.device:
             with torch.inference_mode(False):
-                order, signs = self._on_cpu
+                order, signs = self.pattern
                 self._on_device = order.to(self.gains.device), signs.to(self.gains.device)
         return self._on_device
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._pattern()  # before a compiler asks for it
+        self._placed_pattern()  # before a compiler asks for it
         return self
 
     def draw_parameters(self, rng: torch.Generator | None) -> None:
@@ -152,7 +151,7 @@ class Ring(MixedGenerator[RingLayout]):
         times, squares = torch.zeros(2, self.layout.size // self.layout.block)
         for weight, stretch in zip(self.weights, self.assemblies, strict=True):
             if weight.std > 0:
-                rows = self._on_cpu[0][stretch.rows]
+                rows = self.pattern[0][stretch.rows]
                 times.index_add_(0, rows, torch.ones(len(rows)))
                 squares.index_add_(0, rows, torch.full((len(rows),), weight.std**2))
         stds = torch.where(times > 0, squares / times, typical_std(self.weights) ** 2).sqrt()

@@ -130,13 +130,13 @@ class RingMixture(Mixture[Stretch]):
         super().__init__(self._pattern.read, [gains, *store], buffers)
 
     def prepare(self) -> None:
-        self.blocks = self._pattern.blocks(self.tensors[1:])
+        self.blocks = self._pattern.blocks(_join(self.tensors[1:]))
 
     def write(self, vector: Tensor, reads: Stretch) -> None:
         scale, first = self._pattern.scale(self.tensors[0], reads), reads.rows.start
         for rows, entries, place in reads.cuts:
             part = self._pattern.shaped(vector[place], entries)
-            torch.index_select(self.blocks[:, entries], 0, self._pattern.order[rows], out=part)
+            torch.index_select(self._pattern.part(self.blocks, entries), 0, self._pattern.order[rows], out=part)
             part.mul_(scale[rows.start - first : rows.stop - first])
 
     def sums(self, tensors: Sequence[Tensor], needed: Sequence[bool]) -> Sums[Stretch]:
@@ -150,23 +150,28 @@ class _Pattern(NamedTuple):
     signs: Tensor
     block: int
 
-    def blocks(self, store: Sequence[Tensor]) -> Tensor:
-        """View the ring as blocks."""
-        return (torch.cat(list(store)) if len(store) > 1 else store[0]).view(-1, self.block)
+    def blocks(self, ring: Tensor) -> Tensor:
+        """View a ring as blocks."""
+        # Torch reads single entries of a vector many times faster than rows of one entry.
+        return ring.view(-1) if self.block == 1 else ring.view(-1, self.block)
+
+    def part(self, blocks: Tensor, entries: slice) -> Tensor:
+        """View some entries of each block."""
+        return blocks if self.block == 1 else blocks[:, entries]
+
+    def shaped(self, vector: Tensor, entries: slice) -> Tensor:
+        """View a part of a weight as the entries of each of its blocks."""
+        return vector if self.block == 1 else vector.view(-1, entries.stop - entries.start)
 
     def scale(self, gains: Tensor, reads: Stretch) -> Tensor:
-        """Return the factor of each block of a weight, as a column."""
-        return (self.signs[reads.rows] * gains[reads.gain]).unsqueeze(1)
-
-    @staticmethod
-    def shaped(vector: Tensor, entries: slice) -> Tensor:
-        """View a part of a weight as the entries of each of its blocks."""
-        return vector.view(-1, entries.stop - entries.start)
+        """Return the factor of each block of a weight."""
+        scale = self.signs[reads.rows] * gains[reads.gain]
+        return scale if self.block == 1 else scale.unsqueeze(1)
 
     def read(self, tensors: Sequence[Tensor], reads: Sequence[Stretch]) -> list[Tensor]:
         """Make weights by differentiable tensor operations."""
         gains, *store = tensors
-        blocks = self.blocks(store)
+        blocks = self.blocks(_join(store))
         found = []
         for stretch in reads:
             rows = blocks.index_select(0, self.order[stretch.rows]) * self.scale(gains, stretch)
@@ -185,14 +190,18 @@ class _RingSums(Sums[Stretch]):
     def add(self, reads: Stretch, grad: Tensor) -> None:
         gains, *store = self.tensors
         if self._total is None:
-            self._total = store[0].new_zeros(sum(map(len, store)) // self._pattern.block, self._pattern.block)
+            self._total = self._pattern.blocks(store[0].new_zeros(sum(map(len, store))))
         scale, first = self._pattern.scale(gains, reads), reads.rows.start
         for rows, entries, place in reads.cuts:
             part = self._pattern.shaped(grad[place], entries) * scale[rows.start - first : rows.stop - first]
-            self._total[:, entries].index_add_(0, self._pattern.order[rows], part)
+            self._pattern.part(self._total, entries).index_add_(0, self._pattern.order[rows], part)
 
     def gradients(self) -> Sequence[Tensor | None]:
         store = self.tensors[1:]
         assert self._total is not None
         pieces = self._total.view(-1, 1).split(list(map(len, store)))
         return None, *(piece if needs else None for piece, needs in zip(pieces, self.needed[1:], strict=True))
+
+
+def _join(store: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(store)) if len(store) > 1 else store[0]
