@@ -13,7 +13,7 @@ from shapeshift.generators.base import LayoutT, WeightGenerator, times
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.mixing.mixture import Mixture
 from shapeshift.generators.mixing.product import TemplateMixture
-from shapeshift.generators.recomputed import Computed, Recomputed
+from shapeshift.generators.recomputed import Computed, Recomputed, own_precision
 from shapeshift.upsamplers import Upsampler
 from shapeshift.weights import Weight
 
@@ -48,9 +48,29 @@ class MixedGenerator(WeightGenerator[LayoutT]):
         """Begin as :meth:`begin` does, with other factors of the templates."""
         return Begun(self.mixture(list(self.store), scales, buffers), self.factors())
 
-    def mixture(self, store: Sequence[Tensor], scales: Tensor, buffers: BufferPool | None) -> Mixture[Any]:
-        """Return what the weights of one pass are mixed from."""
-        return TemplateMixture(store, scales, buffers)
+    def mixture(
+        self, store: Sequence[Tensor], scales: Tensor, buffers: BufferPool | None, magnitudes: bool = False
+    ) -> Mixture[Any]:
+        """Return what the weights of one pass are mixed from, where wanted without the signs of all factors."""
+        return TemplateMixture(store, scales.abs() if magnitudes else scales, buffers)
+
+    def made_from(self, store: Sequence[Tensor], magnitudes: bool = False) -> list[Tensor]:
+        """Make all weights from another store, such as its momentum: weights are linear in it.
+
+        Args:
+            store: A tensor of the shape of each piece of the store.
+            magnitudes: Whether every factor is replaced by its magnitude; that of a weight that starts at zero by one
+                of at least 1.
+
+        Returns:
+            One tensor per weight, with a graph to these tensors.
+        """
+        factors = self.factors()
+        if magnitudes:
+            factors = [None if factor is None else factor.abs().clamp(min=1.0) for factor in factors]
+        with own_precision(self.gains):
+            begun = Begun(self.mixture(store, self.scales(), None, magnitudes), factors)
+            return self.make(range(len(self.weights)), begun)
 
     def make(self, indices: Sequence[int], begun: Begun) -> list[Tensor]:
         vectors = begun.mixture.vectors([self.assemblies[index] for index in indices])

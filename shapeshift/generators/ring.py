@@ -129,9 +129,11 @@ class Ring(MixedGenerator[RingLayout]):
     def gains_of(self, index: int) -> list[slice]:
         return [slice(index, index + 1)]
 
-    def mixture(self, store: Sequence[Tensor], scales: Tensor, buffers: BufferPool | None) -> RingMixture:
+    def mixture(
+        self, store: Sequence[Tensor], scales: Tensor, buffers: BufferPool | None, magnitudes: bool = False
+    ) -> RingMixture:
         order, signs = self._placed_pattern()
-        return RingMixture(store, scales, order, signs, self.layout.block, buffers)
+        return RingMixture(store, scales, order, signs.abs() if magnitudes else signs, self.layout.block, buffers)
 
     def _placed_pattern(self) -> tuple[Tensor, Tensor]:
         """Return the blocks and signs on the device of the ring."""
