@@ -6,6 +6,7 @@ import abc
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -125,3 +126,8 @@ class Stretched(Computed):
             self._upsampler.write(vector, result)
             for factor in factors:
                 result.mul_(factor)
+
+    def gradients(self, grad: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
+        if len(self.inputs) == 1 and not torch.is_grad_enabled():  # the vector alone, in which it is linear
+            return [self._upsampler.adjoint(grad)]
+        return super().gradients(grad, needed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,21 +26,35 @@ def empty_store(size: int) -> nn.ParameterList:
     return nn.ParameterList(torch.empty(end - begin, 1) for begin, end in itertools.pairwise(ends))
 
 
-def fill_store(store: nn.ParameterList, rng: torch.Generator | None, stds: Tensor) -> None:
-    """Draw a store's entries from normal distributions.
+#: The entries that a weight reads, its standard deviation, and how often it reads each of them.
+Reader = tuple[slice, float, float]
+
+
+def fill_store(store: nn.ParameterList, rng: torch.Generator | None, readers: Sequence[Reader], default: float) -> None:
+    """Draw a store's entries from normal distributions, with the deviations of :func:`reader_stds`.
 
     Args:
-        store: The store; it is changed in place.
+        store: The store; it is changed in place, piece by piece.
         rng: The generator of random numbers.
-        stds: The standard deviation of each entry, of shape (entries,).
+        readers: As in :func:`reader_stds`.
+        default: As in :func:`reader_stds`.
     """
-    for piece, piece_stds in zip(store, stds.split([len(piece) for piece in store]), strict=True):
-        piece.copy_(torch.randn(piece.shape, generator=rng) * piece_stds.unsqueeze(1))
+    begin = 0
+    for piece in store:
+        end = begin + len(piece)
+        here = [
+            (slice(max(read.start, begin) - begin, min(read.stop, end) - begin), std, often)
+            for read, std, often in readers
+            if read.start < end and read.stop > begin
+        ]
+        stds = reader_stds(len(piece), here, default)
+        piece.copy_(torch.randn(piece.shape, generator=rng) * stds.unsqueeze(1))
+        begin = end
 
 
 def reader_stds(
     size: int,
-    readers: Iterable[tuple[slice, float, float]],
+    readers: Iterable[Reader],
     default: float,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
