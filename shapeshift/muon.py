@@ -168,9 +168,9 @@ class Muon(Optimizer):
     def _scale(self, generator: MixedGenerator[Any]) -> list[Tensor]:
         r"""Return the diagonal of S: :math:`1 / (|G|^T |G| 1)`, with which the norm of :math:`G S G^T` is at most 1.
 
-        It is that of simultaneous iterative reconstruction (Gregor and Benson 2008, "Computational analysis and
-        improvement of SIRT", IEEE Transactions on Medical Imaging 27(7)): one over the number of readers where weights
-        read single entries, and less where they add several up.
+        It is the separable bound of Erdogan and Fessler 1999 ("Ordered subsets algorithms for transmission
+        tomography", Physics in Medicine and Biology 44(11)): one over the number of readers where weights read single
+        entries as they are, and less where they add several up.
         """
         versions = versions_of([generator.gains, *generator.coefficient_parameters()])
         if generator not in self._scales or self._scales[generator][0] != versions:
