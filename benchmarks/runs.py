@@ -11,7 +11,10 @@ from typing import Any
 
 # Fields that the config or a recipe gained after runs had been made, each with the value that does what was done
 # before. A field with that value is left out of the hash, so that earlier runs keep their names.
-ADDED_LATER: dict[str, dict[str, Any]] = {"config": {"recompute": False}, "recipe": {"flip": False, "crop": 0}}
+ADDED_LATER: dict[str, dict[str, Any]] = {
+    "config": {"recompute": False, "ring_block": 1024},
+    "recipe": {"flip": False, "crop": 0},
+}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,13 @@ from shapeshift.upsamplers import UPSAMPLERS
 
 # The values of each option that has few, and the least of each integer with whether it may be None.
 _CHOICES = {"coefficients": ("geometric", "orthogonal"), "init": ("random", "fit")}
-_INTEGERS = {"max_templates": (1, True), "num_groups": (1, False), "embedding_size": (1, False), "seed": (0, True)}
+_INTEGERS = {
+    "max_templates": (1, True),
+    "num_groups": (1, False),
+    "embedding_size": (1, False),
+    "ring_block": (1, False),
+    "seed": (0, True),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Config:
         recompute: Whether a weight lives only while its layer runs, and is generated again in the backward pass, so
             that the memory of training follows the budget. Otherwise all weights live until the backward pass is over.
             Outputs and gradients are the same, bit by bit. :func:`shapeshift.set_recompute` changes it later.
+        ring_block: The number of neighbouring entries that ``combine="ring"`` keeps together, with one sign. Small
+            blocks share more evenly, and take more time and memory: an index and a sign for each block of the weights.
 
     Raises:
         ConfigError: if a value is of the wrong type or range, or a name is unknown.
@@ -72,6 +80,7 @@ class Config:
     coefficients: str = "geometric"
     init: str = "random"
     recompute: bool = False
+    ring_block: int = 1024
 
     def __post_init__(self) -> None:
         self._check_patterns()
