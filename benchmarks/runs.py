@@ -11,7 +11,10 @@ from typing import Any
 
 # Fields that the config or a recipe gained after runs had been made, each with the value that does what was done
 # before. A field with that value is left out of the hash, so that earlier runs keep their names.
-ADDED_LATER: dict[str, dict[str, Any]] = {"config": {"recompute": False}, "recipe": {}}
+ADDED_LATER: dict[str, dict[str, Any]] = {
+    "config": {"recompute": False, "store": "float32", "store_noise": False, "rest": "float32"},
+    "recipe": {},
+}
 
 
 @dataclass(frozen=True)

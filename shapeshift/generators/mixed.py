@@ -46,7 +46,7 @@ class MixedGenerator(WeightGenerator[LayoutT]):
 
     def begin_with(self, scales: Tensor, buffers: BufferPool | None = None) -> Begun:
         """Begin as :meth:`begin` does, with other factors of the templates."""
-        return Begun(Mixture(list(self.store), scales, buffers), self.factors())
+        return Begun(Mixture([self.stored(piece) for piece in self.store], scales, buffers), self.factors())
 
     def make(self, indices: Sequence[int], begun: Begun) -> list[Tensor]:
         vectors = begun.mixture.vectors([self.assemblies[index] for index in indices])
