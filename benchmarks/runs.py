@@ -13,7 +13,7 @@ from typing import Any
 # before. A field with that value is left out of the hash, so that earlier runs keep their names.
 ADDED_LATER: dict[str, dict[str, Any]] = {
     "config": {"recompute": False, "store": "float32", "store_noise": False, "rest": "float32"},
-    "recipe": {},
+    "recipe": {"flip": False, "crop": 0},
 }
 
 
@@ -54,12 +54,23 @@ class Run:
 
 def run_name(settings: Mapping[str, Any], seed: int) -> str:
     """Return the name of a run: 16 hexadecimal digits of the SHA-256 of its settings and seed."""
-    hashed = {**settings, "seed": seed}
-    for part, added in ADDED_LATER.items():
-        kept = {name: value for name, value in settings[part].items() if name not in added or value != added[name]}
-        hashed[part] = kept
+    hashed = {**without_later_fields(settings), "seed": seed}
     canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def without_later_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as they were before the fields of ``ADDED_LATER`` existed, where these do what was done then."""
+    return {**settings, **{part: _without(settings[part], added) for part, added in ADDED_LATER.items()}}
+
+
+def _without(settings: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the fields that have these values, in settings that are part of others too."""
+    return {
+        name: _without(value, added) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if name not in added or value != added[name]
+    }
 
 
 class RunStore:

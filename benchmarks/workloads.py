@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import timm
 import torch
@@ -17,7 +18,7 @@ from shapeshift.networks.wide_resnet import WideResNet
 
 @dataclass(frozen=True)
 class Workload:
-    """One row of the speed tables.
+    """One row of the speed tables. Its functions are those of modules, since other processes import them.
 
     Attributes:
         title: The name of the row.
@@ -57,21 +58,25 @@ def _sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def _images(side: int) -> Callable[[int], Tensor]:
-    return lambda batch_size: torch.randn(batch_size, 3, side, side)
+    return partial(_noise, (3, side, side))
+
+
+def _noise(shape: tuple[int, ...], batch_size: int) -> Tensor:
+    return torch.randn(batch_size, *shape)
 
 
 WORKLOADS = {
-    "bert": Workload("BERT-base encoder, 64 tokens", BertEncoder, lambda n: torch.randn(n, 64, 768), _adamw, 8, 32),
+    "bert": Workload("BERT-base encoder, 64 tokens", BertEncoder, partial(_noise, (64, 768)), _adamw, 8, 32),
     "vit": Workload(
         "ViT-S, 64 px",
-        lambda: timm.create_model("vit_small_patch16_224", img_size=64),
+        partial(timm.create_model, "vit_small_patch16_224", img_size=64),
         _images(64),
         _adamw,
         8,
         64,
     ),
-    "resnet": Workload("ResNet-50, 64 px", lambda: timm.create_model("resnet50"), _images(64), _sgd, 8, 64),
-    "wrn": Workload("WRN-28-10, 32 px", lambda: WideResNet(28, 10), _images(32), _sgd, 16, 64),
+    "resnet": Workload("ResNet-50, 64 px", partial(timm.create_model, "resnet50"), _images(64), _sgd, 8, 64),
+    "wrn": Workload("WRN-28-10, 32 px", partial(WideResNet, 28, 10), _images(32), _sgd, 16, 64),
 }
 
 

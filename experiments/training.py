@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shapeshift.experiments.cutout import cut_out
+from shapeshift.experiments.augmentation import crop, cut_out, flip
 from shapeshift.experiments.data import Labelled
 from shapeshift.optimizer import parameter_groups
 from shapeshift.running.labels import cross_entropy
@@ -30,6 +30,9 @@ class Recipe:
         optimizer: "sgd", with Nesterov momentum, or "adamw".
         cutout: The side in pixels of the square that is hidden in each training image (DeVries and Taylor 2017); 0
             hides none.
+        flip: Whether each training image is mirrored from left to right with a probability of one half.
+        crop: The largest distance in pixels by which each training image is moved, filled with its reflection, as in a
+            crop of the padded image; 0 moves none.
 
     Example:
         >>> import torch
@@ -49,6 +52,8 @@ class Recipe:
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
     cutout: int = 0
+    flip: bool = False
+    crop: int = 0
 
     def start(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Make the optimizer of some parameter groups."""
@@ -84,6 +89,10 @@ def train(
     def loss(batch: Tensor) -> Tensor:
         batch = batch.to(device)
         x, y = inputs[batch], labels[batch]
+        if recipe.crop:
+            x = crop(x, recipe.crop, places)
+        if recipe.flip:
+            x = flip(x, places)
         if recipe.cutout:
             x = cut_out(x, recipe.cutout, places)
         value = cross_entropy(model, (x, y))

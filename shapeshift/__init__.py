@@ -3,7 +3,7 @@
 from shapeshift import distill, prune, recurrence, superweights
 from shapeshift.budget import count_parameters
 from shapeshift.checkpoint import load, save
-from shapeshift.compression import compress, materialize, plan_compression
+from shapeshift.compression import build, compress, materialize, plan_compression
 from shapeshift.config import Config
 from shapeshift.errors import (
     BudgetError,
@@ -41,6 +41,7 @@ __all__ = [
     "ShapeshiftError",
     "ShapeshiftWarning",
     "__version__",
+    "build",
     "compress",
     "count_parameters",
     "distill",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from shapeshift.fitting import fit_to_model
 from shapeshift.plan import Plan, make_plan
 from shapeshift.prune.masks import is_masked
 from shapeshift.running.modes import is_sharded
+from shapeshift.running.remaking import Remaking
 from shapeshift.running.wrappers import compiled_from
 from shapeshift.surgery.install import check_installable, install, write_weights
 from shapeshift.surgery.layers import check_attachable
@@ -86,6 +88,64 @@ def compress(
     return model
 
 
+@torch.inference_mode(mode=False)
+def build(
+    factory: Callable[[], ModelT],
+    budget: Budget,
+    config: Config | None = None,
+    *,
+    calibration: Iterable[Any] | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> ModelT:
+    """Build a model and compress it, without memory for all the weights that it has before.
+
+    The result is that of ``compress(factory(), budget, ...)``, to the last bit. Large tensors are dropped where memory
+    is short, and made again where their values are read. So everything that is not generated has the values that the
+    architecture's own initialisation gives, and every generated weight starts with the deviation that it gives. The
+    memory that is needed is that of the shared parameters, and a few times that of the largest weight. The time is a
+    few times that of building the model.
+
+    Args:
+        factory: A function without arguments that builds the model on the CPU, in the thread that calls it, and returns
+            it. What it draws from random number generators of torch, fills with constants or computes from these can
+            be dropped. Tensors that it reads from files or makes of numpy arrays stay in memory.
+        budget: As in :func:`compress`.
+        config: As in :func:`compress`.
+        calibration: As in :func:`compress`.
+        progress: As in :func:`compress`.
+        **options: As in :func:`compress`.
+
+    Returns:
+        The compressed model, on the CPU.
+
+    Raises:
+        ConfigError: if the factory cannot be called; otherwise as :func:`compress`.
+        ModelError: if the factory builds on the meta device, which keeps no values; otherwise as :func:`compress`.
+        BudgetError, DataError, MissingExtraError: as :func:`compress`.
+
+    Example:
+        >>> import torch, shapeshift
+        >>> def network():
+        ...     return torch.nn.Sequential(torch.nn.Linear(1024, 1024), torch.nn.LayerNorm(1024))
+        >>> model = shapeshift.build(network, "5%")
+        >>> shapeshift.count_parameters(model) <= 0.05 * shapeshift.count_parameters(network())
+        True
+        >>> model[1].weight.unique()
+        tensor([1.], grad_fn=<Unique2Backward0>)
+    """
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise ConfigError(
+            f"a factory is a function that builds the model, such as lambda: timm.create_model(...), and not "
+            f"{type(factory).__name__}; a model that is built already is for shapeshift.compress(model, ...)"
+        )
+    with Remaking() as remaking:
+        with remaking.recording():
+            model = factory()
+        _check_has_values(model)
+        return compress(model, budget, config, calibration=calibration, progress=progress, **options)
+
+
 def plan_compression(model: nn.Module, budget: Budget, config: Config | None = None, **options: Any) -> Plan:
     """Plan what :func:`compress` would do with the same arguments, and change nothing.
 
@@ -116,6 +176,16 @@ def plan_compression(model: nn.Module, budget: Budget, config: Config | None = N
     plan = make_plan(model, budget, config, SharedParameters.reserved_names())
     check_installable(model, plan)
     return plan
+
+
+def _check_has_values(model: nn.Module) -> None:
+    if isinstance(model, nn.Module):
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+            if tensor.is_meta:
+                raise ModelError(
+                    f"{name} {tuple(tensor.shape)} is on the meta device, where nothing has values: let the factory "
+                    "build on the CPU; shapeshift.build frees the memory of the weights by itself"
+                )
 
 
 def check_compressible(model: nn.Module) -> None:

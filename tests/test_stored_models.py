@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import shapeshift
 from shapeshift.generators import GENERATORS
@@ -17,7 +16,7 @@ from shapeshift.recompute import set_recompute
 from shapeshift.store_format import STORE_FORMATS
 from shapeshift.surgery.roots import require_shared
 from tests.methods import compressed
-from tests.models import MODELS, Residual, gradients, mlp
+from tests.models import MODELS, Residual, gradients
 from tests.tolerances import assert_close
 
 every_generator = pytest.mark.parametrize("combine", list(GENERATORS))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from shapeshift.experiments.cutout import cut_out
+from shapeshift.errors import ConfigError
+from shapeshift.experiments.augmentation import crop, cut_out, flip
 from shapeshift.experiments.data import Images
 from shapeshift.experiments.training import Recipe, error, train
 
@@ -26,13 +30,52 @@ def test_a_square_of_each_image_is_hidden(side: int, most: int) -> None:
     assert hidden[:, 0].any(0).all(), "every pixel has a chance"
 
 
-def test_the_same_seed_hides_the_same_squares() -> None:
+def test_an_image_is_moved_and_filled_with_its_reflection() -> None:
+    images = torch.rand(400, 2, 5, 7)
+    moved = crop(images, 2, torch.Generator().manual_seed(0))
+    padded = nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+    places = set()
+    for image, wide in zip(moved, padded, strict=True):
+        fits = [(y, x) for y in range(5) for x in range(5) if torch.equal(wide[:, y : y + 5, x : x + 7], image)]
+        assert len(fits) == 1, "each image is one crop of its padded image"
+        places.update(fits)
+    assert len(places) == 25, "every place has a chance"
+    assert moved.is_contiguous()
+
+
+def test_images_that_are_too_small_for_a_crop_are_refused() -> None:
+    images = torch.rand(2, 1, 4, 8)
+    assert crop(images, 3, torch.Generator()).shape == images.shape
+    with pytest.raises(ConfigError, match="crop=4 for images of 4 x 8 pixels: give less"):
+        crop(images, 4, torch.Generator())
+
+
+def test_about_half_of_the_images_are_mirrored() -> None:
+    images = torch.rand(1000, 2, 3, 4)
+    flipped = flip(images, torch.Generator().manual_seed(0))
+    mirrored = torch.tensor([not torch.equal(new, old) for new, old in zip(flipped, images, strict=True)])
+    assert torch.equal(flipped[mirrored], images[mirrored].flip(-1))
+    assert 400 < mirrored.sum() < 600
+
+
+@pytest.mark.parametrize("change", [partial(cut_out, side=4), partial(crop, padding=2), flip])
+def test_the_same_seed_makes_the_same_changes(change: Callable[..., Tensor]) -> None:
     images = torch.rand(8, 1, 8, 8) + 1
-    first, second = (cut_out(images, 4, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second, other = (change(images, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, second)
+    assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(20, 8), Recipe(20, 8, 0.02, optimizer="adamw"), Recipe(40, 8, cutout=1)])
+RECIPES = [
+    Recipe(20, 8),
+    Recipe(20, 8, 0.02, optimizer="adamw"),
+    Recipe(40, 8, cutout=1),
+    Recipe(40, 8, flip=True),
+    Recipe(60, 8, cutout=1, flip=True),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains(recipe: Recipe) -> None:
     torch.manual_seed(0)
     labels = torch.arange(40) % 4
@@ -43,3 +86,16 @@ def test_a_recipe_trains(recipe: Recipe) -> None:
     assert error(model, data) > 25
     train(model, data, recipe, seed=0)
     assert error(model, data) == 0
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(1, 8), Recipe(1, 8, crop=2), Recipe(1, 8, flip=True), Recipe(1, 8, cutout=2)]
+)
+def test_training_images_are_changed_as_the_recipe_says(recipe: Recipe) -> None:
+    data = Images(torch.rand(16, 1, 4, 4), torch.arange(16) % 2, num_classes=2)
+    seen: list[Tensor] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    train(model, data, recipe, seed=0)
+    changed = sum(not any(torch.equal(image, given) for given in data.images) for image in torch.cat(seen))
+    assert (changed > 0) == (recipe != Recipe(1, 8))

@@ -12,7 +12,7 @@ from tests.tolerances import assert_close
 
 
 def test_the_data_sets_have_names() -> None:
-    assert list(DATASETS) == ["cifar10", "cifar100", "digits", "glyphs", "image_folder"]
+    assert list(DATASETS) == ["cifar10", "cifar100", "digits", "fashion_mnist", "glyphs", "image_folder"]
     training, test = DATASETS["digits"]()
     assert training.num_classes == test.num_classes == 10
     assert training.channels == test.channels == 1
