@@ -55,10 +55,10 @@ class Config:
             that the memory of training follows the budget. Otherwise all weights live until the backward pass is over.
             Outputs and gradients are the same, bit by bit. :func:`shapeshift.set_recompute` changes it later.
         store: How :func:`shapeshift.save` keeps the stores: in ``"float32"`` (or the model's own dtype), in
-            ``"bfloat16"`` or ``"float16"``, or as packed integers of 8, 6 or 4 bits with one scale for every 64 entries:
-            ``"int8"``, ``"int6"`` or ``"int4"``. Weights are generated from the rounded entries, in training too, where
-            gradients pass straight through: a model that is loaded gives the outputs of the one that was saved, bit
-            by bit. Coefficients and gains stay as they are.
+            ``"bfloat16"`` or ``"float16"``, or as packed integers of 8, 6 or 4 bits, ``"int8"``, ``"int6"`` or
+            ``"int4"``, with one scale for every 64 entries. Weights are generated from the rounded entries, in training
+            too, where gradients pass straight through: a model that is loaded gives the outputs of the one that was
+            saved, bit by bit. Coefficients and gains stay as they are.
         store_noise: Whether training rounds only a random half of the stores' entries in each pass, which disturbs the
             gradients less (Fan et al. 2021). Evaluation rounds all of them.
         rest: How :func:`shapeshift.save` keeps the parameters that are not generated, such as biases and norms: in

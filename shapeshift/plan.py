@@ -52,6 +52,11 @@ class GroupPlan:
         return cls(fields["name"], weights, layout_type.from_dict(fields["layout"], weights))
 
 
+def with_weights(group: GroupPlan, **fields: Any) -> GroupPlan:
+    """Return a group's plan with some fields of all its weights set anew."""
+    return dataclasses.replace(group, weights=tuple(dataclasses.replace(weight, **fields) for weight in group.weights))
+
+
 @dataclass(frozen=True)
 class Plan:
     """The plan that :func:`shapeshift.compress` follows.

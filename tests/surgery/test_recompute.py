@@ -195,7 +195,9 @@ class TestSameAsKept:
         found, counts = [], []
         for model in models:
             seen: list[Tensor] = []
-            with saved_tensors_hooks(lambda tensor, seen=seen: seen.append(tensor) or tensor.clone(), lambda kept: kept):
+            with saved_tensors_hooks(
+                lambda tensor, seen=seen: seen.append(tensor) or tensor.clone(), lambda kept: kept
+            ):
                 loss_of(model(x)).backward()
             found.append(self.grads(model))
             counts.append(len(seen))
