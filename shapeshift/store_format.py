@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +69,8 @@ class StoreFormat(abc.ABC):
 class FloatFormat(StoreFormat):
     """Floating-point numbers. Entries of a dtype that is no wider are kept as they are.
 
+    Entries below the smallest normal number of the file's dtype become zeros, and those beyond its largest infinite.
+
     Args:
         dtype: The dtype in the file.
     """
@@ -80,7 +82,12 @@ class FloatFormat(StoreFormat):
         return self.dtype == torch.float32 or dtype.itemsize <= self.dtype.itemsize
 
     def round(self, entries: Tensor) -> Tensor:
-        return entries if self.is_exact(entries.dtype) else _through(entries, self.dtype)
+        if self.is_exact(entries.dtype):
+            return entries
+        limits = torch.finfo(self.dtype)
+        rounded = _significant(entries, self.dtype)
+        rounded = torch.where(rounded.abs() < limits.tiny, 0.0, rounded)
+        return torch.where(rounded.abs() > limits.max, rounded * math.inf, rounded)
 
     def num_bytes(self, numel: int, dtype: torch.dtype) -> int:
         return numel * (dtype if self.is_exact(dtype) else self.dtype).itemsize
@@ -118,39 +125,40 @@ class IntegerFormat(StoreFormat):
         return False
 
     def round(self, entries: Tensor) -> Tensor:
-        integers, scales = self._quantise(entries)
-        return self._product(integers, scales, entries.shape, entries.dtype)
+        return _joined(map(torch.mul, *self._quantise(entries)), entries.shape, entries.dtype)
 
     def num_bytes(self, numel: int, dtype: torch.dtype) -> int:
         return 2 * _blocks(numel) + sum(self._bytes_of_integers(numel))
 
     def pack(self, entries: Tensor) -> Tensor:
         integers, scales = self._quantise(entries)
-        kept = integers.nan_to_num(0).flatten()[: entries.numel()].to(torch.int16) + 2 ** (self.bits - 1)
+        kept = torch.cat([found.flatten() for found in integers]).nan_to_num(0).to(torch.int16) + 2 ** (self.bits - 1)
         whole, extra = self._bytes_of_integers(entries.numel())
         kept = F.pad(kept, (0, (whole + extra) * 8 // self.bits - len(kept)))
-        return torch.cat([_bytes_of(scales.to(torch.bfloat16)), self._join(kept)])
+        return torch.cat([_bytes_of(torch.cat(scales).to(torch.bfloat16)), self._join(kept)])
 
     def unpack(self, packed: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         numel, working = math.prod(shape), _working(dtype)
         end = 2 * _blocks(numel)
         scales = packed[:end].clone().view(torch.bfloat16).to(working).unsqueeze(1)
-        integers = self._part(packed[end:])[:numel] - 2 ** (self.bits - 1)
-        return self._product(_in_blocks(integers.to(working)), scales, shape, dtype)
+        integers = _in_blocks((self._part(packed[end:])[:numel] - 2 ** (self.bits - 1)).to(working))
+        return _joined(map(torch.mul, integers, scales.split([len(blocks) for blocks in integers])), shape, dtype)
 
-    def _quantise(self, entries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the integers in blocks, of shape (blocks, 64), and the scale of each, of shape (blocks, 1)."""
+    def _quantise(self, entries: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the integers and the scales of the whole blocks, and those of the last one if it is not whole."""
         blocks = _in_blocks(entries.flatten().to(_working(entries.dtype)))
+        integers, scales = zip(*(self._quantise_blocks(found, entries.dtype) for found in blocks), strict=True)
+        return list(integers), list(scales)
+
+    def _quantise_blocks(self, blocks: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the integers and the scales of blocks of one size, of shapes (blocks, size) and (blocks, 1)."""
         highest = blocks.abs().amax(1, keepdim=True)
         scales = highest / self.largest
-        scales = _power_of_two(scales) if entries.dtype == torch.bfloat16 else _through(scales, torch.bfloat16)
-        smallest = max(4 * torch.finfo(entries.dtype).tiny / 2**self.bits, 2.0**-120)
+        scales = _power_of_two(scales) if dtype == torch.bfloat16 else _significant(scales, torch.bfloat16)
+        smallest = max(4 * torch.finfo(dtype).tiny / 2**self.bits, 2.0**-120)
         scales = torch.where(scales < smallest, 0.0, scales)
         integers = torch.where(scales > 0, torch.round(blocks / scales), 0.0)
         return integers + 0.0, scales  # no negative zeros, which integers do not have
-
-    def _product(self, integers: Tensor, scales: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return (integers * scales).flatten()[: math.prod(shape)].view(tuple(shape)).to(dtype)
 
     def _bytes_of_integers(self, numel: int) -> tuple[int, int]:
         """Return the bytes of all complete runs of integers that fill whole bytes, and those of the last run."""
@@ -190,9 +198,14 @@ STORE_FORMATS: dict[str, StoreFormat] = {
 }
 
 
-def _through(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round values to a dtype of 16 bits. Compilers leave out a conversion that is taken back at once."""
-    return values.to(dtype).view(torch.int16).view(dtype).to(values.dtype)
+def _significant(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round values of a wider dtype to as many significant bits as a dtype has.
+
+    The sum has that many bits left for the value. Torch's compiler leaves out a conversion that is taken back at once,
+    so that conversions would not round there. The product is exact, so that fusing it with the sum changes nothing.
+    """
+    scaled = values * (torch.finfo(dtype).eps / torch.finfo(values.dtype).eps)
+    return (values + scaled) - scaled
 
 
 def _power_of_two(scales: Tensor) -> Tensor:
@@ -208,8 +221,18 @@ def _blocks(numel: int) -> int:
     return -(-numel // BLOCK)
 
 
-def _in_blocks(vector: Tensor) -> Tensor:
-    return F.pad(vector, (0, -len(vector) % BLOCK)).view(-1, BLOCK)
+def _in_blocks(vector: Tensor) -> list[Tensor]:
+    """Cut a vector into its whole blocks, of shape (blocks, 64), and the rest, of shape (1, entries), if there is one.
+
+    A rest that is padded to a block, and cut off in the end, is read beyond its end by code of torch's compiler (2.15).
+    """
+    end = len(vector) // BLOCK * BLOCK
+    parts = [vector[:end].view(-1, BLOCK), vector[end:].view(1, -1)]
+    return [part for part in parts if part.numel()] or parts[:1]
+
+
+def _joined(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.cat([part.flatten() for part in parts]).view(tuple(shape)).to(dtype)
 
 
 def _bytes_of(values: Tensor) -> Tensor:

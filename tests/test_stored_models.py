@@ -155,14 +155,18 @@ def test_the_error_of_a_fit_counts_the_rounding(store: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("combine", "store", "recompute"),
-    [("wavg", "int8", False), ("wavg", "int4", True), ("hypernetwork", "bfloat16", True)],
+    ("combine", "store", "recompute", "backend"),
+    [
+        ("wavg", "int6", False, "inductor"),
+        ("wavg", "bfloat16", False, "inductor"),
+        ("hypernetwork", "int8", True, "aot_eager"),
+    ],
 )
-def test_compiled_models_round_as_well(combine: str, store: str, recompute: bool) -> None:
+def test_compiled_models_round_as_well(combine: str, store: str, recompute: bool, backend: str) -> None:
     model = build(combine, store, recompute=recompute)
     expected, slopes = model(*INPUTS), gradients(model, INPUTS)
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend=backend)
     assert_close(compiled(*INPUTS), expected, "compiled")
     compiled(*INPUTS)
     assert_close(
