@@ -67,8 +67,9 @@ def _search(model: nn.Module, allowed: int, draft: Draft) -> Plan:
     """
 
     def sized(parameters: int) -> tuple[Plan, int]:
-        plan = with_size(dataclasses.replace(draft.plan(parameters), budget_bytes=allowed), model)
-        return plan, plan.checkpoint_bytes
+        plan = dataclasses.replace(draft.plan(parameters), budget_bytes=allowed)
+        found = checkpoint_size(plan, model)
+        return dataclasses.replace(plan, checkpoint_bytes=found), found
 
     low, high = draft.least, draft.most
     (best, best_size), (largest, largest_size) = sized(low), sized(high)

@@ -23,7 +23,7 @@ from shapeshift.surgery.shared_parameters import SharedParameters
 
 def save(
     model: nn.Module, directory: str | os.PathLike[str], *, store: str | None = None, rest: str | None = None
-) -> dict[str, float]:
+) -> dict[str, float] | None:
     """Write a compressed or pruned model to a directory, in a size proportional to its parameters.
 
     ``model.safetensors`` holds the shared parameters and everything that is not generated: biases, norms, buffers and
@@ -41,7 +41,7 @@ def save(
 
     Returns:
         With ``store``, the relative error of each generated weight that it causes, by the weight's name: the norm of
-        the difference, divided by the norm of the weight. Otherwise an empty dict.
+        the difference, divided by the norm of the weight. None otherwise.
 
     Raises:
         ConfigError: if ``store`` or ``rest`` is unknown.
@@ -52,7 +52,7 @@ def save(
         >>> import tempfile, torch, shapeshift
         >>> model = shapeshift.compress(torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.Linear(64, 8)), 700)
         >>> folder = tempfile.mkdtemp()
-        >>> errors = shapeshift.save(model, folder)
+        >>> shapeshift.save(model, folder)
         >>> fresh = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.Linear(64, 8))
         >>> loaded = shapeshift.load(folder, fresh)
         >>> torch.equal(loaded[0].weight, model[0].weight)
@@ -76,7 +76,7 @@ def save(
         name: cast(Any, tensor).full_tensor() if is_sharded(tensor) else tensor
         for name, tensor in snapshot.tensors.items()
     }
-    errors: dict[str, float] = {}
+    errors = None
     if store is not None or rest is not None:
         if sharded or not is_attached(snapshot.root):
             raise ModelError(
@@ -84,7 +84,7 @@ def save(
                 f"is {'sharded' if sharded else 'not compressed'}: leave them out"
             )
         snapshot = snapshot.in_formats(store, rest)
-        errors = {} if store is None else rounding_errors(require_shared(snapshot.root), STORE_FORMATS[store])
+        errors = None if store is None else rounding_errors(require_shared(snapshot.root), STORE_FORMATS[store])
     if not sharded or dist.get_rank() == 0:
         write(Path(directory), snapshot.description, whole, snapshot.formats)
     if sharded:
