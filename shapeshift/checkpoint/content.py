@@ -21,8 +21,8 @@ _LARGEST = 2**30
 
 
 def deflated(description: Mapping[str, Any]) -> str:
-    """Return a description, a dict that JSON can hold, as a short text; equal ones give equal texts."""
-    text = json.dumps(_in_columns(_without_defaults(description)), separators=(",", ":"), sort_keys=True)
+    """Return a description, a dict that JSON can hold, as a short text."""
+    text = json.dumps(_in_columns(_without_defaults(description)), separators=(",", ":"))
     return base64.b85encode(zlib.compress(text.encode(), 9)).decode()
 
 
