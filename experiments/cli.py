@@ -18,6 +18,8 @@ from shapeshift.upsamplers import UPSAMPLERS
 _EXAMPLES = """\
 examples:
   shapeshift inspect resnet50 --budget 25%          a quarter of ResNet-50's parameters
+  shapeshift inspect bert --budget 16MB --store int8
+                                                    a checkpoint of 16 MB, its stores in 8 bits
   shapeshift inspect bert --budget 30M --plot bert.png
                                                     a transformers model type, and a picture of the sharing
   shapeshift inspect ./my-model --budget 0.5        the folder of a transformers config.json
@@ -86,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "--budget",
         required=True,
         help="the largest number of trainable parameters: a number (300000, 300k, 1.5M) or a share of "
-        "the model's own (0.25, 25%%, 4x)",
+        "the model's own (0.25, 25%%, 4x); or the largest checkpoint, in bytes (500kB, 16MB, 1MiB)",
     )
     for name, registry, what in (
         ("mapping", MAPPINGS, "which weights share a store"),
@@ -95,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         default = getattr(defaults, name)
         inspect.add_argument(f"--{name}", choices=list(registry), default=default, help=f"{what} (default: {default})")
+    for name, what in (
+        ("store", "how a checkpoint keeps the stores: float32, bfloat16, float16, int8, int6 or int4"),
+        ("rest", "how it keeps the parameters that are not generated: float32, bfloat16 or float16"),
+    ):
+        default = getattr(defaults, name)
+        inspect.add_argument(f"--{name}", metavar="FORMAT", default=default, help=f"{what} (default: {default})")
     inspect.add_argument("--max-templates", type=int, metavar="N", help="the most templates of a weight")
     inspect.add_argument(
         "--num-groups",
@@ -123,6 +131,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
         num_groups=arguments.num_groups,
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
+        store=arguments.store,
+        rest=arguments.rest,
     )
     model = build_on_meta(arguments.model)
     report = shapeshift.report(shapeshift.plan_compression(model, arguments.budget, config))

@@ -17,6 +17,8 @@ Budget = int | float | str
 _UNITS = {"": Fraction(1), "k": Fraction(10**3), "m": Fraction(10**6), "b": Fraction(10**9), "g": Fraction(10**9)}
 _NUMBER = r"(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
 _PATTERN = re.compile(rf"\s*({_NUMBER})\s*([kmbg%x]?)\s*", re.IGNORECASE)
+_BYTES = re.compile(rf"\s*({_NUMBER})\s*(?:([kmgt])(i?)b|bytes)\s*", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _FORMS = 'a number of parameters (300000, "300k", "1.5M") or a share of the model\'s own (0.25, "25%", "4x")'
 
 
@@ -54,6 +56,11 @@ def parse_budget(budget: Budget, dense: int) -> int:
     number: int | float
     if isinstance(budget, str):
         match = _PATTERN.fullmatch(budget)
+        if match is None and _BYTES.fullmatch(budget):
+            raise BudgetError(
+                f"the budget {budget!r} is in bytes, which only shapeshift.compress and plan_compression take; "
+                f"here give {_FORMS}"
+            )
         if match is None:
             raise BudgetError(f"cannot read the budget {budget!r}; give {_FORMS}")
         number, unit = float(match[1]), match[2].lower()
@@ -70,4 +77,26 @@ def parse_budget(budget: Budget, dense: int) -> int:
     size = int(Fraction(str(number)) * scale) if isinstance(number, int) or math.isfinite(number) else 0
     if size < 1:
         raise BudgetError(f"the budget {budget!r} does not come to a number of parameters; give {_FORMS}")
+    return size
+
+
+def bytes_of_budget(budget: Budget) -> int | None:
+    """Read a budget in bytes.
+
+    Args:
+        budget: A string such as "500kB", "16MB", "1MiB" or "300000 bytes", in upper or lower case. A unit of one letter
+            counts parameters.
+
+    Returns:
+        The most bytes, rounded down; None if the budget counts parameters.
+
+    Raises:
+        BudgetError: If it comes to no byte.
+    """
+    match = _BYTES.fullmatch(budget) if isinstance(budget, str) else None
+    if match is None:
+        return None
+    size = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** _POWERS[(match[2] or "").lower()])
+    if size < 1:
+        raise BudgetError(f"the budget {budget!r} does not come to a number of bytes")
     return size

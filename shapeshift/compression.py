@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from shapeshift.budget import Budget
+from shapeshift.byte_budget import plan_for
 from shapeshift.config import Config
 from shapeshift.errors import ConfigError, ModelError
 from shapeshift.fitting import fit_to_model
-from shapeshift.plan import Plan, make_plan
+from shapeshift.plan import Plan
 from shapeshift.prune.masks import is_masked
 from shapeshift.running.modes import is_sharded
 from shapeshift.running.remaking import Remaking
@@ -46,7 +47,8 @@ def compress(
         budget: The most trainable parameters that the model may have, each tensor counted once: an int, a fraction
             of the model's own count as a float, or a string such as "300k", "25%" or "4x". At least 99% of it is used,
             except for very small budgets and for ``combine="softmax"`` and ``upsample="inter"``, whose stores grow in
-            steps.
+            steps. A string with a unit of bytes, such as "500kB", "16MB" or "1MiB", limits the size of all files that
+            :func:`save` writes instead; at least 98% of it is used.
         config: How weights share; None for the defaults.
         calibration: Batches ``x``, ``(x, y)`` or dicts of the model's arguments, read once. A fit (``init="fit"``)
             then minimises the error of each layer's outputs on this data; without it, that of the weights.
@@ -173,7 +175,7 @@ def plan_compression(model: nn.Module, budget: Budget, config: Config | None = N
         raise ModelError(f"a model is a torch.nn.Module, not {model!r}; build it first, by timm.create_model(...), say")
     config = Config.chosen(config, options)
     check_compressible(model)
-    plan = make_plan(model, budget, config, SharedParameters.reserved_names())
+    plan = plan_for(model, budget, config, SharedParameters.reserved_names())
     check_installable(model, plan)
     return plan
 

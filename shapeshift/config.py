@@ -12,10 +12,17 @@ from shapeshift.errors import ConfigError
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS, Assignment
 from shapeshift.names import did_you_mean
+from shapeshift.store_format import STORE_FORMATS
 from shapeshift.upsamplers import UPSAMPLERS
 
 # The values of each option that has few, and the least of each integer with whether it may be None.
-_CHOICES = {"coefficients": ("geometric", "orthogonal"), "init": ("random", "fit")}
+_CHOICES = {
+    "coefficients": ("geometric", "orthogonal"),
+    "init": ("random", "fit"),
+    "store": tuple(STORE_FORMATS),
+    "rest": ("float32", "bfloat16", "float16"),
+}
+_SWITCHES = ("recompute", "store_noise")
 _INTEGERS = {
     "max_templates": (1, True),
     "num_groups": (1, False),
@@ -55,6 +62,16 @@ class Config:
             Outputs and gradients are the same, bit by bit. :func:`shapeshift.set_recompute` changes it later.
         ring_block: The number of neighbouring entries that ``combine="ring"`` keeps together, with one sign. Small
             blocks share more evenly, and take more time and memory: an index and a sign for each block of the weights.
+        store: How :func:`shapeshift.save` keeps the stores: in ``"float32"`` (or the model's own dtype), in
+            ``"bfloat16"`` or ``"float16"``, or as packed integers of 8, 6 or 4 bits, ``"int8"``, ``"int6"`` or
+            ``"int4"``, with one scale for every 64 entries. Weights are generated from the rounded entries, in training
+            too, where gradients pass straight through: a model that is loaded gives the outputs of the one that was
+            saved, bit by bit. Coefficients and gains stay as they are.
+        store_noise: Whether training rounds only a random half of the stores' entries in each pass, which disturbs the
+            gradients less (Fan et al. 2021). Evaluation rounds all of them.
+        rest: How :func:`shapeshift.save` keeps the parameters that are not generated, such as biases and norms: in
+            ``"float32"`` (or the model's own dtype), ``"bfloat16"`` or ``"float16"``. They are rounded when they are
+            saved, and not before. Buffers stay as they are.
 
     Raises:
         ConfigError: if a value is of the wrong type or range, or a name is unknown.
@@ -81,14 +98,18 @@ class Config:
     init: str = "random"
     recompute: bool = False
     ring_block: int = 1024
+    store: str = "float32"
+    store_noise: bool = False
+    rest: str = "float32"
 
     def __post_init__(self) -> None:
         self._check_patterns()
         self._check_mapping()
         self._check_names()
         self._check_integers()
-        if not isinstance(self.recompute, bool):
-            raise ConfigError(f"recompute must be True or False, not {self.recompute!r}")
+        for field in _SWITCHES:
+            if not isinstance(getattr(self, field), bool):
+                raise ConfigError(f"{field} must be True or False, not {getattr(self, field)!r}")
 
     def _check_patterns(self) -> None:
         for field in ("include", "exclude"):

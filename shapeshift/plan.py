@@ -52,6 +52,11 @@ class GroupPlan:
         return cls(fields["name"], weights, layout_type.from_dict(fields["layout"], weights))
 
 
+def with_weights(group: GroupPlan, **fields: Any) -> GroupPlan:
+    """Return a group's plan with some fields of all its weights set anew."""
+    return dataclasses.replace(group, weights=tuple(dataclasses.replace(weight, **fields) for weight in group.weights))
+
+
 @dataclass(frozen=True)
 class Plan:
     """The plan that :func:`shapeshift.compress` follows.
@@ -61,7 +66,10 @@ class Plan:
         groups: the parameter groups.
         dense: the model's own number of trainable parameters.
         untouched: the number of these that are not generated.
-        budget: the number of parameters that was allowed.
+        budget: the number of parameters that was allowed; with a budget in bytes, the number that these came to.
+        budget_bytes: the number of bytes that was allowed; None if the budget counts parameters.
+        checkpoint_bytes: the size of the checkpoint that :func:`shapeshift.save` will write, where
+            :func:`shapeshift.plan_compression` made the plan; 0 elsewhere.
     """
 
     config: Config
@@ -69,6 +77,8 @@ class Plan:
     dense: int
     untouched: int
     budget: int
+    budget_bytes: int | None = None
+    checkpoint_bytes: int = dataclasses.field(default=0, compare=False)
 
     @property
     def generator(self) -> type[WeightGenerator[Any]]:
@@ -87,13 +97,14 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as a dict that JSON can hold, without devices."""
-        return {
+        fields = {
             "config": self.config.to_dict(),
             "groups": [group.to_dict() for group in self.groups],
             "dense": self.dense,
             "untouched": self.untouched,
             "budget": self.budget,
         }
+        return fields if self.budget_bytes is None else {**fields, "budget_bytes": self.budget_bytes}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Plan:
@@ -106,7 +117,8 @@ class Plan:
         config = Config.from_dict(fields["config"])
         layout_type = GENERATORS[config.combine].layout_type
         groups = tuple(GroupPlan.from_dict(group, layout_type) for group in fields["groups"])
-        plan = cls(config, groups, int(fields["dense"]), int(fields["untouched"]), int(fields["budget"]))
+        in_bytes = int(fields["budget_bytes"]) if "budget_bytes" in fields else None
+        plan = cls(config, groups, int(fields["dense"]), int(fields["untouched"]), int(fields["budget"]), in_bytes)
         names = [name for weight in plan.weights for name in weight.names]
         if len(set(names)) < len(names) or len({group.name for group in groups}) < len(groups):
             raise ValueError("two groups, or two weights, of one name")
@@ -135,24 +147,16 @@ def make_plan(
         BudgetError: if the budget cannot be read, or lies outside of what the config allows; it names the bound.
         ModelError, ConfigError: as :func:`shapeshift.weights.find_weights`.
     """
-    draft = _Draft.of(model, config, reserved)
+    draft = Draft.of(model, config, reserved)
     if store_sizes is None:
         assert budget is not None
-        allowed = parse_budget(budget, draft.dense)
-        draft.check(allowed)
-        layouts = allocate(list(draft.planners.values()), allowed - draft.untouched)
-    else:
-        layouts = [
-            planner.layout_of(store_sizes[name])
-            for name, planner in draft.planners.items()
-            if isinstance(planner, TemplatePlanner)
-        ]
-        allowed = draft.untouched + sum(layout.num_parameters for layout in layouts)
-    groups = tuple(
-        GroupPlan(name, planner.weights, layout)
-        for (name, planner), layout in zip(draft.planners.items(), layouts, strict=True)
-    )
-    return Plan(draft.config, groups, draft.dense, draft.untouched, allowed)
+        return draft.plan(parse_budget(budget, draft.dense))
+    layouts = [
+        planner.layout_of(store_sizes[name])
+        for name, planner in draft.planners.items()
+        if isinstance(planner, TemplatePlanner)
+    ]
+    return draft.laid_out(layouts, draft.untouched + sum(layout.num_parameters for layout in layouts))
 
 
 def budget_range(model: nn.Module, config: Config) -> tuple[int, int]:
@@ -161,12 +165,12 @@ def budget_range(model: nn.Module, config: Config) -> tuple[int, int]:
     Raises:
         ModelError, ConfigError: as :func:`make_plan`.
     """
-    draft = _Draft.of(model, config)
+    draft = Draft.of(model, config)
     return draft.least, draft.most
 
 
 @dataclass(frozen=True)
-class _Draft:
+class Draft:
     """A plan without a budget: the planners of the groups, and the model's parameters."""
 
     config: Config
@@ -175,7 +179,7 @@ class _Draft:
     untouched: int
 
     @classmethod
-    def of(cls, model: nn.Module, config: Config, reserved: Collection[str] = ()) -> _Draft:
+    def of(cls, model: nn.Module, config: Config, reserved: Collection[str] = ()) -> Draft:
         weights = find_weights(model, config.include, config.exclude)
         dense = count_parameters(model)
         untouched = dense - sum(weight.numel for weight in weights)
@@ -196,6 +200,23 @@ class _Draft:
     @property
     def most(self) -> int:
         return self.untouched + sum(planner.most for planner in self.planners.values())
+
+    def plan(self, allowed: int) -> Plan:
+        """Return the plan of a number of parameters.
+
+        Raises:
+            BudgetError: if it cannot be met.
+        """
+        self.check(allowed)
+        return self.laid_out(allocate(list(self.planners.values()), allowed - self.untouched), allowed)
+
+    def laid_out(self, layouts: Sequence[Layout], allowed: int) -> Plan:
+        """Return the plan of layouts, one for each group, for a number of parameters that was allowed."""
+        groups = tuple(
+            GroupPlan(name, planner.weights, layout)
+            for (name, planner), layout in zip(self.planners.items(), layouts, strict=True)
+        )
+        return Plan(self.config, groups, self.dense, self.untouched, allowed)
 
     def check(self, allowed: int) -> None:
         """Raise if a budget cannot be met.

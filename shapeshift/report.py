@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from shapeshift.budget import count_parameters
-from shapeshift.checkpoint.snapshot import stored_tensors
+from shapeshift.checkpoint import files
+from shapeshift.checkpoint.snapshot import Snapshot
 from shapeshift.generators.description import WeightDescription
 from shapeshift.plan import GroupPlan, Plan
 from shapeshift.surgery.roots import require_root, require_shared
@@ -131,7 +132,8 @@ class Report:
         untouched: the number of these that are not generated.
         parameters: the number of trainable parameters after compression.
         budget: the number that was allowed.
-        checkpoint_bytes: the size of the tensors in a checkpoint; for a plan, of the trainable ones.
+        checkpoint_bytes: the size of all files that :func:`shapeshift.save` writes.
+        budget_bytes: the number of bytes that was allowed; None if the budget counts parameters.
 
     Example:
         >>> import torch, shapeshift
@@ -147,6 +149,7 @@ class Report:
     parameters: int
     budget: int
     checkpoint_bytes: int
+    budget_bytes: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole report as a dict that JSON can hold."""
@@ -156,9 +159,12 @@ class Report:
 
     def summary(self) -> str:
         """Return the totals in two lines, and the errors of a fit in another."""
+        share = f"{self.parameters / self.budget:.2%} of the budget of {self.budget:,}"
+        if self.budget_bytes is not None:
+            share = f"{self.checkpoint_bytes / self.budget_bytes:.2%} of the budget of {self.budget_bytes:,} bytes"
         totals = (
             f"{self.dense:,} parameters before, {self.parameters:,} after ({self.parameters / self.dense:.1%}), "
-            f"{self.parameters / self.budget:.2%} of the budget of {self.budget:,}\n"
+            f"{share}\n"
             f"{self.untouched:,} are not generated; a checkpoint takes {_in_bytes(self.checkpoint_bytes)}"
         )
         errors = {
@@ -235,19 +241,17 @@ def report(model: nn.Module | Plan) -> Report:
         (8320, 2080, (1, 1))
     """
     if isinstance(model, Plan):
-        trainable = sum(group.layout.num_parameters * group.weights[0].dtype.itemsize for group in model.groups)
-        itemsize = max(weight.dtype.itemsize for weight in model.weights)
-        return _report(model, {}, model.total, trainable + model.untouched * itemsize)
+        return _report(model, {}, model.total, model.checkpoint_bytes)
     root = require_root(model)
-    tensors, _ = stored_tensors(root)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    snapshot = Snapshot.of(root)
+    size = files.size(snapshot.description, snapshot.tensors, snapshot.formats)
     shared = require_shared(model)
     return _report(shared.plan, shared.fit_errors, count_parameters(root), size)
 
 
 def _report(plan: Plan, fit_errors: Mapping[str, float], parameters: int, checkpoint_bytes: int) -> Report:
     groups = tuple(_group_report(group, fit_errors) for group in plan.groups)
-    return Report(groups, plan.dense, plan.untouched, parameters, plan.budget, checkpoint_bytes)
+    return Report(groups, plan.dense, plan.untouched, parameters, plan.budget, checkpoint_bytes, plan.budget_bytes)
 
 
 def _group_report(group: GroupPlan, fit_errors: Mapping[str, float]) -> GroupReport:

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import shapeshift
-from shapeshift.checkpoint.files import TENSORS_FILE
 from shapeshift.errors import MissingExtraError, ModelError
 from shapeshift.mappings import MAPPINGS
 from shapeshift.plot import COLORS, STORE_COLOR, bars, plot_mapping
@@ -89,19 +88,15 @@ def test_a_report_names_the_parts_of_the_store_that_a_weight_depends_on(options:
 
 
 def test_the_report_of_a_plan_is_that_of_the_model_it_makes() -> None:
-    planned = shapeshift.report(shapeshift.plan_compression(Language(), 0.5))
-    torch.manual_seed(0)
-    report = shapeshift.report(shapeshift.compress(Language(), 0.5))
-    assert planned.as_dict() | {"checkpoint_bytes": None} == report.as_dict() | {"checkpoint_bytes": None}
-    assert planned.checkpoint_bytes == 4 * planned.parameters
+    model = Language()
+    planned = shapeshift.report(shapeshift.plan_compression(model, 0.5))
+    assert planned.as_dict() == shapeshift.report(shapeshift.compress(model, 0.5)).as_dict()
 
 
 def test_the_bytes_of_the_checkpoint_are_those_on_disk(tmp_path: Path) -> None:
     model = shapeshift.compress(timm.create_model("resnet18"), "25%")
     shapeshift.save(model, tmp_path)
-    on_disk = (tmp_path / TENSORS_FILE).stat().st_size
-    header = 8 + int.from_bytes((tmp_path / TENSORS_FILE).read_bytes()[:8], "little")
-    assert shapeshift.report(model).checkpoint_bytes == on_disk - header
+    assert shapeshift.report(model).checkpoint_bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
 
 
 def test_a_table_is_printed_with_rich_and_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from shapeshift.surgery.sharing import sharing_difference
 from shapeshift.version import __version__
 
 FORMAT = "shapeshift"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _SHOWN_DIFFERENCES = 5
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,48 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shapeshift.checkpoint.checkpoint import Checkpoint, stamped
+from shapeshift.checkpoint.checkpoint import FORMAT_VERSION, Checkpoint, stamped
+from shapeshift.checkpoint.content import deflated, inflated
+from shapeshift.checkpoint.packing import METADATA, Kept, directory, file_size, kept_tensors, packed, unpacked
 from shapeshift.checkpoint.replacing import replacing
 from shapeshift.errors import CheckpointError
+from shapeshift.store_format import StoreFormat
 
 TENSORS_FILE = "model.safetensors"
 PLAN_FILE = "shapeshift.json"
 
+# The tensor of the relative errors of a fit, one for each weight in the plan's order.
+_ERRORS = "shapeshift_errors"
 
-def write(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+
+def write(
+    folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor], formats: Mapping[str, StoreFormat]
+) -> None:
     """Write a checkpoint, each file beside its place first and moved there when it is complete.
 
     Args:
         folder: The folder; it is made if it does not exist.
         description: The content of the JSON file, without the fields that identify the format.
         tensors: The content of the safetensors file.
+        formats: How it holds some of the tensors, by name.
     """
-    description = stamped(description)
+    description, tensors = _with_errors_apart(description, tensors)
+    kept = kept_tensors(tensors, formats)
+    stamp = _stamp(description, kept)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / TENSORS_FILE) as written:
-        save_file(_apart(tensors), written, metadata={"format": "pt"})
-        description["sha256"] = _seal(description, written)
+        save_file(_apart(packed(tensors, kept)), written, metadata=METADATA)
+        stamp["sha256"] = _seal(stamp, written)
     with replacing(folder / PLAN_FILE) as written:
-        written.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        written.write_text(_text(stamp), encoding="utf-8")
+
+
+def size(description: Mapping[str, Any], tensors: Mapping[str, Tensor], formats: Mapping[str, StoreFormat]) -> int:
+    """Return the bytes of all files that :func:`write` would write; the tensors may be on the meta device."""
+    description, tensors = _with_errors_apart(description, tensors)
+    kept = kept_tensors(tensors, formats)
+    stamp = {**_stamp(description, kept), "sha256": hashlib.sha256().hexdigest()}
+    return file_size(kept) + len(_text(stamp).encode())
 
 
 def read(folder: Path) -> Checkpoint:
@@ -53,24 +73,83 @@ def read(folder: Path) -> Checkpoint:
         description = json.loads(plan_file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{plan_file} is damaged: it is not JSON ({error}). Save the model again") from None
+    stamp = description
+    description = _described(stamp, plan_file)
     checkpoint = Checkpoint.parse(description, plan_file)
     try:
         tensors = load_file(tensors_file)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{tensors_file} is damaged or not a safetensors file ({error})") from None
-    sha256 = description.pop("sha256", None)
+    sha256 = stamp.pop("sha256", None)
     if sha256 is None:
         raise CheckpointError(f"{plan_file} is damaged: it cannot be read without its sha256. Save the model again")
-    if _seal(description, tensors_file) != sha256:
+    if _seal(stamp, tensors_file) != sha256:
         raise CheckpointError(
             f"{TENSORS_FILE} and {PLAN_FILE} in {folder} do not belong together: one of them was damaged or replaced. "
             "Take both from one shapeshift.save(model, ...)"
         )
+    try:
+        tensors = unpacked(tensors, description.get("tensors", ()))
+        errors = _errors_of(checkpoint, tensors.pop(_ERRORS, None))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"{tensors_file} is damaged: it cannot be unpacked ({what}). Save the model again"
+        ) from None
     missing = sorted(set(checkpoint.aliases.values()) - set(tensors))
     if missing:
         raise CheckpointError(f"{plan_file} is damaged: it refers to {missing[0]}, which {TENSORS_FILE} does not hold")
     tensors |= {alias: tensors[name] for alias, name in checkpoint.aliases.items()}
-    return dataclasses.replace(checkpoint, tensors=tensors)
+    return dataclasses.replace(checkpoint, tensors=tensors, fit_errors=errors)
+
+
+def _stamp(description: Mapping[str, Any], kept: Sequence[Kept]) -> dict[str, Any]:
+    """Return the content of the JSON file, but for its checksum."""
+    stamp = stamped({})
+    return {**stamp, "content": deflated({**description, "tensors": directory(kept)})}
+
+
+def _text(stamp: Mapping[str, Any]) -> str:
+    return json.dumps(stamp, separators=(",", ":")) + "\n"
+
+
+def _described(stamp: Any, file: Path) -> Any:
+    """Return the description that a JSON file holds: deflated, or as it is in files of version 1.
+
+    Raises:
+        CheckpointError: if it cannot be inflated.
+    """
+    if not isinstance(stamp, dict):
+        return stamp
+    version = stamp.get("format_version")
+    if "content" not in stamp or not isinstance(version, int) or version > FORMAT_VERSION:
+        return dict(stamp)
+    try:
+        return {**stamp, **inflated(stamp["content"])}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{file} is damaged: its plan cannot be read ({what}). Save the model again") from None
+
+
+def _with_errors_apart(
+    description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Move the errors of a fit to a tensor, which takes 4 bytes for each, whatever they are."""
+    plan = dict(description["plan"] or {})
+    errors = plan.pop("errors", {})
+    if not errors:
+        return {**description, "plan": plan or None}, dict(tensors)
+    names = [next(iter(weight["names"]), "") for group in plan["groups"] for weight in group["weights"]]
+    found = torch.tensor([errors.get(name, math.nan) for name in names])
+    return {**description, "plan": plan}, {**tensors, _ERRORS: found}
+
+
+def _errors_of(checkpoint: Checkpoint, found: Tensor | None) -> dict[str, float]:
+    """Return the errors of a fit by the names of the weights: those of a tensor, or of the plan of a version 1."""
+    if found is None or checkpoint.plan is None:
+        return checkpoint.fit_errors
+    named = zip(checkpoint.plan.weights, found.tolist(), strict=True)
+    return {weight.name: error for weight, error in named if not math.isnan(error)}
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

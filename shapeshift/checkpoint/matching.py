@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.errors import CheckpointError
-from shapeshift.plan import GroupPlan, Plan
+from shapeshift.plan import GroupPlan, Plan, with_weights
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 
@@ -55,18 +55,13 @@ def adapted_plan(plan: Plan, model: nn.Module) -> Plan:
                 "give them one dtype and one device before loading"
             )
         ((dtype, device),) = homes
-        return _with_weights(group, dtype=dtype, device=device)
+        return with_weights(group, dtype=dtype, device=device)
 
     return dataclasses.replace(plan, groups=tuple(map(adapted, plan.groups)))
 
 
 def _home(tensor: Tensor) -> torch.device:
     return torch.device("cpu") if tensor.is_meta else tensor.device
-
-
-def _with_weights(group: GroupPlan, **fields: Any) -> GroupPlan:
-    """Return a group's plan with some fields of all its weights set anew."""
-    return dataclasses.replace(group, weights=tuple(dataclasses.replace(weight, **fields) for weight in group.weights))
 
 
 def state_after(plan: Plan, model: nn.Module) -> dict[str, Any]:
@@ -76,7 +71,7 @@ def state_after(plan: Plan, model: nn.Module) -> dict[str, Any]:
     """
     generated = {name for weight in plan.weights for name in weight.names}
     state = {name: value for name, value in model.state_dict(keep_vars=True).items() if name not in generated}
-    on_meta = tuple(_with_weights(group, device=torch.device("meta")) for group in plan.groups)
+    on_meta = tuple(with_weights(group, device=torch.device("meta")) for group in plan.groups)
     shared = SharedParameters(dataclasses.replace(plan, groups=on_meta))
     return state | {f"{ATTRIBUTE}.{name}": tensor for name, tensor in shared.state_dict(keep_vars=True).items()}
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -14,24 +15,38 @@ from shapeshift.checkpoint.snapshot import Snapshot, check_wrapper
 from shapeshift.errors import ModelError
 from shapeshift.prune.masks import is_masked
 from shapeshift.running.modes import is_sharded
+from shapeshift.store_format import STORE_FORMATS, StoreFormat
+from shapeshift.surgery.attached import is_attached
+from shapeshift.surgery.roots import require_shared
+from shapeshift.surgery.shared_parameters import SharedParameters
 
 
-def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
+def save(
+    model: nn.Module, directory: str | os.PathLike[str], *, store: str | None = None, rest: str | None = None
+) -> dict[str, float] | None:
     """Write a compressed or pruned model to a directory, in a size proportional to its parameters.
 
     ``model.safetensors`` holds the shared parameters and everything that is not generated: biases, norms, buffers and
-    frozen parameters, tensors that share memory once. ``shapeshift.json`` holds the plan, and the channels that each
-    layer kept, so that :func:`load` derives nothing again. Each file is written beside its place and moved
-    there when it is complete.
+    frozen parameters, tensors that share memory once, and small ones joined to one. ``shapeshift.json`` holds the plan,
+    deflated, and the channels that each layer kept, so that :func:`load` derives nothing again. Each file is written
+    beside its place and moved there when it is complete.
 
     Args:
         model: A compressed or pruned model, or a wrapper around one (DDP, say), which is left out. Parameters that
             FSDP2 has sharded are gathered: all processes have to call this then, and the first one writes.
         directory: The directory to write to. It is made if it does not exist.
+        store: How the file keeps the stores, in place of the option ``store`` that the model was compressed with. The
+            model stays as it is; the one that is loaded has the option from here.
+        rest: How the file keeps what is not generated, in place of the option ``rest``.
+
+    Returns:
+        With ``store``, the relative error of each generated weight that it causes, by the weight's name: the norm of
+        the difference, divided by the norm of the weight. None otherwise.
 
     Raises:
+        ConfigError: if ``store`` or ``rest`` is unknown.
         ModelError: if the model is neither compressed nor pruned, is on the meta device, or holds state that is not a
-            tensor.
+            tensor; or if ``store`` or ``rest`` is given for a model that is not compressed or is sharded.
 
     Example:
         >>> import tempfile, torch, shapeshift
@@ -41,6 +56,9 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         >>> fresh = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.Linear(64, 8))
         >>> loaded = shapeshift.load(folder, fresh)
         >>> torch.equal(loaded[0].weight, model[0].weight)
+        True
+        >>> errors = shapeshift.save(model, folder, store="int8")
+        >>> 0 < errors["0.weight"] < 0.01
         True
     """
     if is_masked(model):
@@ -58,7 +76,37 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         name: cast(Any, tensor).full_tensor() if is_sharded(tensor) else tensor
         for name, tensor in snapshot.tensors.items()
     }
+    errors = None
+    if store is not None or rest is not None:
+        if sharded or not is_attached(snapshot.root):
+            raise ModelError(
+                f"store= and rest= are for a compressed model whose parameters are whole, and {type(model).__name__} "
+                f"is {'sharded' if sharded else 'not compressed'}: leave them out"
+            )
+        snapshot = snapshot.in_formats(store, rest)
+        errors = None if store is None else rounding_errors(require_shared(snapshot.root), STORE_FORMATS[store])
     if not sharded or dist.get_rank() == 0:
-        write(Path(directory), snapshot.description, whole)
+        write(Path(directory), snapshot.description, whole, snapshot.formats)
     if sharded:
         dist.barrier()  # no process returns before the files are complete
+    return errors
+
+
+@torch.no_grad()
+def rounding_errors(shared: SharedParameters, store_format: StoreFormat) -> dict[str, float]:
+    """Return the relative error that another format of the stores gives each generated weight, by its name."""
+    errors = {}
+    for generator in shared.generators():
+        own = generator.store_format
+        for index, weight in enumerate(generator.weights):
+            (before,) = generator.generate([index])
+            before = before.clone()
+            try:
+                generator.store_format = store_format
+                (after,) = generator.generate([index])
+            finally:
+                generator.store_format = own
+            norm = torch.linalg.vector_norm(before.float()).item()
+            difference = torch.linalg.vector_norm(after.float() - before.float()).item()
+            errors[weight.name] = difference / norm if norm else difference
+    return errors

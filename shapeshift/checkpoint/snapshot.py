@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from shapeshift.config import Config
 from shapeshift.errors import ModelError
+from shapeshift.plan import Plan, with_weights
 from shapeshift.prune.record import find_pruned, record_of
 from shapeshift.running.modes import is_sharded
+from shapeshift.store_format import STORE_FORMATS, StoreFormat
 from shapeshift.surgery.attached import generated_names, is_attached, is_generated, original_class
 from shapeshift.surgery.roots import find_root, require_root, require_shared
+from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,14 @@ class Snapshot:
     Attributes:
         root: the root of the compressed model, or the pruned one.
         tensors: the tensors that a checkpoint stores, by name.
+        formats: how its checkpoint keeps some of the tensors, by name.
         description: all that gives them meaning, as a dict that JSON can hold: the plan, the record of pruning, and
             which names are aliases of others, frozen or not persistent.
     """
 
     root: nn.Module
     tensors: Mapping[str, Tensor]
+    formats: Mapping[str, StoreFormat]
     description: Mapping[str, Any]
 
     @classmethod
@@ -44,12 +52,53 @@ class Snapshot:
         root = require_root(model) if root is None else root
         if is_attached(root):
             _check_plan(root)
+        shared = require_shared(root) if is_attached(root) else None
         tensors, aliases = stored_tensors(root)
+        return cls._of(root, shared, tensors, aliases, set(root.state_dict(keep_vars=True)))
+
+    @classmethod
+    def planned(cls, plan: Plan, model: nn.Module) -> Snapshot:
+        """Take the snapshot that a plain model will have once it is compressed by a plan; only its shapes matter.
+
+        Raises:
+            ModelError: as :meth:`of`.
+        """
+        on_meta = tuple(with_weights(group, device=torch.device("meta")) for group in plan.groups)
+        errors = {weight.name: 0.0 for weight in plan.weights} if plan.config.init == "fit" else {}
+        shared = SharedParameters(dataclasses.replace(plan, groups=on_meta), fit_errors=errors)
+        own = model.state_dict(keep_vars=True)
+        added = {f"{ATTRIBUTE}.{name}": tensor for name, tensor in shared.state_dict(keep_vars=True).items()}
+        generated = {name for weight in plan.weights for name in weight.names}
+        named = {**dict(model.named_buffers(remove_duplicate=False)), **own, **added}
+        tensors, aliases = _stored({name: tensor for name, tensor in named.items() if name not in generated})
+        return cls._of(model, shared, tensors, aliases, {*own, *added})
+
+    def in_formats(self, store: str | None, rest: str | None) -> Snapshot:
+        """Return the snapshot with other options ``store`` and ``rest`` of a compressed model; None keeps one.
+
+        Raises:
+            ConfigError: if one is unknown.
+        """
+        shared = require_shared(self.root)
+        own = shared.plan.config
+        config = dataclasses.replace(own, store=store or own.store, rest=rest or own.rest)
+        plan = {**self.description["plan"], "config": config.to_dict()}
+        formats = _formats(shared, self.tensors, config)
+        return dataclasses.replace(self, formats=formats, description={**self.description, "plan": plan})
+
+    @classmethod
+    def _of(
+        cls,
+        root: nn.Module,
+        shared: SharedParameters | None,
+        tensors: Mapping[str, Tensor],
+        aliases: Mapping[str, str],
+        persistent: Collection[str],
+    ) -> Snapshot:
         parameters = root.named_parameters(remove_duplicate=False)
-        persistent = root.state_dict(keep_vars=True)
         description = {
             "architecture": original_class(root).__name__,
-            "plan": require_shared(root).to_dict() if is_attached(root) else None,
+            "plan": None if shared is None else shared.to_dict(),
             "aliases": aliases,
             "frozen": sorted(name for name, parameter in parameters if not parameter.requires_grad),
             "non_persistent": sorted(name for name in {**tensors, **aliases} if name not in persistent),
@@ -57,7 +106,7 @@ class Snapshot:
         record = record_of(root)
         if record is not None:
             description["pruning"] = record.to_dict()
-        return cls(root, tensors, description)
+        return cls(root, tensors, {} if shared is None else _formats(shared, tensors, shared.plan.config), description)
 
 
 def find_saved_root(model: nn.Module) -> nn.Module | None:
@@ -82,12 +131,29 @@ def stored_tensors(root: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ModelError: if a module keeps extra state that is not a tensor.
     """
+    # Buffers that a state dict leaves out are stored as well: a model on the meta device has no values for them.
+    return _stored({**dict(root.named_buffers(remove_duplicate=False)), **root.state_dict(keep_vars=True)})
+
+
+def _formats(shared: SharedParameters, tensors: Mapping[str, Tensor], config: Config) -> dict[str, StoreFormat]:
+    """Return how a checkpoint keeps tensors, by name: large ones that are shared, and the rest."""
+    rest = STORE_FORMATS[config.rest]
+    found = {
+        name: rest
+        for name, tensor in tensors.items()
+        if isinstance(tensor, nn.Parameter) and not name.startswith(f"{ATTRIBUTE}.")
+    }
+    for group, generator in zip(shared, shared.generators(), strict=True):
+        names = [f"{ATTRIBUTE}.{group}.{name}" for name in generator.stored_names()]
+        found |= dict.fromkeys(names, STORE_FORMATS[config.store])
+    return found
+
+
+def _stored(named: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_names: dict[Any, str] = {}
-    # Buffers that a state dict leaves out are stored as well: a model on the meta device has no values for them.
-    buffers = dict(root.named_buffers(remove_duplicate=False))
-    for name, tensor in {**buffers, **root.state_dict(keep_vars=True)}.items():
+    for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
             raise ModelError(f"{name} is state of type {type(tensor).__name__}, which a checkpoint cannot hold")
         first = first_names.setdefault(_storage_key(tensor), name)

@@ -11,6 +11,7 @@ from shapeshift.fitting.error_maps import ErrorMap, plain, relative
 from shapeshift.fitting.least_squares import EXACT, LeastSquares
 from shapeshift.fitting.scaling import finish_fit, linear_parts, start_fit
 from shapeshift.generators.template_generator import TemplateGenerator
+from shapeshift.store_format import STORE_FORMATS
 
 # The most rounds of alternating least squares, and the most steps of conjugate gradients for a part in a round.
 _ROUNDS = 50
@@ -56,6 +57,7 @@ def fit_group(
         scaled = [relative(error_maps.get(name, plain), value) for name, value in zip(names, wanted, strict=True)]
     room = sum(parameter.numel() for parameter in group.parameters()) >= sum(value.numel() for value in wanted)
     group.to(working)
+    store_format, group.store_format = group.store_format, STORE_FORMATS["float32"]  # a solution is rounded at the end
     if fitted:
         start_fit(group)
         # A group with room for all weights fits them exactly. If all entries count equally, that takes few steps; if
@@ -65,6 +67,7 @@ def fit_group(
                 break
         finish_fit(group)
     group.to(dtype)
+    group.store_format = store_format
     errors = {weight.name: 0.0 for weight in group.weights}
     with torch.no_grad():
         for index, name, error_map, value in zip(fitted, names, scaled, wanted, strict=True):

@@ -15,6 +15,7 @@ from shapeshift.generators.description import GroupDescription
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.recomputed import Recomputed, own_precision
 from shapeshift.names import Registry
+from shapeshift.store_format import STORE_FORMATS, StoreFormat
 from shapeshift.weights import Weight, mean_and_std
 
 # The standard deviation where all weights start at zero: what transformers draws weights with by default.
@@ -41,6 +42,12 @@ class GeneratorOptions(Protocol):
 
     @property
     def coefficients(self) -> str: ...
+
+    @property
+    def store(self) -> str: ...
+
+    @property
+    def store_noise(self) -> bool: ...
 
 
 class Layout(abc.ABC):
@@ -131,6 +138,12 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
     #: Keeps a call in the graphs of torch.fx that use none of its weights, since their layers may use them.
     _is_impure = True
 
+    #: How the file keeps the parameters of :meth:`stored_names`, which are rounded to it in every pass.
+    store_format: StoreFormat = STORE_FORMATS["float32"]
+
+    #: Whether passes in training round only a random half of their entries.
+    store_noise: bool = False
+
     #: Constant factors; :meth:`gains_of` finds those of a weight.
     gains: Tensor
 
@@ -157,7 +170,20 @@ class WeightGenerator(nn.Module, abc.ABC, Generic[LayoutT]):
     @classmethod
     def build(cls, weights: Sequence[Weight], layout: LayoutT, options: GeneratorOptions) -> Self:
         """Build the generator of a layout, its parameters uninitialised."""
-        return cls(weights, layout)
+        return cls(weights, layout).kept_as(options)
+
+    def kept_as(self, options: GeneratorOptions) -> Self:
+        """Set how the file keeps the store, as a config says, and return the generator."""
+        self.store_format, self.store_noise = STORE_FORMATS[options.store], options.store_noise
+        return self
+
+    def stored_names(self) -> list[str]:
+        """Return the names of the large parameters, which a file keeps in the format of the option ``store``."""
+        return [name for name, _ in self.named_parameters() if name.startswith("store.")]
+
+    def stored(self, parameter: Tensor) -> Tensor:
+        """Return a large parameter as the file will hold it; :meth:`begin` reads each of them through this."""
+        return self.store_format.straight_through(parameter, self.store_noise and self.training)
 
     @abc.abstractmethod
     def draw_parameters(self, rng: torch.Generator | None) -> None:

@@ -238,19 +238,23 @@ class Hypernetwork(WeightGenerator[HypernetworkLayout]):
     def coefficient_parameters(self) -> list[nn.Parameter]:
         return [self.embeddings] if self.zero_factors is None else [self.embeddings, self.zero_factors]
 
+    def stored_names(self) -> list[str]:
+        return ["input.weight", "output.weight", "embeddings"]
+
     def gains_of(self, index: int) -> list[slice]:
         return [slice(index, index + 1)]
 
     def begin(self, buffers: BufferPool | None) -> _Begun:
         sizes = self.layout
         weight, bias = hypernetwork(
-            self.input.weight.view(sizes.rows, sizes.hidden, sizes.embedding),
+            self.stored(self.input.weight).view(sizes.rows, sizes.hidden, sizes.embedding),
             self.input.bias.view(sizes.rows, sizes.hidden),
-            self.output.weight,
+            self.stored(self.output.weight),
             self.output.bias,
         )
+        embeddings = self.stored(self.embeddings)
         # Split at once: the backward pass of a slice would write zeros in the shape of the whole for every weight.
-        return _Begun(weight, bias, self.embeddings.split(sizes.blocks), self.factors(), buffers or BufferPool())
+        return _Begun(weight, bias, embeddings.split(sizes.blocks), self.factors(), buffers or BufferPool())
 
     def make(self, indices: Sequence[int], begun: _Begun) -> list[Tensor]:
         return [self._make_one(index, *begun.of(index)) for index in indices]

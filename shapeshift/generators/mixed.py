@@ -47,7 +47,7 @@ class MixedGenerator(WeightGenerator[LayoutT]):
 
     def begin_with(self, scales: Tensor, buffers: BufferPool | None = None) -> Begun:
         """Begin as :meth:`begin` does, with other factors of the templates."""
-        return Begun(self.mixture(list(self.store), scales, buffers), self.factors())
+        return Begun(self.mixture([self.stored(piece) for piece in self.store], scales, buffers), self.factors())
 
     def mixture(
         self, store: Sequence[Tensor], scales: Tensor, buffers: BufferPool | None, magnitudes: bool = False

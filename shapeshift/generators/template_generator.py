@@ -51,7 +51,7 @@ class TemplateGenerator(MixedGenerator[TemplateLayout]):
 
     @classmethod
     def build(cls, weights: Sequence[Weight], layout: TemplateLayout, options: GeneratorOptions) -> Self:
-        return cls(weights, layout, options)
+        return cls(weights, layout, options).kept_as(options)
 
     @classmethod
     def planner(cls, weights: Sequence[Weight], options: GeneratorOptions) -> TemplatePlanner:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,14 @@ import pytest
 import timm
 import torch
 import transformers
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import shapeshift
 from shapeshift.checkpoint import files
+from shapeshift.checkpoint.content import inflated
 from shapeshift.checkpoint.files import PLAN_FILE, TENSORS_FILE
+from shapeshift.checkpoint.packing import directory, kept_tensors, packed, unpacked
 from shapeshift.errors import CheckpointError, ModelError
 from shapeshift.plan import Plan
 from shapeshift.surgery.roots import require_shared
@@ -168,8 +171,8 @@ def test_a_plan_survives_json(options: dict[str, str]) -> None:
 
 def test_a_tied_weight_that_is_not_generated_is_stored_once_and_stays_tied(tmp_path: Path) -> None:
     model, inputs = saved(tmp_path, "gpt2", exclude=["lm_head"])
-    with safe_open(tmp_path / TENSORS_FILE, "pt") as file:
-        assert {"transformer.wte.weight", "lm_head.weight"} - set(file.keys()) == {"lm_head.weight"}
+    names = {found["name"] for found in described(tmp_path)["tensors"]}
+    assert {"transformer.wte.weight", "lm_head.weight"} - names == {"lm_head.weight"}
     for device in ("cpu", "meta"):
         with torch.device(device):
             fresh = gpt2()
@@ -246,6 +249,27 @@ def test_a_layer_that_was_replaced_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"fc.weight was generated when .*: the layer was replaced"):
         shapeshift.save(model, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_version_1_is_loaded(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "golden" / "checkpoint_1"
+    loaded = shapeshift.load(folder, Residual()).eval()
+    torch.manual_seed(5)
+    expected = [
+        0.0009112656116485596,
+        -0.2075602412223816,
+        -0.3834136128425598,
+        0.4008151888847351,
+        0.01110103353857994,
+    ]
+    assert_close(loaded(torch.randn(1, 3, 8, 8)), torch.tensor([expected]), "reordered")
+    errors = require_shared(loaded).fit_errors
+    assert errors["branches.0.2.weight"] == 0.6785939335823059
+    shapeshift.save(loaded, tmp_path)
+    again = shapeshift.load(tmp_path, Residual())
+    assert_close(dict(again.state_dict()), dict(loaded.state_dict()), "identical")
+    assert require_shared(again).fit_errors == pytest.approx(errors, rel=1e-6)
+    assert (tmp_path / PLAN_FILE).stat().st_size < (folder / PLAN_FILE).stat().st_size / 2
 
 
 @pytest.mark.parametrize("budget", ["25%", "60%"])
@@ -343,16 +367,24 @@ def foreign_tensors(folder: Path) -> None:
     save_file({"weight": torch.zeros(3)}, folder / TENSORS_FILE)
 
 
+def described(folder: Path) -> dict[str, Any]:
+    """Return the description that a plan file holds deflated."""
+    return inflated(json.loads((folder / PLAN_FILE).read_text())["content"])
+
+
 def edit(change: Callable[[dict[str, Any]], Any], sealed: bool = True) -> Callable[[Path], None]:
     """Change the plan file's content, and the checksum with it, so that only what it says is wrong."""
 
     def damage(folder: Path) -> None:
-        content = json.loads((folder / PLAN_FILE).read_text())
-        change(content)
+        stamp = json.loads((folder / PLAN_FILE).read_text())
+        description = {**stamp, **inflated(stamp.pop("content"))}
+        change(description)
+        stamp = {name: description.pop(name) for name in stamp if name in description}
+        stamp["content"] = base64.b85encode(zlib.compress(json.dumps(description).encode())).decode()
         if sealed:
-            content.pop("sha256")
-            content["sha256"] = files._seal(content, folder / TENSORS_FILE)
-        (folder / PLAN_FILE).write_text(json.dumps(content))
+            stamp.pop("sha256")
+            stamp["sha256"] = files._seal(stamp, folder / TENSORS_FILE)
+        (folder / PLAN_FILE).write_text(json.dumps(stamp))
 
     return damage
 
@@ -361,12 +393,23 @@ def edit_tensors(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path],
     """Change the tensors, and the checksum with them, so that only what they hold is wrong."""
 
     def damage(folder: Path) -> None:
-        content = load_file(folder / TENSORS_FILE)
+        content = unpacked(load_file(folder / TENSORS_FILE), described(folder)["tensors"])
         change(content)
-        save_file(content, folder / TENSORS_FILE)
-        edit(lambda plan: None)(folder)
+        kept = kept_tensors(content, {})
+        save_file(packed(content, kept), folder / TENSORS_FILE)
+        edit(lambda plan: plan.update(tensors=directory(kept)))(folder)
 
     return damage
+
+
+def rewrite(folder: Path, content: Any = None, cut: float | None = None) -> None:
+    """Replace the deflated description, or cut it, and seal the files."""
+    stamp = json.loads((folder / PLAN_FILE).read_text())
+    if cut is None:
+        stamp["content"] = content
+    else:
+        stamp["content"] = stamp["content"][: int(cut * len(stamp["content"])) if isinstance(cut, float) else cut]
+    (folder / PLAN_FILE).write_text(json.dumps(stamp))
 
 
 def group(plan: dict[str, Any]) -> dict[str, Any]:
@@ -397,7 +440,23 @@ DAMAGES = {
         f"foreign JSON {content}": (write(PLAN_FILE, content.encode()), "was not written by shapeshift.save")
         for content in ("{}", "[]", "null", "3", '{"architectures": ["BertModel"]}', '{"format": "pt"}')
     },
-    "newer version": (edit(lambda plan: plan.update(format_version=2)), "format version 2.*Upgrade shapeshift"),
+    "newer version": (edit(lambda plan: plan.update(format_version=3)), "format version 3.*Upgrade shapeshift"),
+    "a content that is no text": (
+        lambda folder: rewrite(folder, content=5),
+        "cannot be read",
+    ),
+    **{
+        f"a content cut at {at}": (lambda folder, at=at: rewrite(folder, cut=at), "cannot be read")
+        for at in (0, 1, 0.3, 0.7, -1)
+    },
+    **{
+        f"a directory with {fields}": (
+            edit(lambda plan, fields=fields: plan["tensors"][0].update(fields)),
+            "cannot be unpacked",
+        )
+        for fields in ({"kind": "float64"}, {"kind": "packed_8"}, {"kind": "save"}, {"shape": [-1]}, {"shape": [10**9]})
+    },
+    "a directory without an entry": (edit(lambda plan: plan["tensors"].pop()), "cannot be unpacked"),
     "no version": (edit(lambda plan: plan.pop("format_version")), "format version None"),
     "unknown generator": (
         edit(lambda plan: plan["plan"]["config"].update(combine="magic")),

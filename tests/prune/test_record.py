@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import shapeshift
 from shapeshift import prune
+from shapeshift.checkpoint.content import deflated, inflated
 from shapeshift.networks.resnet import ResNet
 from shapeshift.networks.vgg import VGG
 from tests.prunable import images, kept_channels, livened, small_resnet, state_of
@@ -56,7 +57,7 @@ def test_a_checkpoint_holds_no_code(tmp_path: Path) -> None:
     pruned.stem.weight.requires_grad_(False)
     shapeshift.save(pruned, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.safetensors", "shapeshift.json"]
-    content = json.loads((tmp_path / "shapeshift.json").read_text())
+    content = inflated(json.loads((tmp_path / "shapeshift.json").read_text())["content"])
     assert content["pruning"]["cuts"]["stem"]["out"]["total"] == 16
     with torch.device("meta"):
         model = small_resnet()
@@ -70,9 +71,10 @@ def test_a_checkpoint_holds_no_code(tmp_path: Path) -> None:
 def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         file = folder / "shapeshift.json"
-        content = json.loads(file.read_text())
+        stamp = json.loads(file.read_text())
+        content = inflated(stamp["content"])
         change(content)
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps({**stamp, "content": deflated(content)}))
 
     return edit
 
