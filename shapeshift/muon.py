@@ -38,8 +38,8 @@ class Muon(Optimizer):
     that read it, so that an entry moves by the mean of what its readers ask for, and a weight that shares nothing
     moves as a plain one does under ``torch.optim.Muon``. A kernel counts as a matrix of one row for each output.
 
-    Coefficients, biases, norms and embeddings are trained by AdamW, and so is a hypernetwork, which has no store. A step
-    generates the weights of each group in turn, and holds those of one group and their updates in memory.
+    Coefficients, biases, norms and embeddings are trained by AdamW, and so is a hypernetwork, which has no store. A
+    step generates the weights of each group in turn, and holds those of one group and their updates in memory.
 
     Args:
         model: A compressed model, a plain one, or a wrapper around either (such as DDP).
