@@ -208,7 +208,7 @@ def _move(update: Tensor, group: dict[str, Any]) -> Tensor:
     """Return how far a weight is to move along an update."""
     matrix = update.reshape(len(update), -1)
     rate = group["lr"] * _RATES[group["adjust_lr_fn"]](*matrix.shape)
-    moved = orthogonal(matrix).to(update.dtype) * rate
+    moved: Tensor = orthogonal(matrix).to(update.dtype) * rate
     return moved.view_as(update)
 
 
