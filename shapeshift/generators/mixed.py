@@ -74,20 +74,24 @@ class MixedGenerator(WeightGenerator[LayoutT]):
             return self.make(range(len(self.weights)), begun)
 
     def make(self, indices: Sequence[int], begun: Begun) -> list[Tensor]:
-        vectors = begun.mixture.vectors([self.assemblies[index] for index in indices])
-        weights = []
-        for index, vector in zip(indices, vectors, strict=True):
-            upsampler = self.upsampler(index)
-            weight = vector.view(self.weights[index].shape) if upsampler is None else upsampler(vector)
-            weights.append(times(weight, begun.factors[index]))
-        return weights
+        assemblies = [self.assemblies[index] for index in indices]
+        upsamplers = [self.upsampler(index) for index in indices]
+        shapes = [
+            self.weights[index].shape if upsampler is None else (assembly.numel,)
+            for index, assembly, upsampler in zip(indices, assemblies, upsamplers, strict=True)
+        ]
+        mixed = begun.mixture.weights(assemblies, shapes)
+        stretched = [
+            found if upsampler is None else upsampler(found) for found, upsampler in zip(mixed, upsamplers, strict=True)
+        ]
+        return [times(weight, begun.factors[index]) for index, weight in zip(indices, stretched, strict=True)]
 
     def recompute(self, index: int, begun: Begun) -> Recomputed:
         weight, assembly, mixture = self.weights[index], self.assemblies[index], begun.mixture
         factor, upsampler = begun.factors[index], self.upsampler(index)
         if upsampler is not None:
             factors = [] if factor is None else [factor]
-            vector = mixture.recomputed(weight.name, assembly)
+            vector = mixture.recomputed(weight.name, assembly, (assembly.numel,))
             return Recomputed(Stretched(weight, vector, upsampler, factors, mixture.buffers))
         mixed = mixture.recomputed(weight.name, assembly, weight.shape)
         if factor is None:

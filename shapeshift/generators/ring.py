@@ -15,7 +15,7 @@ from shapeshift.generators.description import GroupDescription, StoreSpan, Weigh
 from shapeshift.generators.mixed import MixedGenerator
 from shapeshift.generators.mixing.blocks import RingMixture, Stretch, order_of_blocks, signs_of_blocks
 from shapeshift.generators.mixing.buffer_pool import BufferPool
-from shapeshift.generators.mixing.store import empty_store
+from shapeshift.generators.mixing.store import empty_store, fill_store
 from shapeshift.weights import Weight
 
 # A ring holds at least this many blocks, so that a part of one that is left out is at most 1% of the budget.
@@ -157,6 +157,5 @@ class Ring(MixedGenerator[RingLayout]):
                 times.index_add_(0, rows, torch.ones(len(rows)))
                 squares.index_add_(0, rows, torch.full((len(rows),), weight.std**2))
         stds = torch.where(times > 0, squares / times, typical_std(self.weights) ** 2).sqrt()
-        entries = stds.repeat_interleave(self.layout.block).unsqueeze(1)
-        for piece, here in zip(self.store, entries.split(list(map(len, self.store))), strict=True):
-            piece.copy_(torch.randn(piece.shape, generator=rng) * here)
+        each = stds.repeat_interleave(self.layout.block)
+        fill_store(self.store, rng, lambda begin, end: each[begin:end])

@@ -88,7 +88,8 @@ class TestReading:
 
     def read(self, store: Tensor, form: str = "fast") -> list[Tensor]:
         mixture = RingMixture(store.split(5), self.gains, self.order, self.signs, 4)
-        return mixture.vectors(STRETCHES) if form == "fast" else mixture.plain(mixture.tensors, STRETCHES)
+        shapes = [(stretch.numel,) for stretch in STRETCHES]
+        return mixture.weights(STRETCHES, shapes) if form == "fast" else mixture.plain(mixture.tensors, STRETCHES)
 
     def ring(self) -> Tensor:
         return torch.randn(12, 1, dtype=torch.float64, requires_grad=True)

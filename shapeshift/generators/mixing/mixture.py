@@ -48,15 +48,16 @@ class Mixture(abc.ABC, Generic[ReadsT]):
             #: An empty tensor from the node in which the gradients of all weights meet.
             self.handle: Tensor = _Meeting.apply(plain, *self.tensors)  # type: ignore[no-untyped-call]
 
-    def vectors(self, reads: Sequence[ReadsT]) -> list[Tensor]:
-        """Make weights, each of shape (numel,)."""
-        if not self.is_fast:
-            return self.plain(self.tensors, reads)
-        return [self.recomputed("a weight", found).read() for found in reads]
+    def weights(self, reads: Sequence[ReadsT], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Make weights of the given shapes."""
+        if self.is_fast:
+            return [self.recomputed("a weight", *each).read() for each in zip(reads, shapes, strict=True)]
+        vectors = self.plain(self.tensors, reads)
+        return [vector.view(tuple(shape)) for vector, shape in zip(vectors, shapes, strict=True)]
 
-    def recomputed(self, label: str, reads: ReadsT, shape: Sequence[int] | None = None) -> Recomputed:
-        """Make a weight whenever it is read, of a shape or else as a vector."""
-        return Recomputed(_Mixed(label, shape or (reads.numel,), self, reads))
+    def recomputed(self, label: str, reads: ReadsT, shape: Sequence[int]) -> Recomputed:
+        """Make a weight of a shape whenever it is read."""
+        return Recomputed(_Mixed(label, shape, self, reads))
 
     @abc.abstractmethod
     def prepare(self) -> None:

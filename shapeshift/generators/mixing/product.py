@@ -30,7 +30,8 @@ def mix(
     Returns:
         One vector of shape (assembly.numel,) per weight.
     """
-    return TemplateMixture(store, coefficients, buffers).vectors(assemblies)
+    shapes = [(assembly.numel,) for assembly in assemblies]
+    return TemplateMixture(store, coefficients, buffers).weights(assemblies, shapes)
 
 
 def mix_plain(store: Sequence[Tensor], coefficients: Tensor, assemblies: Sequence[Assembly]) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -26,30 +26,32 @@ def empty_store(size: int) -> nn.ParameterList:
     return nn.ParameterList(torch.empty(end - begin, 1) for begin, end in itertools.pairwise(ends))
 
 
-#: The entries that a weight reads, its standard deviation, and how often it reads each of them.
-Reader = tuple[slice, float, float]
-
-
-def fill_store(store: nn.ParameterList, rng: torch.Generator | None, readers: Sequence[Reader], default: float) -> None:
-    """Draw a store's entries from normal distributions, with the deviations of :func:`reader_stds`.
+def fill_store(store: nn.ParameterList, rng: torch.Generator | None, stds: Callable[[int, int], Tensor]) -> None:
+    """Draw a store's entries from normal distributions.
 
     Args:
         store: The store; it is changed in place, piece by piece.
         rng: The generator of random numbers.
-        readers: As in :func:`reader_stds`.
-        default: As in :func:`reader_stds`.
+        stds: Returns the standard deviations of the entries from a first one up to another.
     """
     begin = 0
     for piece in store:
         end = begin + len(piece)
-        here = [
-            (slice(max(read.start, begin) - begin, min(read.stop, end) - begin), std, often)
-            for read, std, often in readers
-            if read.start < end and read.stop > begin
-        ]
-        stds = reader_stds(len(piece), here, default)
-        piece.copy_(torch.randn(piece.shape, generator=rng) * stds.unsqueeze(1))
+        piece.copy_(torch.randn(piece.shape, generator=rng) * stds(begin, end).unsqueeze(1))
         begin = end
+
+
+#: The entries that a weight reads, its standard deviation, and how often it reads each of them.
+Reader = tuple[slice, float, float]
+
+
+def readers_between(readers: Iterable[Reader], begin: int, end: int) -> list[Reader]:
+    """Return what readers read of the entries from ``begin`` up to ``end``, counted from ``begin``."""
+    return [
+        (slice(max(read.start, begin) - begin, min(read.stop, end) - begin), std, often)
+        for read, std, often in readers
+        if read.start < end and read.stop > begin
+    ]
 
 
 def reader_stds(
