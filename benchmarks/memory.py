@@ -1,12 +1,14 @@
-"""The peak memory of training against the budget: weights that are recomputed, weights that are kept, and dense ones.
+"""The memory and the time of training against the budget: weights that are recomputed, that are kept, and dense ones.
 
-    python -m benchmarks.memory                      # all that is missing from the JSON; writes it, a table and a plot
+    python -m benchmarks.memory                      # all that is missing from the JSON; writes it, tables and a plot
     python -m benchmarks.memory --rows bert resnet   # these rows alone
+    python -m benchmarks.memory --device cuda        # on a GPU: batches of its size, under bfloat16 autocast
 
-Each figure comes from a process of its own: it runs the dense model once, so that all kernels are made, and gives the
+Each peak comes from a process of its own: it runs the dense model once, so that all kernels are made, and gives the
 memory back. Then it builds the model and takes three steps with AdamW. The peak is what the process held at most during
 these steps, less what it had before the model was built. Activations are what the dense model's forward saves for its
-backward pass, without parameters.
+backward pass, without parameters. Steps are timed in turn, in seconds of one thread, which do not count what others do
+on the machine. On a GPU the peak is that of allocated memory, and the seconds are those of the clock.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,14 @@ from benchmarks.machine import describe, made_by
 from benchmarks.markdown import markdown_table
 from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate
-from benchmarks.workloads import WORKLOADS, loss
+from benchmarks.workloads import WORKLOADS, Workload, loss
+from shapeshift.budget import parse_budget
+from shapeshift.generators import GENERATORS
+from shapeshift.plan import budget_range
 
 BUDGETS = ("25%", "5%", "1%")
+LARGE = "gpt2-large"  # too large to be trained dense beside other programs
+METHOD_ROWS = ("bert", "resnet")  # every generator on these
 STEPS = 3
 
 
@@ -51,17 +60,22 @@ class LanguageModel(nn.Module):
         return logits
 
 
-# The title, the model and its batch of each row.
-ROWS: dict[str, tuple[str, Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    **{
-        name: (f"{workload.title}, batch {workload.batch_size}", workload.model, _batch)
-        for name, workload in WORKLOADS.items()
-        for _batch in [lambda workload=workload: workload.batch(workload.batch_size)]
-    },
-    "gpt2-large": (
-        "GPT-2 large, 128 tokens, batch 1",
+Batches = dict[str, Callable[[], Tensor]]
+
+
+def _row(workload: Workload) -> tuple[str, Callable[[], nn.Module], Batches]:
+    sizes = {"cpu": workload.batch_size, "cuda": workload.gpu_batch_size}
+    batches: Batches = {device: partial(workload.batch, size) for device, size in sizes.items()}
+    return workload.title, workload.model, batches
+
+
+# The title, the model and its batch on each device of each row.
+ROWS: dict[str, tuple[str, Callable[[], nn.Module], Batches]] = {
+    **{name: _row(workload) for name, workload in WORKLOADS.items()},
+    LARGE: (
+        "GPT-2 large, 128 tokens",
         LanguageModel,
-        lambda: torch.randint(50257, (1, 128)),
+        {device: partial(torch.randint, 50257, (size, 128)) for device, size in (("cpu", 1), ("cuda", 8))},
     ),
 }
 
@@ -70,84 +84,105 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--again", action="store_true", help="measure the rows anew")
-    parser.add_argument("--output", type=Path, default=RESULTS / "memory_cpu.json")
-    parser.add_argument("--measure", nargs=3, metavar=("WHAT", "ROW", "BUDGET"), help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--output", type=Path, help="the JSON file; tables and the plot are written beside it")
+    parser.add_argument("--measure", metavar="KEY", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.measure:
-        print(json.dumps(measure(*arguments.measure)))
+        print(json.dumps(measure(arguments.measure, arguments.device)))
         return
-    content: dict[str, Any] = {"machine": describe("cpu"), "seed": 0, "steps": STEPS, "results": {}}
-    if arguments.output.exists():
-        kept = json.loads(arguments.output.read_text())
+    output = arguments.output or RESULTS / f"memory_{arguments.device}.json"
+    content: dict[str, Any] = {"machine": describe(arguments.device), "seed": 0, "steps": STEPS, "results": {}}
+    if output.exists():
+        kept = json.loads(output.read_text())
         if kept["machine"] == content["machine"]:
             content["results"] = kept["results"]
-    wanted = [
-        (what, row, budget)
-        for row in arguments.rows
-        for budget in BUDGETS
-        for what in ("dense", "kept", "recomputed", "inference", "steps")
-        if (what != "dense" or budget == BUDGETS[0]) and (what, row) != ("steps", "gpt2-large")
-    ]
-    results = content["results"]
-    for what, row, budget in tqdm(wanted, desc="memory"):
-        key = f"{what}:{row}" if what == "dense" else f"{what}:{row}:{budget}"
-        if key not in results or arguments.again:
-            results[key] = _in_own_process(what, row, budget)
-            write_json(arguments.output, content)
+    for key in tqdm(_measurements(arguments.rows), desc="memory"):
+        if key not in content["results"] or arguments.again:
+            content["results"][key] = _in_own_process(key, arguments.device)
+            write_json(output, content)
     table = render(content)
-    arguments.output.with_suffix(".md").write_text(table)
-    plot(content, arguments.output.with_suffix(".png"))
+    output.with_suffix(".md").write_text(table)
+    plot(content, output.with_suffix(".png"))
     print(table)
 
 
-def _in_own_process(*measurement: str) -> Any:
-    command = [sys.executable, "-m", "benchmarks.memory", "--measure", *measurement]
+def _measurements(rows: Sequence[str]) -> list[str]:
+    """Name the measurements: what, the row, and the budget or the generator."""
+    found = [f"{what}:{row}" for row in rows for what in ("activations", "dense") if (what, row) != ("dense", LARGE)]
+    for row in rows:
+        found += [f"{what}:{row}:{budget}" for budget in BUDGETS for what in ("kept", "recomputed", "inference")]
+    found += [f"steps:{row}:{budget}" for row in rows if row != LARGE for budget in BUDGETS]
+    return found + [f"steps:{row}:{name}" for row in rows if row in METHOD_ROWS for name in GENERATORS]
+
+
+def _in_own_process(key: str, device: str) -> Any:
+    command = [sys.executable, "-m", "benchmarks.memory", "--measure", key, "--device", device]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(finished.stdout)
 
 
-def measure(what: str, row: str, budget: str) -> dict[str, float]:
+def measure(key: str, device: str = "cpu") -> dict[str, float]:
     """Measure one figure of a row in this process."""
     torch.manual_seed(0)
-    _, build, batch = ROWS[row]
+    what, row, *choice = key.split(":")
+    _, build, batches = ROWS[row]
+    x = batches[device]().to(device)
     if what == "steps":
-        return _time_steps(build, batch(), budget)
-    _load_kernels(build(), batch())
-    before = _give_back()
-    model, x = build(), batch()
+        return _time_steps(lambda: build().to(device), x, *choice)
+    if what == "activations":
+        return {"activations_bytes": _saved_bytes(build().to(device), x)}
+    _loss(build().to(device), x).backward()
+    before = _give_back(x)
+    model = build()
     numbers = {"parameters": shapeshift.count_parameters(model), "largest": max(p.numel() for p in model.parameters())}
     if what != "dense":
-        shapeshift.compress(model, budget, recompute=what != "kept", seed=0)
+        shapeshift.compress(model, choice[0], recompute=what != "kept", seed=0)
         numbers["budget"] = shapeshift.count_parameters(model)
-    else:
-        numbers["activations_bytes"] = _saved_bytes(model, x)
-    numbers["before_bytes"] = before
-    _give_back()
-    _reset_peak()
+    model.to(device)
+    _give_back(x)
+    _reset_peak(x)
     if what == "inference":
         with torch.inference_mode():
-            model.eval()(x)
+            _loss(model.eval(), x)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         for _ in range(STEPS):
             _step(model, optimizer, x)
-    return {**numbers, "peak_bytes": _memory("VmHWM") - before}
+    return {**numbers, "before_bytes": before, "peak_bytes": _peak(x) - before}
 
 
-def _time_steps(build: Callable[[], nn.Module], x: Tensor, budget: str) -> dict[str, float]:
-    """Time steps of the dense model, of kept and of recomputed weights, in turn."""
+def _time_steps(build: Callable[[], nn.Module], x: Tensor, choice: str) -> dict[str, float]:
+    """Time steps of the dense model, of kept and of recomputed weights, in turn.
+
+    Args:
+        build: Makes the dense model.
+        x: The batch.
+        choice: A budget, or a generator, which has the budget next to 25% that it can use.
+    """
+    clock = time.perf_counter if x.is_cuda else time.process_time
+    torch.set_num_threads(1)
+    config = shapeshift.Config(combine=choice, seed=0) if choice in GENERATORS else shapeshift.Config(seed=0)
     models = {"dense": build(), "kept": build(), "recomputed": build()}
+    least, most = budget_range(models["dense"], config)
+    allowed = parse_budget("25%" if choice in GENERATORS else choice, shapeshift.count_parameters(models["dense"]))
+    budget = min(max(allowed, least), most)
     for name in ("kept", "recomputed"):
-        shapeshift.compress(models[name], budget, recompute=name == "recomputed", seed=0)
+        shapeshift.compress(models[name], budget, config, recompute=name == "recomputed")
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-4) for name, model in models.items()}
-    actions = {name: lambda name=name: _step(models[name], optimizers[name], x) for name in models}  # type: ignore[misc]
-    return alternate(actions, 8)
+    actions = {name: partial(_step, models[name], optimizers[name], x) for name in models}
+    return {"budget": budget, **alternate(actions, 5, x.device.type, clock)}
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
     optimizer.zero_grad()
-    loss(model(x)).backward()
+    _loss(model, x).backward()
     optimizer.step()
+
+
+def _loss(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda):
+        return loss(model(x))
 
 
 def _saved_bytes(model: nn.Module, x: Tensor) -> int:
@@ -162,26 +197,31 @@ def _saved_bytes(model: nn.Module, x: Tensor) -> int:
         return tensor.detach()
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = loss(model(x))  # with the graph, so that no address is used twice
+        kept = _loss(model, x)  # with the graph, so that no address is used twice
         total = sum(saved.values())
     del kept
     return total
 
 
-def _load_kernels(model: nn.Module, x: Tensor) -> None:
-    """Run a dense model once, so that the kernels that torch makes for its shapes count as there before."""
-    loss(model(x)).backward()
-
-
-def _give_back() -> int:
-    """Return freed memory to the system, and what the process still has, in bytes."""
+def _give_back(x: Tensor) -> int:
+    """Return freed memory to the system, and the bytes that the process, or the GPU of a batch, still has."""
     gc.collect()
+    if x.is_cuda:
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_allocated()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return _memory("VmRSS")
 
 
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+def _reset_peak(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(x: Tensor) -> int:
+    return torch.cuda.max_memory_allocated() if x.is_cuda else _memory("VmHWM")
 
 
 def _memory(field: str) -> int:
@@ -189,33 +229,38 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def bound(dense: Mapping[str, float], found: Mapping[str, float]) -> float:
+def bound(activations: float, found: Mapping[str, float]) -> float:
     """Return the peak to stay below: activations, four times the budget, twice the largest weight, and 5%."""
-    return 1.05 * (dense["activations_bytes"] + 4 * (4 * found["budget"] + 2 * found["largest"]))
+    return 1.05 * (activations + 4 * (4 * found["budget"] + 2 * found["largest"]))
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """Make the table of a result."""
-    results, rows = content["results"], []
+    """Make the tables of a result."""
+    results = content["results"]
+    peaks, steps = [], []
     for row, (title, _, _) in ROWS.items():
-        dense = results.get(f"dense:{row}")
-        if dense is None:
-            continue
+        dense = results.get(f"dense:{row}", {}).get("peak_bytes")
         for budget in BUDGETS:
-            keys = {what: results.get(f"{what}:{row}:{budget}") for what in ("kept", "recomputed", "inference")}
-            if not all(keys.values()):
-                continue
-            steps = results.get(f"steps:{row}:{budget}")
-            relative = [f"{steps[name] / steps['dense']:.2f}" if steps else "" for name in ("kept", "recomputed")]
-            peaks = [f"{found['peak_bytes'] / 2**20:,.0f}" for found in (dense, *keys.values())]
-            limit = f"{bound(dense, keys['recomputed']) / 2**20:,.0f}"
-            rows.append([title, budget, *peaks[:3], limit, peaks[3], *relative])
-    header = ["workload", "budget", "dense", "kept", "recomputed", "bound", "inference", "step, kept", "recomputed"]
+            found = {what: results.get(f"{what}:{row}:{budget}") for what in ("kept", "recomputed", "inference")}
+            if all(found.values()):
+                limit = bound(results[f"activations:{row}"]["activations_bytes"], found["recomputed"])
+                sizes = [dense, *(one["peak_bytes"] for one in found.values())]
+                kept = [sizes[0], sizes[1], sizes[2], limit, sizes[3]]
+                peaks.append([title, budget, *("" if size is None else f"{size / 2**20:,.0f}" for size in kept)])
+        for choice in (*BUDGETS, *GENERATORS):
+            timed = results.get(f"steps:{row}:{choice}")
+            if timed:
+                ratios = [f"{timed[name] / timed['dense']:.2f}" for name in ("kept", "recomputed")]
+                steps.append([title, choice, f"{timed['dense'] * 1e3:,.0f} ms", *ratios])
     return (
-        f"{made_by('memory', content['machine'])}.\n\n{markdown_table(header, rows)}\n\n"
+        f"{made_by('memory', content['machine'])}.\n\n"
+        f"{markdown_table(['workload', 'budget', 'dense', 'kept', 'recomputed', 'bound', 'inference'], peaks)}\n\n"
         f"Peaks in MiB over {content['steps']} AdamW steps, less what the process had before the model was built. "
         '"Bound" is 1.05 x (activations + 4 x budget + 2 x the largest weight). "Inference" is a forward pass of the '
-        "compressed model, weights recomputed. The last columns are step times relative to the dense model's.\n"
+        "compressed model.\n\n"
+        f"{markdown_table(['workload', 'budget or generator', 'dense step', 'kept', 'recomputed'], steps)}\n\n"
+        "Steps of one thread with AdamW, relative to the dense model's. A generator has the budget next to 25% that it "
+        "can use.\n"
     )
 
 
@@ -224,20 +269,20 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     results = content["results"]
-    found = [row for row in ROWS if f"dense:{row}" in results]
-    figure, (memory, time) = plt.subplots(1, 2, figsize=(10, 4), sharex=True, layout="constrained")
+    figure, (memory, steps) = plt.subplots(1, 2, figsize=(10, 4), sharex=True, layout="constrained")
     budgets = [float(budget.rstrip("%")) for budget in BUDGETS]
-    for place, row in enumerate(found):
-        dense = results[f"dense:{row}"]["peak_bytes"]
+    for place, (row, (title, _, _)) in enumerate(ROWS.items()):
         for what, line in (("kept", ":"), ("recomputed", "-")):
-            peaks = [results.get(f"{what}:{row}:{budget}", {}).get("peak_bytes") for budget in BUDGETS]
-            if all(peaks):
-                label = ROWS[row][0].split(",")[0] if what == "recomputed" else None
-                memory.plot(budgets, [100 * peak / dense for peak in peaks], line, color=f"C{place}", label=label)
-            steps = [results.get(f"steps:{row}:{budget}") for budget in BUDGETS]
-            if all(steps):
-                time.plot(budgets, [100 * step[what] / step["dense"] for step in steps], line, color=f"C{place}")
-    for axes, title in ((memory, "peak memory of training"), (time, "time of a step")):
+            style = {"linestyle": line, "color": f"C{place}"}
+            keys = [f"{what}:{row}:{budget}" for budget in BUDGETS]
+            if f"dense:{row}" in results and all(key in results for key in keys):
+                dense = results[f"dense:{row}"]["peak_bytes"]
+                label = title.split(",")[0] if what == "recomputed" else None
+                memory.plot(budgets, [100 * results[key]["peak_bytes"] / dense for key in keys], label=label, **style)
+            timed = [results.get(f"steps:{row}:{budget}") for budget in BUDGETS]
+            if all(timed):
+                steps.plot(budgets, [100 * found[what] / found["dense"] for found in timed], **style)
+    for axes, title in ((memory, "peak memory of training"), (steps, "time of a step")):
         axes.axhline(100, color="gray", linewidth=1)
         axes.set(xscale="log", xlabel="budget, % of the parameters", title=title, ylabel="% of the dense model's")
         axes.set_xticks(budgets, BUDGETS)

@@ -18,7 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ METHODS = [
 ]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--budget", default="25%")
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="a GPU runs under bfloat16 autocast")
     parser.add_argument("--output", type=Path, help="the JSON file; the table is written beside it")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.measure:
         measure, _, key = arguments.measure.partition(":")
         print(json.dumps(_MEASURES[measure](key, arguments)))

@@ -18,6 +18,7 @@ from shapeshift.errors import (
 )
 from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_mapping, learn_mapping_by_gradients
 from shapeshift.mappings import Assignment
+from shapeshift.muon import Muon
 from shapeshift.optimizer import parameter_groups
 from shapeshift.plot import plot_mapping
 from shapeshift.recompute import set_recompute
@@ -37,6 +38,7 @@ __all__ = [
     "LearnedMapping",
     "MissingExtraError",
     "ModelError",
+    "Muon",
     "Report",
     "ShapeshiftError",
     "ShapeshiftWarning",

@@ -23,7 +23,13 @@ _CHOICES = {
     "rest": ("float32", "bfloat16", "float16"),
 }
 _SWITCHES = ("recompute", "store_noise")
-_INTEGERS = {"max_templates": (1, True), "num_groups": (1, False), "embedding_size": (1, False), "seed": (0, True)}
+_INTEGERS = {
+    "max_templates": (1, True),
+    "num_groups": (1, False),
+    "embedding_size": (1, False),
+    "ring_block": (1, False),
+    "seed": (0, True),
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Config:
         recompute: Whether a weight lives only while its layer runs, and is generated again in the backward pass, so
             that the memory of training follows the budget. Otherwise all weights live until the backward pass is over.
             Outputs and gradients are the same, bit by bit. :func:`shapeshift.set_recompute` changes it later.
+        ring_block: The number of neighbouring entries that ``combine="ring"`` keeps together, with one sign. Small
+            blocks share more evenly, and take more time and memory: an index and a sign for each block of the weights.
         store: How :func:`shapeshift.save` keeps the stores: in ``"float32"`` (or the model's own dtype), in
             ``"bfloat16"`` or ``"float16"``, or as packed integers of 8, 6 or 4 bits, ``"int8"``, ``"int6"`` or
             ``"int4"``, with one scale for every 64 entries. Weights are generated from the rounded entries, in training
@@ -89,6 +97,7 @@ class Config:
     coefficients: str = "geometric"
     init: str = "random"
     recompute: bool = False
+    ring_block: int = 1024
     store: str = "float32"
     store_noise: bool = False
     rest: str = "float32"

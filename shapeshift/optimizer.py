@@ -19,7 +19,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, *, use_muon: bool = 
     multiply. Nor are biases and norms.
 
     Muon (Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks") makes the update of a matrix
-    orthogonal. A store is no matrix, so Muon leaves the shared parameters to AdamW.
+    orthogonal. A store is no matrix, so torch's Muon has to leave the shared parameters to AdamW;
+    :class:`shapeshift.Muon` trains them too.
 
     Args:
         model: A compressed model, a plain one, a wrapper around either (such as DDP), or a part of a compressed model

@@ -100,6 +100,22 @@ def test_on_the_meta_device_nothing_is_drawn(options: dict[str, str], budget: fl
 @every_budget
 @every_method
 @every_model
+def test_recomputed_weights_change_no_bit(name: str, options: dict[str, str], budget: float) -> None:
+    model, inputs = build(name)
+    compressed(model, budget, seed=3, **options)
+    found = []
+    for recompute in (False, True):
+        shapeshift.set_recompute(model, recompute)
+        torch.manual_seed(2)  # some models drop entries at random
+        outputs = [tensor.detach().clone() for tensor in tensors(model(*inputs))]
+        torch.manual_seed(2)
+        found.append((outputs, gradients(model, inputs)))
+    assert_close(found[1], found[0], "identical")
+
+
+@every_budget
+@every_method
+@every_model
 def test_copies_and_state_dicts(name: str, options: dict[str, str], budget: float) -> None:
     model, inputs = build(name)
     compressed(model, budget, seed=3, **options)

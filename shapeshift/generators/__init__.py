@@ -4,7 +4,18 @@ A generator is a :class:`~shapeshift.generators.base.WeightGenerator`. To add on
 by ``@GENERATORS.register("name")`` and import it below.
 """
 
-from shapeshift.generators import avg, emb, hypernetwork, rr, softmax, superweights, wavg
+from shapeshift.generators import avg, emb, hypernetwork, ring, rr, softmax, superweights, wavg
 from shapeshift.generators.base import GENERATORS, WeightGenerator
 
-__all__ = ["GENERATORS", "WeightGenerator", "avg", "emb", "hypernetwork", "rr", "softmax", "superweights", "wavg"]
+__all__ = [
+    "GENERATORS",
+    "WeightGenerator",
+    "avg",
+    "emb",
+    "hypernetwork",
+    "ring",
+    "rr",
+    "softmax",
+    "superweights",
+    "wavg",
+]

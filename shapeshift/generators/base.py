@@ -35,6 +35,9 @@ class GeneratorOptions(Protocol):
     def embedding_size(self) -> int: ...
 
     @property
+    def ring_block(self) -> int: ...
+
+    @property
     def init(self) -> str: ...
 
     @property

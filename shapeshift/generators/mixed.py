@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from shapeshift.generators.base import LayoutT, WeightGenerator, times
-from shapeshift.generators.mixing.assembly import Assembly
 from shapeshift.generators.mixing.buffer_pool import BufferPool
-from shapeshift.generators.mixing.product import Mixture
-from shapeshift.generators.recomputed import Computed, Recomputed
+from shapeshift.generators.mixing.mixture import Mixture
+from shapeshift.generators.mixing.product import TemplateMixture
+from shapeshift.generators.recomputed import Computed, Recomputed, own_precision
 from shapeshift.upsamplers import Upsampler
 from shapeshift.weights import Weight
 
@@ -21,17 +22,17 @@ from shapeshift.weights import Weight
 class Begun(NamedTuple):
     """What the weights of one pass are made from: the mixture, and the factor of each weight that starts at zero."""
 
-    mixture: Mixture
+    mixture: Mixture[Any]
     factors: list[Tensor | None]
 
 
 class MixedGenerator(WeightGenerator[LayoutT]):
-    """Mixes each weight from templates of the store, stretches it where it is larger, and applies its factor."""
+    """Makes each weight linearly from the store, stretches it where it is larger, and applies its factor."""
 
     store: nn.ParameterList
 
     #: How each weight, or what it is stretched from, is assembled of templates.
-    assemblies: list[Assembly]
+    assemblies: Sequence[Any]
 
     @abc.abstractmethod
     def scales(self) -> Tensor:
@@ -46,23 +47,51 @@ class MixedGenerator(WeightGenerator[LayoutT]):
 
     def begin_with(self, scales: Tensor, buffers: BufferPool | None = None) -> Begun:
         """Begin as :meth:`begin` does, with other factors of the templates."""
-        return Begun(Mixture([self.stored(piece) for piece in self.store], scales, buffers), self.factors())
+        return Begun(self.mixture([self.stored(piece) for piece in self.store], scales, buffers), self.factors())
+
+    def mixture(
+        self, store: Sequence[Tensor], scales: Tensor, buffers: BufferPool | None, magnitudes: bool = False
+    ) -> Mixture[Any]:
+        """Return what the weights of one pass are mixed from, where wanted without the signs of all factors."""
+        return TemplateMixture(store, scales.abs() if magnitudes else scales, buffers)
+
+    def made_from(self, store: Sequence[Tensor], magnitudes: bool = False) -> list[Tensor]:
+        """Make all weights from another store, such as its momentum: weights are linear in it.
+
+        Args:
+            store: A tensor of the shape of each piece of the store.
+            magnitudes: Whether every factor is replaced by its magnitude; that of a weight that starts at zero by one
+                of at least 1.
+
+        Returns:
+            One tensor per weight, with a graph to these tensors.
+        """
+        factors = self.factors()
+        if magnitudes:
+            factors = [None if factor is None else factor.abs().clamp(min=1.0) for factor in factors]
+        with own_precision(self.gains):
+            begun = Begun(self.mixture(store, self.scales(), None, magnitudes), factors)
+            return self.make(range(len(self.weights)), begun)
 
     def make(self, indices: Sequence[int], begun: Begun) -> list[Tensor]:
-        vectors = begun.mixture.vectors([self.assemblies[index] for index in indices])
-        weights = []
-        for index, vector in zip(indices, vectors, strict=True):
-            upsampler = self.upsampler(index)
-            weight = vector.view(self.weights[index].shape) if upsampler is None else upsampler(vector)
-            weights.append(times(weight, begun.factors[index]))
-        return weights
+        assemblies = [self.assemblies[index] for index in indices]
+        upsamplers = [self.upsampler(index) for index in indices]
+        shapes = [
+            self.weights[index].shape if upsampler is None else (assembly.numel,)
+            for index, assembly, upsampler in zip(indices, assemblies, upsamplers, strict=True)
+        ]
+        mixed = begun.mixture.weights(assemblies, shapes)
+        stretched = [
+            found if upsampler is None else upsampler(found) for found, upsampler in zip(mixed, upsamplers, strict=True)
+        ]
+        return [times(weight, begun.factors[index]) for index, weight in zip(indices, stretched, strict=True)]
 
     def recompute(self, index: int, begun: Begun) -> Recomputed:
         weight, assembly, mixture = self.weights[index], self.assemblies[index], begun.mixture
         factor, upsampler = begun.factors[index], self.upsampler(index)
         if upsampler is not None:
             factors = [] if factor is None else [factor]
-            vector = mixture.recomputed(weight.name, assembly)
+            vector = mixture.recomputed(weight.name, assembly, (assembly.numel,))
             return Recomputed(Stretched(weight, vector, upsampler, factors, mixture.buffers))
         mixed = mixture.recomputed(weight.name, assembly, weight.shape)
         if factor is None:
@@ -101,3 +130,8 @@ class Stretched(Computed):
             self._upsampler.write(vector, result)
             for factor in factors:
                 result.mul_(factor)
+
+    def gradients(self, grad: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
+        if len(self.inputs) == 1 and not torch.is_grad_enabled():  # the vector alone, in which it is linear
+            return [self._upsampler.adjoint(grad)]
+        return super().gradients(grad, needed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -177,14 +178,11 @@ def versions_of(tensors: Iterable[Tensor]) -> list[int]:
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
-@contextlib.contextmanager
-def own_precision(like: Tensor) -> Iterator[None]:
+def own_precision(like: Tensor) -> AbstractContextManager[Any]:
     """Compute in the parameters' own precision: autocast is for the layers, and does not know the meta device."""
-    if like.is_meta:
-        yield
-    else:
-        with torch.autocast(like.device.type, enabled=False):
-            yield
+    if like.is_meta or not torch.is_autocast_enabled(like.device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _forget(_: Tensor) -> None:

@@ -14,7 +14,7 @@ from shapeshift.generators.mixed import MixedGenerator
 from shapeshift.generators.mixing.assembly import Assembly
 from shapeshift.generators.mixing.combinations import scaled
 from shapeshift.generators.mixing.layout import TemplateLayout, TemplatePlanner
-from shapeshift.generators.mixing.store import empty_store, fill_store, reader_stds
+from shapeshift.generators.mixing.store import empty_store, fill_store, reader_stds, readers_between
 from shapeshift.upsamplers import UPSAMPLERS, Upsampler
 from shapeshift.weights import Weight
 
@@ -103,8 +103,8 @@ class TemplateGenerator(MixedGenerator[TemplateLayout]):
             (combination.store_slice, weight.std, weight.numel / combination.span)
             for weight, combination in zip(self.weights, self.layout.combinations, strict=True)
         ]
-        stds = reader_stds(self.layout.store_size, readers, typical_std(self.weights))
-        fill_store(self.store, rng, stds)
+        default = typical_std(self.weights)
+        fill_store(self.store, rng, lambda a, b: reader_stds(b - a, readers_between(readers, a, b), default))
         self.reset_coefficients(rng)
         for upsampler in self.upsamplers.values():
             cast(Upsampler, upsampler).reset_parameters(rng)

@@ -143,17 +143,16 @@ class WeightSource:
 
     #: The shared parameters that hold the generator; None for a copy that was made without them.
     owner: weakref.ref[Any] | None = None
-    #: Whether a warning has said that there are none.
-    warned = False
 
     def __init__(self, generator: WeightGenerator[Any], path: str) -> None:
         self.generator = generator
         self.path = path
         #: The hooks on the gradients of weights, by the weights' indices.
         self.hooks: dict[int, GradientHooks] = {}
-        #: The memory of the weights, for passes that recompute them and for others.
+        #: The memory of the weights, for passes in which they live one at a time and for others.
         self._buffers = {True: BufferPool(), False: BufferPool(keeps_all=True)}
-        self._has_warned = False
+        #: What warnings have told already.
+        self.told: set[str] = set()
         self._thread = _Thread()
 
     @property
@@ -180,8 +179,8 @@ class WeightSource:
         if self.generator.held:
             self._warn_of_held_weights()
         if is_eager():
-            buffers = self._buffers[recompute]
-            self._thread.current = ForwardPass(self.generator, buffers, saved, self.hooks)
+            one_at_a_time = saved is not None or not torch.is_grad_enabled()
+            self._thread.current = ForwardPass(self.generator, self._buffers[one_at_a_time], saved, self.hooks)
         else:
             self._thread.current = WholePass(self._generate(range(len(self.weights)), recompute))
 
@@ -201,9 +200,9 @@ class WeightSource:
         """Warn once if weights that pass on no gradient share a store that others train."""
         trained = any(parameter.requires_grad for parameter in self.generator.parameters())
         free = [weight.name for index, weight in enumerate(self.weights) if index not in self.generator.held]
-        if self._has_warned or not (trained and free and torch.is_grad_enabled()):
+        if "held" in self.told or not (trained and free and torch.is_grad_enabled()):
             return
-        self._has_warned = True
+        self.told.add("held")
         name = self.weights[min(self.generator.held)].name
         warnings.warn(
             f"requires_grad of {name} is False, so it passes on no gradient. But it is generated from parameters that "
@@ -256,7 +255,7 @@ class WeightSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start outside of any forward pass, and without hooks, as those of parameters do.
-        return {**self.__dict__, "_thread": None, "hooks": {}, "owner": None, "warned": False}
+        return {**self.__dict__, "_thread": None, "hooks": {}, "owner": None, "told": set()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _thread=_Thread())

@@ -44,11 +44,11 @@ def check_unfreezing(source: WeightSource, index: int, lister: FrameType | None)
 
 def warn_without_owner(source: WeightSource, index: int) -> None:
     """Warn, once for each copy, if a weight whose shared parameters are in no model is read with a gradient."""
-    if not is_orphan(source) or source.warned or not torch.is_grad_enabled():
+    if not is_orphan(source) or "orphan" in source.told or not torch.is_grad_enabled():
         return
     if not any(parameter.requires_grad for parameter in source.generator.parameters()):
         return
-    source.warned = True
+    source.told.add("orphan")
     weight = source.weights[index]
     warnings.warn(
         f"{weight.name} {weight.shape} is read by a layer that is a copy of one, or that outlived its model: the "

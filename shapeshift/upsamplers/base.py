@@ -53,5 +53,12 @@ class Upsampler(nn.Module):
         """Stretch ``source`` into a weight that is there already, without a graph."""
         weight.copy_(self(source))
 
+    def adjoint(self, grad: Tensor) -> Tensor:
+        """Return the gradient of the source, of shape (size,), given that of the weight."""
+        source = grad.new_zeros(self.size, requires_grad=True)
+        with torch.enable_grad():
+            (found,) = torch.autograd.grad(self(source), source, grad)
+        return found
+
 
 UPSAMPLERS: Registry[type[Upsampler]] = Registry("upsampler")

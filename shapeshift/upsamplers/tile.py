@@ -39,6 +39,9 @@ class Tile(Upsampler):
         else:
             _write_blocks(source, weight.view(-1))
 
+    def adjoint(self, grad: Tensor) -> Tensor:
+        return super().adjoint(grad) if self.size < LONG_COPY else _add_blocks(grad.reshape(-1), self.size)
+
 
 def _tile(source: Tensor, numel: int) -> Tensor:
     """Write the source again and again, and drop one entry after each copy."""
@@ -64,15 +67,19 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        total = grad.new_zeros(ctx.size)
-        for origin, target in _blocks(ctx.size, len(grad)):
-            total[origin] += grad[target]
-        return total, None
+        return _add_blocks(grad, ctx.size), None
 
 
 def _write_blocks(source: Tensor, tiled: Tensor) -> None:
     for origin, target in _blocks(len(source), len(tiled)):
         tiled[target] = source[origin]
+
+
+def _add_blocks(grad: Tensor, size: int) -> Tensor:
+    total = grad.new_zeros(size)
+    for origin, target in _blocks(size, len(grad)):
+        total[origin] += grad[target]
+    return total
 
 
 def _blocks(size: int, numel: int) -> Iterator[tuple[slice, slice]]:

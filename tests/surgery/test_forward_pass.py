@@ -180,7 +180,7 @@ def test_weights_of_a_pass_that_somebody_holds_keep_their_values() -> None:
 
 
 def test_the_passes_of_a_model_use_memory_again() -> None:
-    model = shapeshift.compress(mlp(), 0.6)
+    model = shapeshift.compress(mlp(256), 0.6)
     (source,) = require_shared(model).sources
     places = []
     for _ in range(3):

@@ -92,7 +92,7 @@ class TestWhatLives:
                 bw_compiler=lambda graph, _: make_boxed_func(graph),
                 partition_fn=min_cut_rematerialization_partition,
             )
-            model, x = chain(recompute=recompute), torch.randn(4, 32)
+            model, x = shapeshift.compress(mlp(32), 0.6, recompute=recompute, seed=0), torch.randn(4, 32)
             expected = gradients(copy.deepcopy(model), (x,))
             model.compile(backend=backend, fullgraph=True)
             assert_close(gradients(model, (x,)), expected, "compiled")

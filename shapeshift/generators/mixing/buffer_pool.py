@@ -15,8 +15,11 @@ from torch import Tensor
 # Tensors begin at cache lines.
 _ALIGNMENT = 64
 
+# Smaller memory comes from what glibc has at hand (M_MMAP_THRESHOLD in mallopt(3)).
+_SMALL = 2**17
+
 # glibc returns freed memory to the system, and takes it afresh, beyond a size that it learns from what a program frees
-# (M_MMAP_THRESHOLD in mallopt(3)); 32 MiB is the most that it learns.
+# (the same threshold); 32 MiB is the most that it learns.
 _LARGEST_LEARNED = 2**25 - 2**14
 
 
@@ -40,7 +43,7 @@ class BufferPool:
     def empty(self, size: int, like: Tensor) -> Tensor:
         """Return an uninitialised vector of the given size, of the dtype and device of ``like``."""
         # Other devices keep freed memory themselves; subclasses, such as fake tensors, stand for no memory of ours.
-        if not like.is_cpu or type(like) is not Tensor:
+        if size * like.itemsize < _SMALL or not like.is_cpu or type(like) is not Tensor:
             return like.new_empty(size)
         return torch.frombuffer(self._lend(size * like.itemsize), dtype=like.dtype, count=size)
 

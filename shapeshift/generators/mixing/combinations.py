@@ -87,4 +87,6 @@ def scaled(coefficients: Tensor, gains: Tensor) -> Tensor:
     Returns:
         The factor of each template, of shape (G,).
     """
+    if not len(coefficients):
+        return gains
     return gains * torch.cat([coefficients, coefficients.new_ones(len(gains) - len(coefficients))])

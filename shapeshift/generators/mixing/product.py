@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from torch import Tensor
 from shapeshift.generators.mixing.assembly import Assembly, Patch
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.mixing.combinations import Combination, Templates
-from shapeshift.generators.recomputed import Recipe, Recomputed, Versions
-from shapeshift.running.modes import is_eager
+from shapeshift.generators.mixing.mixture import Mixture, Sums
 
 
 def mix(
@@ -31,7 +30,8 @@ def mix(
     Returns:
         One vector of shape (assembly.numel,) per weight.
     """
-    return Mixture(store, coefficients, buffers).vectors(assemblies)
+    shapes = [(assembly.numel,) for assembly in assemblies]
+    return TemplateMixture(store, coefficients, buffers).weights(assemblies, shapes)
 
 
 def mix_plain(store: Sequence[Tensor], coefficients: Tensor, assemblies: Sequence[Assembly]) -> list[Tensor]:
@@ -58,8 +58,8 @@ def _combine(store: Sequence[Tensor], coefficients: Tensor, patches: Sequence[Pa
     return [mixed[patch.combination][patch.first : patch.first + patch.size] for patch in patches]
 
 
-class Mixture:
-    """A store and coefficients that weights are mixed from, one at a time, with one gradient of the store for all.
+class TemplateMixture(Mixture[Assembly]):
+    """A store and coefficients that weights are mixed from.
 
     Args:
         store: As in :func:`mix`.
@@ -68,63 +68,29 @@ class Mixture:
     """
 
     def __init__(self, store: Sequence[Tensor], coefficients: Tensor, buffers: BufferPool | None = None) -> None:
-        self.store = store
-        self.coefficients = coefficients
-        self.is_fast = is_eager()  # compilers fuse plain operations better than we could
-        if self.is_fast:
-            self.buffers = buffers or BufferPool()
-            self.versions = Versions([coefficients, *store])
-            with torch.no_grad():
-                self.flat, self.scales = [piece.view(-1) for piece in store], _scalars(coefficients)
-            self.sizes = tuple(map(len, self.flat))
-            #: An empty tensor from the node in which the gradients of all weights meet.
-            self.handle: Tensor = _Store.apply(coefficients, *store)  # type: ignore[no-untyped-call]
+        super().__init__(_plain, [coefficients, *store], buffers)
 
-    def vectors(self, assemblies: Sequence[Assembly]) -> list[Tensor]:
-        """Mix weights, each of shape (assembly.numel,)."""
-        if not self.is_fast:
-            return mix_plain(self.store, self.coefficients, assemblies)
-        return [self.recomputed("a weight", assembly).read() for assembly in assemblies]
+    def prepare(self) -> None:
+        coefficients, *store = self.tensors
+        self.flat, self.scales = [piece.view(-1) for piece in store], _scalars(coefficients)
+        self.sizes = tuple(map(len, self.flat))
 
-    def recomputed(self, label: str, assembly: Assembly, shape: Sequence[int] | None = None) -> Recomputed:
-        """Mix a weight whenever it is read, of a shape or else as a vector."""
-        return Recomputed(_Mixed(label, shape or (assembly.numel,), self, assembly))
+    def write(self, vector: Tensor, reads: Assembly) -> None:
+        grid = reads.grid(vector)
+        for patch in reads.patches:
+            for template, entries, place in _runs(patch, patch.view_in(grid), self.flat, self.sizes):
+                scale = self.scales[patch.combination.start + template]
+                if template == 0:
+                    torch.mul(entries, scale, out=place)
+                else:
+                    _add_scaled(place, entries, scale)
+
+    def sums(self, tensors: Sequence[Tensor], needed: Sequence[bool]) -> _TemplateSums:
+        return _TemplateSums(tensors, needed)
 
 
-class _Mixed(Recipe):
-    """One weight of a mixture."""
-
-    def __init__(self, label: str, shape: Sequence[int], mixture: Mixture, assembly: Assembly) -> None:
-        super().__init__(label, shape, (mixture.handle,))
-        self._mixture = mixture
-        self._assembly = assembly
-
-    def compute(self) -> Tensor:
-        mixture = self._mixture
-        mixture.versions.check(self.label)
-        with torch.no_grad():
-            weight = mixture.buffers.empty(self._assembly.numel, mixture.flat[0])
-            grid = self._assembly.grid(weight)
-            for patch in self._assembly.patches:
-                for template, entries, place in _runs(patch, patch.view_in(grid), mixture.flat, mixture.sizes):
-                    scale = mixture.scales[patch.combination.start + template]
-                    if template == 0:
-                        torch.mul(entries, scale, out=place)
-                    else:
-                        _add_scaled(place, entries, scale)
-            return weight.view(self.shape)
-
-    def gradients(self, grad: Tensor, needed: Sequence[bool]) -> Sequence[Tensor | None]:
-        """Add the gradient to those of the other weights; the node of the store hands all of them on at the end."""
-        node: Any = self._mixture.handle.grad_fn
-        # A backward pass that failed half-way may have left sums behind.
-        task = torch._C._current_graph_task_id()
-        if node.sums is None or node.sums.task != task:
-            node.sums = _Sums(task, node.saved_tensors, node.needs_input_grad)
-        grid = self._assembly.grid(grad.reshape(-1))
-        for patch in self._assembly.patches:
-            node.sums.add(patch, patch.gather(grid))
-        return (None,)
+def _plain(tensors: Sequence[Tensor], assemblies: Sequence[Assembly]) -> list[Tensor]:
+    return mix_plain(tensors[1:], tensors[0], assemblies)
 
 
 class _Chunk(NamedTuple):
@@ -166,51 +132,23 @@ def _runs(
         yield template, patch.crop(torch.cat(found) if len(found) > 1 else found[0]), place
 
 
-class _Store(torch.autograd.Function):
-    """Where the gradients of all vectors of one pass meet: in one gradient of the store and one of the coefficients.
+class _TemplateSums(Sums[Assembly]):
+    """The gradients of the coefficients and the store, while those of the weights arrive."""
 
-    Autograd's own backward of a slice writes a zero tensor as large as the store for every weight that reads it. Here
-    each weight's gradient is added in place as soon as the layer has computed it, while it is still in the cache, and
-    its memory is free for the next one. The engine runs this node once they have all arrived.
-    """
-
-    @staticmethod
-    def forward(coefficients: Tensor, *store: Tensor) -> Tensor:
-        return coefficients.new_empty(0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.set_materialize_grads(False)
-        ctx.sums = None
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        sums, ctx.sums = ctx.sums, None
-        if sums is None:
-            return (None,) * len(ctx.needs_input_grad)
-        grads: tuple[Tensor | None, ...] = sums.gradients()
-        return grads
-
-
-class _Sums:
-    """The gradients of the store and the coefficients, while those of the vectors arrive."""
-
-    def __init__(self, task: int, tensors: Sequence[Tensor], needed: Sequence[bool]) -> None:
-        self.task = task
-        self.tensors = tensors
-        self.needed = needed
-        self.later: list[tuple[Patch, Tensor]] = []
+    def __init__(self, tensors: Sequence[Tensor], needed: Sequence[bool]) -> None:
+        super().__init__(tensors, needed)
         self.positions: list[int] = []
         self.products: list[Tensor] = []
         self.flat, self.scales = [piece.view(-1) for piece in tensors[1:]], _scalars(tensors[0])
         self.sizes = tuple(map(len, self.flat))
         self.store_grads: list[Tensor | None] = [None] * len(self.flat)
 
-    def add(self, patch: Patch, grad: Tensor) -> None:
-        if torch.is_grad_enabled():  # create_graph=True: the gradient has to be differentiable itself
-            self.later.append((patch, grad))
-            return
+    def add(self, reads: Assembly, grad: Tensor) -> None:
+        grid = reads.grid(grad)
+        for patch in reads.patches:
+            self._add_patch(patch, patch.gather(grid))
+
+    def _add_patch(self, patch: Patch, grad: Tensor) -> None:
         for template, piece, source, target in _chunks(patch, self.sizes):
             position = patch.combination.start + template
             if self.needed[piece + 1]:
@@ -228,9 +166,7 @@ class _Sums:
             total = self.store_grads[piece] = torch.zeros_like(self.flat[piece])
         _add_scaled(total[source], grad, scale)
 
-    def gradients(self) -> tuple[Tensor | None, ...]:
-        if self.later:
-            return self._differentiable()
+    def gradients(self) -> Sequence[Tensor | None]:
         coefficient_grad = None
         if self.products:
             where = torch.tensor(self.positions, device=self.products[0].device)
@@ -240,15 +176,6 @@ class _Sums:
             for piece, total, needs in zip(self.tensors[1:], self.store_grads, self.needed[1:], strict=True)
         ]
         return coefficient_grad, *store_grads
-
-    def _differentiable(self) -> tuple[Tensor | None, ...]:
-        coefficients, *store = self.tensors
-        with torch.enable_grad():
-            vectors = _combine(store, coefficients, [patch for patch, _ in self.later])
-            inputs = [tensor for tensor in self.tensors if tensor.requires_grad]
-            outputs = [grad for _, grad in self.later]
-            grads = iter(torch.autograd.grad(vectors, inputs, outputs, create_graph=True, allow_unused=True))
-        return tuple(next(grads) if tensor.requires_grad else None for tensor in self.tensors)
 
 
 def _scalars(coefficients: Tensor) -> Sequence[float | Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -26,21 +26,37 @@ def empty_store(size: int) -> nn.ParameterList:
     return nn.ParameterList(torch.empty(end - begin, 1) for begin, end in itertools.pairwise(ends))
 
 
-def fill_store(store: nn.ParameterList, rng: torch.Generator | None, stds: Tensor) -> None:
+def fill_store(store: nn.ParameterList, rng: torch.Generator | None, stds: Callable[[int, int], Tensor]) -> None:
     """Draw a store's entries from normal distributions.
 
     Args:
-        store: The store; it is changed in place.
+        store: The store; it is changed in place, piece by piece.
         rng: The generator of random numbers.
-        stds: The standard deviation of each entry, of shape (entries,).
+        stds: Returns the standard deviations of the entries from a first one up to another.
     """
-    for piece, piece_stds in zip(store, stds.split([len(piece) for piece in store]), strict=True):
-        piece.copy_(torch.randn(piece.shape, generator=rng) * piece_stds.unsqueeze(1))
+    begin = 0
+    for piece in store:
+        end = begin + len(piece)
+        piece.copy_(torch.randn(piece.shape, generator=rng) * stds(begin, end).unsqueeze(1))
+        begin = end
+
+
+#: The entries that a weight reads, its standard deviation, and how often it reads each of them.
+Reader = tuple[slice, float, float]
+
+
+def readers_between(readers: Iterable[Reader], begin: int, end: int) -> list[Reader]:
+    """Return what readers read of the entries from ``begin`` up to ``end``, counted from ``begin``."""
+    return [
+        (slice(max(read.start, begin) - begin, min(read.stop, end) - begin), std, often)
+        for read, std, often in readers
+        if read.start < end and read.stop > begin
+    ]
 
 
 def reader_stds(
     size: int,
-    readers: Iterable[tuple[slice, float, float]],
+    readers: Iterable[Reader],
     default: float,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 
-SIZES = [3, 1000, 17]
+SIZES = [2**17, 2**18, 2**17 + 3]
 LIKE = torch.empty(0)
 
 
@@ -18,18 +18,18 @@ LIKE = torch.empty(0)
 @pytest.mark.parametrize("keeps_all", [False, True])
 def test_memory_comes_back_when_the_last_tensor_is_gone(dtype: torch.dtype, keeps_all: bool) -> None:
     memory, like = BufferPool(keeps_all), torch.empty(0, dtype=dtype)
-    first = memory.empty(1000, like)
-    assert first.shape == (1000,)
+    first = memory.empty(2**18, like)
+    assert first.shape == (2**18,)
     assert first.dtype == dtype
     assert first.data_ptr() % 64 == 0
     place = first.data_ptr()
     view = first[5:].detach()  # shares the storage, and outlives the tensor
     del first
-    other = memory.empty(1000, like)
+    other = memory.empty(2**18, like)
     assert other.data_ptr() != place
     del view, other
-    place = memory.empty(1000, like).data_ptr()
-    assert memory.empty(1000, like).data_ptr() == place
+    place = memory.empty(2**18, like).data_ptr()
+    assert memory.empty(2**18, like).data_ptr() == place
 
 
 @pytest.mark.parametrize("keeps_all", [False, True])
@@ -45,8 +45,8 @@ def test_vectors_do_not_overlap(keeps_all: bool) -> None:
 
 def test_one_buffer_serves_weights_one_after_another() -> None:
     memory = BufferPool()
-    place = memory.empty(1000, LIKE).data_ptr()
-    assert [memory.empty(size, LIKE).data_ptr() for size in (10, 1000, 500)] == [place] * 3
+    place = memory.empty(2**18, LIKE).data_ptr()
+    assert [memory.empty(size, LIKE).data_ptr() for size in (2**16, 2**18, 2**17)] == [place] * 3
 
 
 def test_buffers_of_weights_side_by_side_come_back() -> None:
@@ -60,6 +60,6 @@ def test_buffers_of_weights_side_by_side_come_back() -> None:
 
 def test_copies_share_no_memory() -> None:
     memory = BufferPool()
-    memory.empty(1000, LIKE)
+    memory.empty(2**18, LIKE)
     for twin in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
-        assert twin.empty(1000, LIKE).data_ptr() != memory.empty(1000, LIKE).data_ptr()
+        assert twin.empty(1000, LIKE).data_ptr() != memory.empty(2**18, LIKE).data_ptr()
