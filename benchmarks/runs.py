@@ -12,13 +12,7 @@ from typing import Any
 # Fields that the config or a recipe gained after runs had been made, each with the value that does what was done
 # before. A field with that value is left out of the hash, so that earlier runs keep their names.
 ADDED_LATER: dict[str, dict[str, Any]] = {
-    "config": {
-        "recompute": False,
-        "ring_block": 1024,
-        "store": "float32",
-        "store_noise": False,
-        "rest": "float32",
-    },
+    "config": {"recompute": False, "ring_block": 1024, "store": "float32", "store_noise": False, "rest": "float32"},
     "recipe": {"flip": False, "crop": 0},
 }
 

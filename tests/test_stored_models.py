@@ -205,3 +205,9 @@ def test_unknown_formats_are_refused(options: dict[str, Any], message: str, tmp_
         with pytest.raises(shapeshift.ConfigError, match=message):
             shapeshift.save(build("wavg", "float32"), tmp_path / "new", **options)
         assert not (tmp_path / "new").exists()
+
+
+def test_a_generator_that_is_made_for_a_layout_has_the_format() -> None:
+    group = require_shared(build("wavg", "float32")).generators()[0]
+    twin = type(group)(group.weights, group.layout, shapeshift.Config(store="int8", store_noise=True))
+    assert (twin.store_format, twin.store_noise) == (STORE_FORMATS["int8"], True)

@@ -40,6 +40,7 @@ class TemplateGenerator(MixedGenerator[TemplateLayout]):
 
     def __init__(self, weights: Sequence[Weight], layout: TemplateLayout, options: GeneratorOptions) -> None:
         super().__init__(weights, layout)
+        self.kept_as(options)
         self.assemblies = list(map(Assembly.of, layout.combinations))
         with torch.device(weights[0].device):
             self.store = empty_store(layout.store_size)
@@ -51,7 +52,7 @@ class TemplateGenerator(MixedGenerator[TemplateLayout]):
 
     @classmethod
     def build(cls, weights: Sequence[Weight], layout: TemplateLayout, options: GeneratorOptions) -> Self:
-        return cls(weights, layout, options).kept_as(options)
+        return cls(weights, layout, options)
 
     @classmethod
     def planner(cls, weights: Sequence[Weight], options: GeneratorOptions) -> TemplatePlanner:
