@@ -47,6 +47,7 @@ class ForwardPass:
         self._saved = saved
         self._hooks = hooks
         self._differentiable = torch.is_grad_enabled()
+        self._is_trained = any(parameter.requires_grad for parameter in generator.parameters())
         self._versions = Versions(generator.parameters())
         self._begun = generator.start(buffers)
         self._recomputed: dict[int, Recomputed] = {}
@@ -66,8 +67,9 @@ class ForwardPass:
 
     def read(self, index: int) -> Tensor:
         """Return a weight."""
+        needs_graph = self._is_trained and torch.is_grad_enabled() and index not in self._generator.held
         kept = self._kept.get(index)
-        if kept is not None and (kept.requires_grad or not torch.is_grad_enabled() or index in self._generator.held):
+        if kept is not None and (kept.requires_grad or not needs_graph):
             return kept
         if self._saved is None and self._differentiable:
             weight = self._make(index)

@@ -259,3 +259,10 @@ def test_weights_are_not_older_than_a_step_in_the_middle_of_a_pass() -> None:
         optimizer.step()
     assert_close(inside(x), loss.detach(), "reordered")
     assert_close(dict(inside.named_parameters()), dict(outside.named_parameters()), "reordered")
+
+
+def test_a_frozen_model_reads_one_tensor_of_each_weight() -> None:
+    model, seen = shapeshift.compress(mlp(), 0.6).requires_grad_(False), []
+    model[0].register_forward_hook(lambda layer, *_: seen.extend((layer.weight, layer.weight)))
+    model(torch.randn(2, 16, requires_grad=True)).sum().backward()
+    assert seen[0] is seen[1]
