@@ -69,7 +69,7 @@ class SharedParameters(nn.ModuleDict):
     @classmethod
     def reserved_names(cls) -> set[str]:
         """Return the names that no group can have: those of attributes, to which other libraries add some."""
-        return {*dir(cls), *dir(nn.ModuleDict()), "fit_errors", "plan", "sources", "_watch"}
+        return {*dir(cls), *dir(nn.ModuleDict()), "fit_errors", "plan", "recompute", "sources", "_watch"}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the inputs: ``nn.Sequential(*model.children())`` has this module among the others."""
