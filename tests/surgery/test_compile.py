@@ -18,16 +18,17 @@ from tests.tolerances import assert_close
 
 
 class TestCompile:
-    def test_inductor_fullgraph(self) -> None:
-        self.check(mlp(depth=2), (torch.randn(2, 16),), "inductor")
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_inductor_fullgraph(self, recompute: bool) -> None:
+        self.check(mlp(depth=2), (torch.randn(2, 16),), "inductor", recompute)
 
     @pytest.mark.parametrize("name", ["residual", "convolutions", "language", "experts", "containers", "repeated"])
     def test_aot_eager_fullgraph(self, name: str) -> None:
         self.check(MODELS[name].build(), MODELS[name].inputs(), "aot_eager")
 
-    def check(self, model: nn.Module, inputs: tuple[Any, ...], backend: str) -> None:
+    def check(self, model: nn.Module, inputs: tuple[Any, ...], backend: str, recompute: bool = False) -> None:
         torch.compiler.reset()
-        compressed(model, mapping="single")
+        compressed(model, mapping="single", recompute=recompute)
         expected_output, expected = model(*inputs), gradients(model, inputs)
         fast = torch.compile(model, fullgraph=True, backend=backend)
         assert_close(tensors(fast(*inputs)), tensors(expected_output), "compiled")
