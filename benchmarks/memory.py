@@ -287,7 +287,14 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
         axes.set(xscale="log", xlabel="budget, % of the parameters", title=title, ylabel="% of the dense model's")
         axes.set_xticks(budgets, BUDGETS)
         axes.minorticks_off()
-    memory.legend(frameon=False, fontsize="small", title="solid: recomputed, dotted: kept", title_fontsize="small")
+    memory.set_ylim(0, 105)
+    memory.legend(
+        frameon=False,
+        fontsize="small",
+        loc="lower right",
+        title="solid: recomputed, dotted: kept",
+        title_fontsize="small",
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

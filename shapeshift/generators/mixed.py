@@ -74,29 +74,35 @@ class MixedGenerator(WeightGenerator[LayoutT]):
             return self.make(range(len(self.weights)), begun)
 
     def make(self, indices: Sequence[int], begun: Begun) -> list[Tensor]:
-        assemblies = [self.assemblies[index] for index in indices]
-        upsamplers = [self.upsampler(index) for index in indices]
-        shapes = [
-            self.weights[index].shape if upsampler is None else (assembly.numel,)
-            for index, assembly, upsampler in zip(indices, assemblies, upsamplers, strict=True)
-        ]
-        mixed = begun.mixture.weights(assemblies, shapes)
-        stretched = [
-            found if upsampler is None else upsampler(found) for found, upsampler in zip(mixed, upsamplers, strict=True)
-        ]
-        return [times(weight, begun.factors[index]) for index, weight in zip(indices, stretched, strict=True)]
+        if begun.mixture.is_fast:
+            mixed = [self._mix(index, begun.mixture).read() for index in indices]
+        else:
+            mixed = begun.mixture.plain(begun.mixture.tensors, [self.assemblies[index] for index in indices])
+        return [self._finished(index, found, begun) for index, found in zip(indices, mixed, strict=True)]
+
+    def _mix(self, index: int, mixture: Mixture[Any]) -> Recomputed:
+        """Mix a weight, or the vector that it is stretched from."""
+        weight, assembly = self.weights[index], self.assemblies[index]
+        shape = weight.shape if self.upsampler(index) is None else (assembly.numel,)
+        return mixture.recomputed(weight.name, assembly, shape)
+
+    def _finished(self, index: int, mixed: Tensor, begun: Begun) -> Tensor:
+        """Stretch what was mixed, or give it the weight's shape, and multiply it by its factor."""
+        upsampler, shape = self.upsampler(index), self.weights[index].shape
+        if upsampler is not None:
+            mixed = upsampler(mixed)
+        elif mixed.shape != shape:
+            mixed = mixed.view(shape)
+        return times(mixed, begun.factors[index])
 
     def recompute(self, index: int, begun: Begun) -> Recomputed:
-        weight, assembly, mixture = self.weights[index], self.assemblies[index], begun.mixture
+        weight, buffers, mixed = self.weights[index], begun.mixture.buffers, self._mix(index, begun.mixture)
         factor, upsampler = begun.factors[index], self.upsampler(index)
         if upsampler is not None:
-            factors = [] if factor is None else [factor]
-            vector = mixture.recomputed(weight.name, assembly, (assembly.numel,))
-            return Recomputed(Stretched(weight, vector, upsampler, factors, mixture.buffers))
-        mixed = mixture.recomputed(weight.name, assembly, weight.shape)
+            return Recomputed(Stretched(weight, mixed, upsampler, [] if factor is None else [factor], buffers))
         if factor is None:
             return mixed
-        return Recomputed(Computed(weight.name, weight.shape, times, [mixed, factor], mixture.buffers))
+        return Recomputed(Computed(weight.name, weight.shape, times, [mixed, factor], buffers))
 
 
 class Stretched(Computed):

@@ -101,9 +101,11 @@ class ForwardPass:
         return weight
 
     def _watch(self, index: int, weight: Tensor) -> None:
-        """Note how often a weight was written to, in a tensor that shares the count and not the memory."""
-        count = weight.detach()
-        count.data = weight.new_empty(0)
+        """Note how often a weight was written to."""
+        count = weight
+        if self._saved is not None or not self._differentiable:  # without its memory: a tensor that shares the count
+            count = weight.detach()
+            count.data = weight.new_empty(0)
         self._written.append((index, count, versions_of([count])[0]))
 
     def overwritten(self) -> list[int]:
