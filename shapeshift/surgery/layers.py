@@ -41,7 +41,7 @@ def attach(module: nn.Module, sources: dict[str, tuple[WeightSource, int]], root
     Args:
         module: The module. Its class becomes a subclass of the present one.
         sources: For each parameter's name its source and its index there.
-        root: Whether the module's forward generates all weights together.
+        root: Whether the module's forward is a pass, in which the sources generate weights.
     """
     module.__dict__[SOURCES] = sources
     module.__dict__[ORDER] = tuple(module._parameters)
