@@ -32,7 +32,8 @@ class BufferPool:
 
     Args:
         keeps_all: Whether the pool keeps all buffers that come back, for weights that live side by side. Otherwise it
-            keeps the largest of up to 32 MiB, for weights that live one after another.
+            keeps the two largest of up to 32 MiB, for weights that live one after another: a weight, and the vector
+            that it is stretched from.
     """
 
     def __init__(self, keeps_all: bool = False) -> None:
@@ -74,8 +75,11 @@ def _keep_freed_memory() -> None:
 
 
 def _take_back(free: dict[int, list[np.ndarray[Any, Any]]], block: np.ndarray[Any, Any], keeps_all: bool) -> None:
-    if keeps_all:
-        free.setdefault(block.size, []).append(block)
-    elif block.size <= _LARGEST_LEARNED and all(size < block.size for size, blocks in free.items() if blocks):
+    if not keeps_all and block.size > _LARGEST_LEARNED:
+        return
+    free.setdefault(block.size, []).append(block)
+    if not keeps_all:
+        largest = sorted((found for blocks in free.values() for found in blocks), key=len)[-2:]
         free.clear()
-        free[block.size] = [block]
+        for found in largest:
+            free.setdefault(found.size, []).append(found)

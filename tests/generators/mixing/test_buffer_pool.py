@@ -49,6 +49,15 @@ def test_one_buffer_serves_weights_one_after_another() -> None:
     assert [memory.empty(size, LIKE).data_ptr() for size in (2**16, 2**18, 2**17)] == [place] * 3
 
 
+def test_a_weight_and_what_it_is_stretched_from_have_a_buffer_each() -> None:
+    memory, places = BufferPool(), []
+    for _ in range(3):
+        weight, vector = memory.empty(2**18, LIKE), memory.empty(2**16, LIKE)
+        places.append((weight.data_ptr(), vector.data_ptr()))
+        del vector, weight
+    assert places[0] == places[1] == places[2]
+
+
 def test_buffers_of_weights_side_by_side_come_back() -> None:
     memory = BufferPool(keeps_all=True)
     places = {size: memory.empty(size, LIKE) for size in SIZES}
