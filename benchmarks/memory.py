@@ -17,8 +17,6 @@ import argparse
 import ctypes
 import gc
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,6 +32,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import shapeshift
 from benchmarks.machine import describe, made_by
 from benchmarks.markdown import markdown_table
+from benchmarks.own_process import measured_alone, resident_bytes
 from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate
 from benchmarks.workloads import WORKLOADS, Workload, loss
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             content["results"] = kept["results"]
     for key in tqdm(_measurements(arguments.rows), desc="memory"):
         if key not in content["results"] or arguments.again:
-            content["results"][key] = _in_own_process(key, arguments.device)
+            content["results"][key] = measured_alone("memory", "--measure", key, "--device", arguments.device)
             write_json(output, content)
     table = render(content)
     output.with_suffix(".md").write_text(table)
@@ -114,12 +113,6 @@ def _measurements(rows: Sequence[str]) -> list[str]:
         found += [f"{what}:{row}:{budget}" for budget in BUDGETS for what in ("kept", "recomputed", "inference")]
     found += [f"steps:{row}:{budget}" for row in rows if row != LARGE for budget in BUDGETS]
     return found + [f"steps:{row}:{name}" for row in rows if row in METHOD_ROWS for name in GENERATORS]
-
-
-def _in_own_process(key: str, device: str) -> Any:
-    command = [sys.executable, "-m", "benchmarks.memory", "--measure", key, "--device", device]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(finished.stdout)
 
 
 def measure(key: str, device: str = "cpu") -> dict[str, float]:
@@ -210,7 +203,7 @@ def _give_back(x: Tensor) -> int:
         torch.cuda.empty_cache()
         return torch.cuda.memory_allocated()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return _memory("VmRSS")
+    return resident_bytes()
 
 
 def _reset_peak(x: Tensor) -> None:
@@ -221,12 +214,7 @@ def _reset_peak(x: Tensor) -> None:
 
 
 def _peak(x: Tensor) -> int:
-    return torch.cuda.max_memory_allocated() if x.is_cuda else _memory("VmHWM")
-
-
-def _memory(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return torch.cuda.max_memory_allocated() if x.is_cuda else resident_bytes("VmHWM")
 
 
 def bound(activations: float, found: Mapping[str, float]) -> float:

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import shapeshift
 from benchmarks.machine import describe, made_by
 from benchmarks.markdown import markdown_table
+from benchmarks.own_process import measured_alone, resident_bytes
 from benchmarks.results import RESULTS, write_json
 
 SHAPE = {
@@ -81,29 +79,20 @@ def _field(text: str) -> tuple[str, Any]:
 
 
 def _in_own_process(measure: str, settings: dict[str, Any], folder: str) -> Any:
-    command = [sys.executable, "-m", "benchmarks.seven_billion", "--measure", measure, json.dumps(settings), folder]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
-def peak_bytes() -> int:
-    """Return the largest resident set that this process has had, in bytes; Linux only."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    return measured_alone("seven_billion", "--measure", measure, json.dumps(settings), folder)
 
 
 class _Stages:
     """The seconds of each stage, and the peak of memory at its end."""
 
     def __init__(self) -> None:
-        self.found: dict[str, dict[str, float]] = {"start": {"seconds": 0.0, "peak_bytes": peak_bytes()}}
+        self.found: dict[str, dict[str, float]] = {"start": {"seconds": 0.0, "peak_bytes": resident_bytes("VmHWM")}}
 
     def run(self, name: str, stage: Callable[[], Any]) -> Any:
         """Run a stage and return what it returns."""
         start = time.perf_counter()
         result = stage()
-        self.found[name] = {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
+        self.found[name] = {"seconds": time.perf_counter() - start, "peak_bytes": resident_bytes("VmHWM")}
         return result
 
 

@@ -15,8 +15,6 @@ import copy
 import fnmatch
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +29,7 @@ import shapeshift
 from benchmarks.baselines.paper_style import share_in_paper_style
 from benchmarks.machine import describe, made_by
 from benchmarks.markdown import markdown_table
+from benchmarks.own_process import measured_alone
 from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate, timed
 from benchmarks.workloads import WORKLOADS, Workload, loss
@@ -151,10 +150,8 @@ def _method_lines(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _in_own_process(measurement: str, arguments: argparse.Namespace) -> Any:
-    command = [sys.executable, "-m", "benchmarks.step_time", "--measure", measurement]
-    command += ["--budget", arguments.budget, "--steps", str(arguments.steps), "--device", arguments.device]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(finished.stdout)
+    settings = ["--budget", arguments.budget, "--steps", str(arguments.steps), "--device", arguments.device]
+    return measured_alone("step_time", "--measure", measurement, *settings)
 
 
 class _Contender:

@@ -74,29 +74,21 @@ class MixedGenerator(WeightGenerator[LayoutT]):
             return self.make(range(len(self.weights)), begun)
 
     def make(self, indices: Sequence[int], begun: Begun) -> list[Tensor]:
-        if begun.mixture.is_fast:
-            mixed = [self._mix(index, begun.mixture).read() for index in indices]
-        else:
-            mixed = begun.mixture.plain(begun.mixture.tensors, [self.assemblies[index] for index in indices])
-        return [self._finished(index, found, begun) for index, found in zip(indices, mixed, strict=True)]
+        shapes = [self._mixed_shape(index) for index in indices]
+        mixed = begun.mixture.weights([self.assemblies[index] for index in indices], shapes)
+        weights = []
+        for index, found in zip(indices, mixed, strict=True):
+            upsampler = self.upsampler(index)
+            weights.append(times(found if upsampler is None else upsampler(found), begun.factors[index]))
+        return weights
 
-    def _mix(self, index: int, mixture: Mixture[Any]) -> Recomputed:
-        """Mix a weight, or the vector that it is stretched from."""
-        weight, assembly = self.weights[index], self.assemblies[index]
-        shape = weight.shape if self.upsampler(index) is None else (assembly.numel,)
-        return mixture.recomputed(weight.name, assembly, shape)
-
-    def _finished(self, index: int, mixed: Tensor, begun: Begun) -> Tensor:
-        """Stretch what was mixed, or give it the weight's shape, and multiply it by its factor."""
-        upsampler, shape = self.upsampler(index), self.weights[index].shape
-        if upsampler is not None:
-            mixed = upsampler(mixed)
-        elif mixed.shape != shape:
-            mixed = mixed.view(shape)
-        return times(mixed, begun.factors[index])
+    def _mixed_shape(self, index: int) -> tuple[int, ...]:
+        """Return the shape of what is mixed: the weight, or the vector that it is stretched from."""
+        return self.weights[index].shape if self.upsampler(index) is None else (self.assemblies[index].numel,)
 
     def recompute(self, index: int, begun: Begun) -> Recomputed:
-        weight, buffers, mixed = self.weights[index], begun.mixture.buffers, self._mix(index, begun.mixture)
+        weight, buffers = self.weights[index], begun.mixture.buffers
+        mixed = begun.mixture.recomputed(weight.name, self.assemblies[index], self._mixed_shape(index))
         factor, upsampler = begun.factors[index], self.upsampler(index)
         if upsampler is not None:
             return Recomputed(Stretched(weight, mixed, upsampler, [] if factor is None else [factor], buffers))

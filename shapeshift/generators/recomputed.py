@@ -172,10 +172,14 @@ class Versions:
             )
 
 
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor has been written to; inference tensors do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def versions_of(tensors: Iterable[Tensor]) -> list[int]:
     """Return how often tensors have been written to."""
-    # Inference tensors have no version.
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return list(map(version_of, tensors))
 
 
 def own_precision(like: Tensor) -> AbstractContextManager[Any]:

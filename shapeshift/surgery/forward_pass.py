@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from shapeshift.errors import GeneratedWeightError, ShapeshiftWarning
 from shapeshift.generators import WeightGenerator
 from shapeshift.generators.mixing.buffer_pool import BufferPool
-from shapeshift.generators.recomputed import Recomputed, Versions, own_precision, versions_of
+from shapeshift.generators.recomputed import Recomputed, Versions, own_precision, version_of
 from shapeshift.running.modes import is_eager
 from shapeshift.surgery.lazy_weight import GradientHooks, LazyWeight, run_hooks
 from shapeshift.surgery.orphans import warn_without_owner
@@ -106,11 +106,11 @@ class ForwardPass:
         if self._saved is not None or not self._differentiable:  # without its memory: a tensor that shares the count
             count = weight.detach()
             count.data = weight.new_empty(0)
-        self._written.append((index, count, versions_of([count])[0]))
+        self._written.append((index, count, version_of(count)))
 
     def overwritten(self) -> list[int]:
         """Return the indices of the weights that were written to."""
-        return [index for index, count, before in self._written if versions_of([count])[0] != before]
+        return [index for index, count, before in self._written if version_of(count) != before]
 
 
 class WholePass:

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from shapeshift.errors import GeneratedWeightError
 from shapeshift.generators import WeightGenerator
-from shapeshift.generators.recomputed import versions_of
+from shapeshift.generators.recomputed import Versions
 from shapeshift.running.modes import is_eager
 from shapeshift.surgery.saved_weights import hidden
 
@@ -176,7 +176,7 @@ class LazyWeight(Tensor):
         if not is_eager():
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.requires_grad):
                 return origin.generate()
-        if self.requires_grad and origin.is_outdated():  # a step was made since it was read
+        if self.requires_grad and not origin.versions.are_current:  # a step was made since it was read
             return LazyWeight.of(origin.generator, origin.index, origin.hooks)._compute()
         origin.is_used |= self.requires_grad
         if not (self.requires_grad and torch.is_grad_enabled()):
@@ -224,7 +224,7 @@ class _Origin:
         self.index = index
         self.hooks = hooks
         self.parameters = list(generator.parameters())
-        self.versions = versions_of(self.parameters)
+        self.versions = Versions(self.parameters)
         #: Whether anything was computed from the weight.
         self.is_used = False
         #: The values that were used last, with a graph to the parameters; None before that and after the backward pass.
@@ -233,10 +233,6 @@ class _Origin:
     def __str__(self) -> str:
         weight = self.generator.weights[self.index]
         return f"{weight.name} {weight.shape}"
-
-    def is_outdated(self) -> bool:
-        """Tell whether the parameters were written to since the weight was read."""
-        return versions_of(self.parameters) != self.versions
 
     def generate(self) -> Tensor:
         """Generate the weight from the parameters as they are now."""
@@ -249,11 +245,7 @@ class _Origin:
 
     def take_weight(self) -> Tensor:
         """Return the values that were used last, for the backward pass, and forget them unless the graph is kept."""
-        if self.is_outdated():
-            raise GeneratedWeightError(
-                f"{self} was generated from shared parameters that have been modified by an inplace operation since, "
-                "such as an optimizer's step: call backward() before it, or compute the loss again"
-            )
+        self.versions.check(str(self))
         weight = self.weight
         if weight is None:
             pairs = zip(self.generator.parameters(), self.parameters, strict=True)

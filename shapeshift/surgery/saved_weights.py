@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from shapeshift.generators.recomputed import Recipe, Recomputed
+from shapeshift.generators.recomputed import Recipe, Recomputed, version_of
 from shapeshift.running.modes import is_eager
 
 # The nodes of operations that give a view, between the cast of a weight and what a layer saves.
@@ -38,7 +38,7 @@ class _Saved(NamedTuple):
     version: int
 
     def __call__(self) -> Tensor:
-        if self.version != _version_of(self.tensor):
+        if self.version != version_of(self.tensor):
             raise RuntimeError(  # as torch does
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
                 f"a {self.tensor.dtype} of shape {tuple(self.tensor.shape)} is at version {self.tensor._version}; "
@@ -122,8 +122,4 @@ class SavedWeights:
 
 def _save(tensor: Tensor) -> _Saved:
     kept = tensor.detach()  # with the tensor itself, the graph would refer to itself
-    return _Saved(kept, _version_of(kept))
-
-
-def _version_of(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    return _Saved(kept, version_of(kept))

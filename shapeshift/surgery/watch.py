@@ -8,10 +8,11 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from shapeshift.errors import ShapeshiftWarning
+from shapeshift.generators.recomputed import version_of
 from shapeshift.running.modes import is_sharded
 from shapeshift.surgery.attached import is_attached, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
@@ -102,7 +103,7 @@ class Watch:
         """Return how often the parameters of a group, and those beside its weights, have been written to."""
         assert self._neighbours is not None
         beside = (found for neighbours in self._neighbours[source] for found in neighbours.alive())
-        return {id(found): _version(found) for found in (*source.generator.parameters(), *beside)}
+        return {id(found): version_of(found) for found in (*source.generator.parameters(), *beside)}
 
     def _check_optimizers(self, source: WeightSource, moved: set[int], behind: list[nn.Parameter]) -> None:
         """Warn if an optimizer has the parameters that have moved, and none has those that have stayed behind."""
@@ -170,11 +171,6 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
     """Return the trainable parameters that a module and those below have registered, and so no shared ones."""
     found = (parameter for part in module.modules() for parameter in part.parameters(recurse=False))
     return [parameter for parameter in found if parameter.requires_grad]
-
-
-def _version(tensor: Tensor) -> int:
-    # Inference tensors have no version.
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _held_by_optimizers() -> set[int]:
