@@ -31,7 +31,10 @@ napoleon_use_ivar = True
 # Names of other projects, whose pages a build without network cannot look up, and the type variables of our own.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|abc|collections|os|pathlib|typing|lightning|matplotlib|numpy|transformers)\..*"),
-    ("py:.*", r"(Any|Budget|Callable|Figure|GeneratorOptions|Layers|Mapping|Matrix|Measure|Path|Sequence|Tensor)"),
+    (
+        "py:.*",
+        r"(Any|Budget|Callable|Figure|GeneratorOptions|Layers|Mapping|Matrix|Measure|Path|Sequence|Tensor|Tokenizer)",
+    ),
     ("py:.*", r"(str \| None|.*\bT|.*T)"),
 ]
 
