@@ -13,7 +13,14 @@ from shapeshift.version import __version__
 project = "shapeshift"
 copyright = "the shapeshift authors"
 release = __version__
-extensions = ["myst_parser", "registry_directive", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "errors_directive",
+    "registry_directive",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "shapeshift"

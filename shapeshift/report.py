@@ -156,7 +156,7 @@ class Report:
 
     @property
     def budget_used(self) -> float:
-        """The share of the budget that is used: of its bytes, if it counts them, else of its parameters."""
+        """The share of the budget that is used, in bytes if the budget is in bytes, else in parameters."""
         if self.budget_bytes is not None:
             return self.checkpoint_bytes / self.budget_bytes
         return self.parameters / self.budget

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import shapeshift
+import shapeshift.errors
 from shapeshift.distill import DISTILLERS
+from shapeshift.errors import BudgetError
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.names import Registry
@@ -191,6 +194,18 @@ def test_every_registry_is_listed_in_the_documentation(name: str) -> None:
     listed = [argument.rpartition(".")[2] for argument in _registry_directives()]
     assert listed.count(name) == 1
     assert all((entry := registry[key]).__doc__ and len(entry.__doc__) > 20 for key in registry)
+
+
+def test_every_error_has_its_section_and_its_note_names_the_page() -> None:
+    errors = [value for value in vars(shapeshift.errors).values() if inspect.isclass(value)]
+    listed = re.findall(
+        r"^```\{errors\} (\S+)$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert {error.__name__ for error in errors} == {"ShapeshiftError", *listed}
+    with pytest.raises(BudgetError) as caught:
+        shapeshift.compress(torch.nn.Linear(4, 4), "half of it")
+    assert caught.value.__notes__ == ["The page docs/errors.md lists every BudgetError, with its cause and what to do."]
+    assert "docs/errors.md" not in str(caught.value)
 
 
 def _registry_directives() -> list[str]:

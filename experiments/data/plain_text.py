@@ -128,7 +128,7 @@ def load_text(
     all pieces, so that the start of the training text is a smaller training text.
 
     Args:
-        files: A folder, of which all files with the endings in :data:`ENDINGS` are read, in its folders too; a file; or
+        files: A folder, of which all files with the endings in ``ENDINGS`` are read, in its folders too; a file; or
             several files. Those that end in .gz or .dz are unpacked. The encoding is UTF-8: a byte that is not becomes
             U+FFFD, the replacement character.
         vocabulary: The number of different tokens. 256 means bytes; for more, a byte-level BPE (Sennrich et al. 2016)
