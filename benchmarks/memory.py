@@ -8,8 +8,9 @@ Each peak comes from a process of its own: it runs the dense model once, so that
 memory back. Then it builds the model and takes three steps with AdamW. The peak is what the process held at most during
 these steps, less what it had before the model was built. glibc keeps freed memory in holes between what is in use;
 MALLOC_MMAP_THRESHOLD_ is set for these processes, so that every tensor of 64 KiB or more goes back to the system when
-it is freed. Activations are what the dense model's forward saves for its backward pass, without parameters. Steps are timed in turn, in seconds of one thread, which do not count what others do
-on the machine. On a GPU the peak is that of allocated memory, and the seconds are those of the clock.
+it is freed. Activations are what the dense model's forward saves for its backward pass, without parameters. Steps are
+timed in turn, in seconds of one thread, which do not count what others do on the machine. On a GPU the peak is that of
+allocated memory, and the seconds are those of the clock.
 """
 
 from __future__ import annotations
