@@ -15,6 +15,7 @@ from benchmarks.baselines.reduced import reduced as reduce_family
 from shapeshift.budget import parse_budget
 from shapeshift.experiments.data import Images
 from shapeshift.experiments.training import Recipe, train
+from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import WideResNet
 
 
@@ -106,11 +107,22 @@ def soft_shared(
     return shapeshift.recurrence.soft_share(network.build(training.data, **options), templates)
 
 
-def reduced(network: WideNetwork, budget: str, training: Training) -> nn.Module:
-    """Build the thinner wide residual network of a budget."""
+def reduced(network: WideNetwork, budget: str, training: Training, full_stem: bool = False) -> nn.Module:
+    """Build the thinner wide residual network of a budget.
+
+    Args:
+        network: The network whose widths are scaled.
+        budget: The budget of the thinner network.
+        training: The training that it is built for.
+        full_stem: Whether the first convolution keeps its channels, and only the stages become thinner.
+    """
     data = training.data
     size = parse_budget(budget, shapeshift.count_parameters(network.build(data)))
     channels, classes = data.channels, data.num_classes
+    if full_stem:
+        return reduce_width(
+            lambda factor: WideNetwork(network.depth, network.width * factor, network.stem).build(data), size
+        )
     return reduce_family(
         "wide_resnet", size, depth=network.depth, width=network.width, in_channels=channels, num_classes=classes
     )
