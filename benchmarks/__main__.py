@@ -6,14 +6,14 @@ The package's docstring explains tables, rows, experiments, tasks, runs and clai
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.harness import run
-from benchmarks.report import PAGE, write_page, write_report
+from benchmarks.report import DOCS, render_pilot, tells, write_pages, write_report
 from benchmarks.results import RESULTS
 from benchmarks.runs import RunStore
-from benchmarks.table_runs import stale_runs
+from benchmarks.table_runs import TableRuns, find_table_runs, stale_runs
 from benchmarks.tables import TABLES
 
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition(":")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="name the tables")
-    commands.add_parser("report", help="make the tables, the pictures and docs/results.md from the JSON files")
+    commands.add_parser("report", help="make the tables, the pictures and the pages from the JSON files")
     runner = commands.add_parser("run", help="train what is missing, and write runs, table and picture")
     runner.add_argument("names", nargs="+", choices=list(TABLES), metavar="NAME", help="as `list` names them")
     datasets = list(dict.fromkeys(name for table in TABLES.values() for name in table.experiment.datasets))
@@ -34,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     runner.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="rows to train, such as '*/25k'")
     runner.add_argument("--again", nargs="+", default=[], metavar="PATTERN", help="rows to repeat, such as '*/dense/'")
     runner.add_argument("--output", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
+    pilot = commands.add_parser("pilot", help="say how many seeds show the difference that matters")
+    pilot.add_argument("names", nargs="+", choices=list(TABLES), metavar="NAME", help="tables with a few seeds of runs")
+    pilot.add_argument("--output", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
     pruner = commands.add_parser("prune", help="delete the runs that no table asks for any more")
+    pruner.add_argument("--undecided", action="store_true", help="and those of tables that decide too little")
     pruner.add_argument("--dry-run", action="store_true", help="only name them")
     pruner.add_argument("--output", type=Path, default=RESULTS, help="folder (default: benchmarks/results)")
     arguments = parser.parse_args(argv)
@@ -43,10 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, table in TABLES.items():
             print(f"{name:<26}{table.title} ({table.source}; {len(table.rows)} rows)")
     elif arguments.command == "report":
-        write_page(_store(RESULTS))
-        print(f"Wrote {PAGE}")
+        write_pages(_store(RESULTS))
+        print(f"Wrote {DOCS / 'results.md'} and the pages below {DOCS / 'results'}")
     elif arguments.command == "prune":
-        _prune(_store(arguments.output), arguments.dry_run)
+        _prune(arguments.output, arguments.undecided, arguments.dry_run)
+    elif arguments.command == "pilot":
+        for found in _found(arguments.names, _store(arguments.output)):
+            print(f"{found.name}:\n{render_pilot(found)}\n")
     else:
         _run(arguments, runner)
 
@@ -62,14 +69,25 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None
         print(write_report(found, arguments.output))
 
 
-def _prune(store: RunStore, dry_run: bool) -> None:
-    stale = stale_runs(TABLES.values(), store)
+def _found(names: Sequence[str], store: RunStore) -> Iterator[TableRuns]:
+    return (found for name in names for found in find_table_runs(TABLES[name], store))
+
+
+def _prune(folder: Path, undecided: bool, dry_run: bool) -> None:
+    store = _store(folder)
+    found = list(_found(list(TABLES), store))
+    dropped = [each.name for each in found if undecided and not tells(each)]
+    stale = stale_runs([each for each in found if each.name not in dropped], store)
     for name in stale:
         settings, seed = store.runs[name].settings, store.runs[name].seed
         print(f"{name}: {settings['experiment']}, {settings['data']['name']}, {settings['build']}, seed {seed}")
-        if not dry_run:
+    print(f"{len(stale)} of {len(store.runs)} runs are stale")
+    if not dry_run:
+        for name in stale:
             store.remove(name)
-    print(f"{len(stale)} of {len(store.runs) + (0 if dry_run else len(stale))} runs are stale")
+        for name in dropped:
+            for ending in ("csv", "png"):
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
 
 
 def _store(folder: Path) -> RunStore:
