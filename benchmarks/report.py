@@ -15,6 +15,7 @@ from benchmarks import memory, step_time
 from benchmarks.claims import Claim, Comparison, Verdict, seeds_needed
 from benchmarks.experiments.base import Metric
 from benchmarks.markdown import markdown_table
+from benchmarks.recipes import PAPER_TABLES
 from benchmarks.results import RESULTS
 from benchmarks.row import Row
 from benchmarks.runs import RunStore
@@ -131,7 +132,7 @@ def comparisons(claim: Claim, found: TableRuns) -> Iterator[tuple[Row, Row, Comp
 
 def write_pages(store: RunStore) -> None:
     """Make all tables, all pictures and the pages of results anew."""
-    for table in TABLES.values():
+    for table in (table for paper in PAPERS for table in _tables(paper)):
         for found in reported(table, store):
             write_report(found)
     for measurement in (memory, step_time):
@@ -164,7 +165,7 @@ def _verdicts(store: RunStore) -> str:
     """Return the table of verdicts, one line for each table on each data set."""
     lines = []
     for paper in PAPERS:
-        for found in (found for table in paper.tables for found in reported(table, store)):
+        for found in (found for table in _tables(paper) for found in reported(table, store)):
             counts = Counter(each.verdict for claim in found.table.claims for *_, each in comparisons(claim, found))
             link = f"[{found.table.title}](results/{paper.name}.md)"
             lines.append([link, found.task.data, *(str(counts[verdict] or "") for verdict in Verdict)])
@@ -210,7 +211,7 @@ the size of the dense network is no problem, keep it: no runs here show that mor
 def _paper_page(paper: Paper, store: RunStore) -> str:
     """Return the page of a paper, or nothing where no runs tell."""
     parts = []
-    for table in paper.tables:
+    for table in _tables(paper):
         shown = "Test error against parameters" if table.line else table.experiment.picture
         for place, found in enumerate(reported(table, store)):
             if place == 0:
@@ -225,12 +226,14 @@ def _claims_page(store: RunStore) -> str:
     """Return the table of all claims and the verdicts on each data set."""
     lines = []
     for table in TABLES.values():
-        on_page = reported(table, store)
+        on_page = [found for each in (table, *_under_recipes(table)) for found in reported(each, store)]
         for claim in table.claims:
             found = [
                 f"{each.task.data}: {', '.join(f'{counts[name]} {name}' for name in Verdict if counts[name])}"
                 for each in on_page
-                if (counts := Counter(comparison.verdict for *_, comparison in comparisons(claim, each)))
+                for same in each.table.claims
+                if same.sentence == claim.sentence
+                if (counts := Counter(comparison.verdict for *_, comparison in comparisons(same, each)))
             ]
             lines.append([table.title, claim.sentence, "; ".join(found) or "no runs that tell"])
     return f"""\
@@ -245,7 +248,7 @@ on a data set that decides at least half of its comparisons.
 
 def render(found: TableRuns) -> str:
     """Return the comparisons of a table as Markdown."""
-    command = f"python -m benchmarks run {found.table.name} --data {found.task.data} --device {found.task.device}"
+    command = f"{found.table.command} --data {found.task.data} --device {found.task.device}"
     clause = found.table.experiment.caption(found.sizes, asdict(found.task.recipe))
     rows, lines = {row.key: row for row in found.table.rows}, []
     for claim in found.table.claims:
@@ -285,6 +288,17 @@ def _seeds(comparison: Comparison) -> str:
     """Return the number of seeds, and of how many where that does not tell."""
     count = len(comparison.differences)
     return str(count) if count < 2 or comparison.verdict != Verdict.UNDECIDED else f"{count} of {_needed(comparison)}"
+
+
+def _tables(paper: Paper) -> Iterator[Table]:
+    """Yield the tables of a paper, each with its variants under the papers' recipes."""
+    for table in paper.tables:
+        yield table
+        yield from _under_recipes(table)
+
+
+def _under_recipes(table: Table) -> list[Table]:
+    return [each for each in PAPER_TABLES.values() if each.name == f"{table.name}_{each.recipe}"]
 
 
 def _metric(claim: Claim, found: TableRuns) -> Metric:

@@ -20,6 +20,7 @@ from benchmarks.runs import RunStore, run_name, without_later_fields
 from benchmarks.table_runs import TableRuns, find_table_runs, stale_runs
 from benchmarks.tables import TABLES
 from benchmarks.task import Task
+from shapeshift.experiments import training
 from shapeshift.experiments.training import Recipe
 from tests.benchmarks.tiny import ROWS, SIZES, TABLE, TASK, made_up
 
@@ -160,6 +161,27 @@ def test_runs_of_the_same_network_under_another_name_are_shared(
     found = harness.run(table, TASK, 2, 1, store, rows=["*/by default/*"])
     assert found.values(same.key, ERROR) == [1.0, 2.0]
     assert not found.has(other.key)
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, task = replace(TABLE, rows=ROWS[1:], claims=()), replace(TASK, recipe=Recipe(epochs=3))
+    whole = harness.run(table, task, 1, 1, RunStore(tmp_path / "whole" / "runs"))
+    store, keep, kept = RunStore(tmp_path / "killed" / "runs"), training._State.keep, []
+
+    def kill(state: training._State, path: Path | None) -> None:
+        keep(state, path)
+        kept.append(path)
+        if len(kept) == 2:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(training._State, "keep", kill)
+    with pytest.raises(RuntimeError, match="killed"):
+        harness.run(table, task, 1, 1, store)
+    found = harness.run(table, task, 1, 1, RunStore(store.folder))
+    assert len(kept) == 3, "the third epoch is all that was left"
+    assert found.values(COMPRESSED.key, ERROR) == whole.values(COMPRESSED.key, ERROR)
+    assert not kept[0].exists()
 
 
 @pytest.mark.usefixtures("in_threads")
