@@ -39,6 +39,8 @@ from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate
 from benchmarks.workloads import WORKLOADS, Workload, loss
 from shapeshift.budget import parse_budget
+from shapeshift.experiments.error_plot import label_lines
+from shapeshift.extras import new_figure, save_figure
 from shapeshift.generators import GENERATORS
 from shapeshift.plan import budget_range
 
@@ -260,10 +262,9 @@ def render(content: Mapping[str, Any]) -> str:
 
 def plot(content: Mapping[str, Any], path: Path) -> None:
     """Draw the peak memory and the step time against the budget, relative to the dense model's."""
-    import matplotlib.pyplot as plt
-
     results = content["results"]
-    figure, (memory, steps) = plt.subplots(1, 2, figsize=(10, 4), sharex=True, layout="constrained")
+    figure = new_figure(10, 4)
+    memory, steps = figure.subplots(1, 2, sharex=True)
     budgets = [float(budget.rstrip("%")) for budget in BUDGETS]
     for place, (row, (title, _, _)) in enumerate(ROWS.items()):
         for what, line in (("kept", ":"), ("recomputed", "-")):
@@ -282,15 +283,9 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
         axes.set_xticks(budgets, BUDGETS)
         axes.minorticks_off()
     memory.set_ylim(0, 105)
-    memory.legend(
-        frameon=False,
-        fontsize="small",
-        loc="lower right",
-        title="solid: recomputed, dotted: kept",
-        title_fontsize="small",
-    )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    memory.set_title("peak memory of training (solid: recomputed, dotted: kept)", fontsize="medium")
+    label_lines(memory)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ from shapeshift.names import Registry
 from shapeshift.upsamplers import UPSAMPLERS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted(path for pattern in ("*.md", "results/*.md") for path in (ROOT / "docs").glob(pattern)),
+]
 REGISTRIES: dict[str, Registry] = {
     "MAPPINGS": MAPPINGS,
     "GENERATORS": GENERATORS,
