@@ -22,7 +22,12 @@ from shapeshift.surgery.shared_parameters import SharedParameters
 
 
 def save(
-    model: nn.Module, directory: str | os.PathLike[str], *, store: str | None = None, rest: str | None = None
+    model: nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    store: str | None = None,
+    rest: str | None = None,
+    entropy_coding: bool = False,
 ) -> dict[str, float] | None:
     """Write a compressed or pruned model to a directory, in a size proportional to its parameters.
 
@@ -38,6 +43,9 @@ def save(
         store: How the file keeps the stores, in place of the option ``store`` that the model was compressed with. The
             model stays as it is; the one that is loaded has the option from here.
         rest: How the file keeps what is not generated, in place of the option ``rest``.
+        entropy_coding: Whether the file's bytes are coded by their entropy (Huffman 1952, "A Method for the
+            Construction of Minimum-Redundancy Codes"), where that makes the files smaller. Nothing is lost. The size
+            depends on the values, and is at most the one that a budget in bytes and :func:`report` count.
 
     Returns:
         With ``store``, the relative error of each generated weight that it causes, by the weight's name: the norm of
@@ -86,7 +94,7 @@ def save(
         snapshot = snapshot.in_formats(store, rest)
         errors = None if store is None else rounding_errors(require_shared(snapshot.root), STORE_FORMATS[store])
     if not sharded or dist.get_rank() == 0:
-        write(Path(directory), snapshot.description, whole, snapshot.formats)
+        write(Path(directory), snapshot.description, whole, snapshot.formats, entropy_coding)
     if sharded:
         dist.barrier()  # no process returns before the files are complete
     return errors
