@@ -51,8 +51,10 @@ $ python -m benchmarks run templates --recipe paper --rehearse
 The first command prints the memory and the hours of each row and stops. The second one trains eight runs at once, on
 the GPUs in turn. The third one spreads each batch over eight GPUs by DDP, for a run that has to end sooner. The last
 one takes two steps of each row at full size on made-up images, which a CPU can do. A run keeps its state after each
-epoch in `benchmarks/results/unfinished`. If a run was killed, repeat the command and it goes on. FOLDER holds
-`cifar-100-python` or `cifar-10-batches-py`, as unpacked.
+epoch in `benchmarks/results/unfinished`. If a run was killed, repeat the command and it goes on. Where one machine is
+not enough, start the second command on each of several with one shared folder as `--output`: a worker passes over the
+runs that another one is at, and takes over those of a killed one. FOLDER holds `cifar-100-python` or
+`cifar-10-batches-py`, as unpacked.
 """
 
 
@@ -82,8 +84,8 @@ def page() -> str:
 {markdown_table(header, lines)}
 
 Hours and memory are estimates: nobody has run these commands to the end yet, nor on a GPU. Hours are 3 x operations of
-a forward pass x images x epochs / {content["teraflops"]:g} TFLOP/s, the operations as torch counts them. That rate is an
-assumption; `--tflops` takes what your GPU sustains. The memory is that of the largest row: 12 bytes for each trained
+a forward pass x images x epochs / {content["teraflops"]:g} TFLOP/s, the operations as torch counts them. That rate is
+an assumption; `--tflops` takes what your GPU sustains. The memory is that of the largest row: 12 bytes for each trained
 parameter (entry, gradient, momentum), 4 for each entry of the weights, what a batch's forward pass keeps, and the
 training images, which are on the GPU. For all of ImageNet no GPU has room for these, so take a part of its classes.
 A published figure is on the data set of the command. Where none stands, the paper shows a picture, or we could read its
