@@ -109,7 +109,7 @@ def render(content: dict[str, Any]) -> str:
     header = ["model", "parameters"]
     for optimizer in OPTIMIZERS:
         header += [optimizer, "rate", "step"]
-    made = made_by("python -m benchmarks.muon", content["machine"])
+    made = made_by("muon", content["machine"])
     return (
         f"{made}: bits per byte of held-out text after {content['steps']} steps of {BATCH} x {CONTEXT} bytes, mean and "
         f"standard deviation over the seeds, at the rate of AdamW, of {', '.join(map(str, RATES))}, that is best on "
@@ -146,13 +146,18 @@ class ByteModel(nn.Module):
 
 def measure(model_name: str, optimizer_name: str, rate: float, seed: int, steps: int) -> dict[str, float]:
     """Train one model, and return the bits per byte of held-out text, the processor's seconds, and the parameters."""
-    train, test = load()
     torch.manual_seed(seed)
     model: nn.Module = ByteModel()
     budget, options = MODELS[model_name]
     if budget is not None:
         shapeshift.compress(model, budget, exclude=["bytes", "places", "head"], **options)
-    optimizer = OPTIMIZERS[optimizer_name](model, rate)
+    seconds = train(model, OPTIMIZERS[optimizer_name](model, rate), seed, steps)
+    return {"bits": bits_per_byte(model), "seconds": seconds, "parameters": shapeshift.count_parameters(model)}
+
+
+def train(model: nn.Module, optimizer: Optimizer, seed: int, steps: int) -> float:
+    """Train a model, and return the processor's seconds."""
+    text, _ = load()
     warm_up = steps // 10
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / (steps - warm_up))
@@ -160,20 +165,24 @@ def measure(model_name: str, optimizer_name: str, rate: float, seed: int, steps:
     windows = torch.Generator().manual_seed(seed)
     start = time.process_time()
     for _ in range(steps):
-        begins = torch.randint(len(train) - CONTEXT, (BATCH,), generator=windows)
-        text = torch.stack([train[begin : begin + CONTEXT + 1] for begin in begins.tolist()]).long()
+        begins = torch.randint(len(text) - CONTEXT, (BATCH,), generator=windows)
+        batch = torch.stack([text[begin : begin + CONTEXT + 1] for begin in begins.tolist()]).long()
         optimizer.zero_grad()
-        _loss(model, text).backward()
+        _loss(model, batch).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
-    seconds = time.process_time() - start
+    return time.process_time() - start
+
+
+def bits_per_byte(model: nn.Module) -> float:
+    """Return the bits per byte of held-out text."""
+    _, test = load()
     model.eval()
     with torch.no_grad():
         rows = test[: len(test) // (CONTEXT + 1) * (CONTEXT + 1)].view(-1, CONTEXT + 1).long()
         losses = [_loss(model, part).item() * len(part) for part in rows.split(128)]
-    bits = sum(losses) / len(rows) / math.log(2)
-    return {"bits": bits, "seconds": seconds, "parameters": shapeshift.count_parameters(model)}
+    return sum(losses) / len(rows) / math.log(2)
 
 
 def _loss(model: nn.Module, text: Tensor) -> Tensor:

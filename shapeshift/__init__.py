@@ -18,6 +18,7 @@ from shapeshift.errors import (
 )
 from shapeshift.mapping_search import GradientMapping, LearnedMapping, learn_mapping, learn_mapping_by_gradients
 from shapeshift.mappings import Assignment
+from shapeshift.metrics import metrics
 from shapeshift.muon import Muon
 from shapeshift.optimizer import parameter_groups
 from shapeshift.plot import plot_mapping
@@ -52,6 +53,7 @@ __all__ = [
     "learn_mapping_by_gradients",
     "load",
     "materialize",
+    "metrics",
     "parameter_groups",
     "plan_compression",
     "plot_mapping",

@@ -128,7 +128,11 @@ class IntegerFormat(StoreFormat):
         return _joined(map(torch.mul, *self._quantise(entries)), entries.shape, entries.dtype)
 
     def num_bytes(self, numel: int, dtype: torch.dtype) -> int:
-        return 2 * _blocks(numel) + sum(self._bytes_of_integers(numel))
+        return sum(size for size, _ in self.parts(numel))
+
+    def parts(self, numel: int) -> list[tuple[int, int]]:
+        """Return the bytes of the scales and of the integers of a tensor, each with the bytes that recur."""
+        return [(2 * _blocks(numel), 2), (sum(self._bytes_of_integers(numel)), math.lcm(self.bits, 8) // 8)]
 
     def pack(self, entries: Tensor) -> Tensor:
         integers, scales = self._quantise(entries)

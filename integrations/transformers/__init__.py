@@ -7,6 +7,7 @@ it loads the shared parameters. Models that are not compressed are saved and loa
 
 from shapeshift.integrations.transformers.building import build, build_from_file, model_names
 from shapeshift.integrations.transformers.loading import ShapeshiftQuantizer
+from shapeshift.integrations.transformers.logging import log_sharing
 from shapeshift.integrations.transformers.recipe import ShapeshiftConfig
 from shapeshift.integrations.transformers.saving import save_pretrained
 
@@ -15,6 +16,7 @@ __all__ = [
     "ShapeshiftQuantizer",
     "build",
     "build_from_file",
+    "log_sharing",
     "model_names",
     "save_pretrained",
 ]

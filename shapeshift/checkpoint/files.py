@@ -30,7 +30,11 @@ _ERRORS = "shapeshift_errors"
 
 
 def write(
-    folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor], formats: Mapping[str, StoreFormat]
+    folder: Path,
+    description: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    formats: Mapping[str, StoreFormat],
+    coding: bool = False,
 ) -> None:
     """Write a checkpoint, each file beside its place first and moved there when it is complete.
 
@@ -39,14 +43,17 @@ def write(
         description: The content of the JSON file, without the fields that identify the format.
         tensors: The content of the safetensors file.
         formats: How it holds some of the tensors, by name.
+        coding: Whether it is coded by its entropy, where that makes the files smaller.
     """
     description, tensors = _with_errors_apart(description, tensors)
     kept = kept_tensors(tensors, formats)
-    stamp = _stamp(description, kept)
+    content, stamp = packed(tensors, kept, coding), _stamp(description, kept, coding)
+    if coding and _size(stamp, kept_tensors(content, {})) >= _size(_stamp(description, kept), kept):
+        content, stamp = packed(tensors, kept), _stamp(description, kept)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / TENSORS_FILE) as written:
-        save_file(_apart(packed(tensors, kept)), written, metadata=METADATA)
-        stamp["sha256"] = _seal(stamp, written)
+        save_file(_apart(content), written, metadata=METADATA)
+        stamp["sha256"] = seal(stamp, written)
     with replacing(folder / PLAN_FILE) as written:
         written.write_text(_text(stamp), encoding="utf-8")
 
@@ -55,8 +62,12 @@ def size(description: Mapping[str, Any], tensors: Mapping[str, Tensor], formats:
     """Return the bytes of all files that :func:`write` would write; the tensors may be on the meta device."""
     description, tensors = _with_errors_apart(description, tensors)
     kept = kept_tensors(tensors, formats)
-    stamp = {**_stamp(description, kept), "sha256": hashlib.sha256().hexdigest()}
-    return file_size(kept) + len(_text(stamp).encode())
+    return _size(_stamp(description, kept), kept)
+
+
+def _size(stamp: Mapping[str, Any], kept: Sequence[Kept]) -> int:
+    """Return the bytes of both files, given the content of the JSON file without its checksum."""
+    return file_size(kept) + len(_text({**stamp, "sha256": hashlib.sha256().hexdigest()}).encode())
 
 
 def read(folder: Path) -> Checkpoint:
@@ -83,13 +94,13 @@ def read(folder: Path) -> Checkpoint:
     sha256 = stamp.pop("sha256", None)
     if sha256 is None:
         raise CheckpointError(f"{plan_file} is damaged: it cannot be read without its sha256. Save the model again")
-    if _seal(stamp, tensors_file) != sha256:
+    if seal(stamp, tensors_file) != sha256:
         raise CheckpointError(
             f"{TENSORS_FILE} and {PLAN_FILE} in {folder} do not belong together: one of them was damaged or replaced. "
             "Take both from one shapeshift.save(model, ...)"
         )
     try:
-        tensors = unpacked(tensors, description.get("tensors", ()))
+        tensors = unpacked(tensors, description.get("tensors", ()), bool(description.get("coding", False)))
         errors = _errors_of(checkpoint, tensors.pop(_ERRORS, None))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
@@ -103,10 +114,10 @@ def read(folder: Path) -> Checkpoint:
     return dataclasses.replace(checkpoint, tensors=tensors, fit_errors=errors)
 
 
-def _stamp(description: Mapping[str, Any], kept: Sequence[Kept]) -> dict[str, Any]:
+def _stamp(description: Mapping[str, Any], kept: Sequence[Kept], coding: bool = False) -> dict[str, Any]:
     """Return the content of the JSON file, but for its checksum."""
-    stamp = stamped({})
-    return {**stamp, "content": deflated({**description, "tensors": directory(kept)})}
+    how = {"coding": True} if coding else {}
+    return {**stamped({}), "content": deflated({**description, **how, "tensors": directory(kept, coding)})}
 
 
 def _text(stamp: Mapping[str, Any]) -> str:
@@ -165,7 +176,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _seal(description: Mapping[str, Any], tensors_file: Path) -> str:
+def seal(description: Mapping[str, Any], tensors_file: Path) -> str:
     """Return a checksum of both files of a checkpoint, given the content of the JSON file, which will hold it."""
     checksum = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     with tensors_file.open("rb") as content:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shapeshift.checkpoint.coding import Run, coded, decoded
 from shapeshift.store_format import FloatFormat, IntegerFormat, StoreFormat
 
 #: The name of the tensor that holds the bytes of the small ones; an entry of its own in the file takes about 100 bytes.
@@ -104,6 +105,12 @@ class Kept:
             return self.kind.num_bytes(numel, torch.float32)
         return numel * self.kind.itemsize
 
+    def parts(self) -> list[tuple[int, int]]:
+        """Return the bytes of each part of what the file holds, and the bytes of an entry of that part."""
+        if isinstance(self.kind, IntegerFormat):
+            return self.kind.parts(math.prod(self.shape))
+        return [(self.num_bytes, self.kind.itemsize)]
+
     def form(self) -> tuple[torch.dtype, tuple[int, ...]]:
         """Return the dtype and the shape in the file of a tensor that is not joined."""
         return (torch.uint8, (self.num_bytes,)) if isinstance(self.kind, IntegerFormat) else (self.kind, self.shape)
@@ -112,6 +119,9 @@ class Kept:
         """Return what the file holds of the tensor."""
         if isinstance(self.kind, IntegerFormat):
             return self.kind.pack(tensor.detach())
+        if tensor.dtype != self.kind:
+            # A pass rounds so too. A conversion alone decides otherwise for some entries half-way between two values.
+            tensor = FloatFormat(self.kind).round(tensor.detach())
         return tensor.detach().to(self.kind)
 
     def take(self, held: Tensor) -> Tensor:
@@ -131,34 +141,47 @@ def kept_tensors(tensors: Mapping[str, Tensor], formats: Mapping[str, StoreForma
     return [Kept.of(name, tensors[name], formats.get(name)) for name in sorted(tensors)]
 
 
-def directory(kept: Iterable[Kept]) -> list[dict[str, Any]]:
+def directory(kept: Iterable[Kept], coding: bool = False) -> list[dict[str, Any]]:
     """Return what the file's own header does not say, as JSON can hold it."""
-    return [found.to_dict() for found in kept if found.is_small or found.is_packed]
+    return [found.to_dict() for found in kept if coding or found.is_small or found.is_packed]
 
 
-def packed(tensors: Mapping[str, Tensor], kept: Iterable[Kept]) -> dict[str, Tensor]:
-    """Return the content of the file."""
+def packed(tensors: Mapping[str, Tensor], kept: Sequence[Kept], coding: bool = False) -> dict[str, Tensor]:
+    """Return the content of the file.
+
+    Args:
+        tensors: The tensors by name.
+        kept: How the file holds them.
+        coding: Whether all of them are joined, and coded by their entropy.
+    """
     content, joined = {}, []
     for found in kept:
         held = found.keep(tensors[found.name])
-        if found.is_small:
+        if coding or found.is_small:
             joined.append(held.contiguous().cpu().flatten().view(torch.uint8))
         else:
             content[found.name] = held
+    if coding:
+        return {JOINED: coded(torch.cat(joined), _runs(kept))} if joined else {}
     return {**content, JOINED: torch.cat(joined)} if joined else content
 
 
-def unpacked(content: Mapping[str, Tensor], entries: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Return the tensors of a file, given its content and the directory.
+def unpacked(
+    content: Mapping[str, Tensor], entries: Iterable[Mapping[str, Any]], coding: bool = False
+) -> dict[str, Tensor]:
+    """Return the tensors of a file, given its content, the directory, and whether they are coded.
 
     Raises:
-        KeyError, RuntimeError, TypeError, ValueError: if the two do not fit.
+        KeyError, RuntimeError, TypeError, ValueError: if these do not fit.
     """
     tensors = dict(content)
     joined = tensors.pop(JOINED, torch.empty(0, dtype=torch.uint8))
+    kept = list(map(Kept.from_dict, entries))
+    if coding and kept:
+        joined = decoded(joined, _runs(kept))
     end = 0
-    for found in map(Kept.from_dict, entries):
-        if found.is_small:
+    for found in kept:
+        if coding or found.is_small:
             held = joined[end : end + found.num_bytes]
             end += found.num_bytes
         else:
@@ -169,6 +192,11 @@ def unpacked(content: Mapping[str, Tensor], entries: Iterable[Mapping[str, Any]]
     if end != len(joined):
         raise ValueError(f"{len(joined) - end} bytes belong to no tensor")
     return tensors
+
+
+def _runs(kept: Iterable[Kept]) -> list[Run]:
+    """Return what the bytes of joined tensors consist of."""
+    return [Run(f"{found.kind} {rank}", *part) for found in kept for rank, part in enumerate(found.parts())]
 
 
 def file_size(kept: Iterable[Kept]) -> int:

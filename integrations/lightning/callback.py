@@ -1,4 +1,4 @@
-"""A Lightning callback that compresses a module before training, and writes a plain copy at the end."""
+"""A callback that compresses a module before training, and writes a plain copy at the end."""
 
 from __future__ import annotations
 
