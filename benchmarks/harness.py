@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,13 +38,66 @@ def measure(experiment: Experiment, row: Row, task: Task, seed: int) -> dict[str
     return experiment.run(row, task, seed)
 
 
-def _measure_resumably(folder: Path, *job: Any) -> dict[str, Any]:
-    """Measure a row, with the states of its trainings in a folder, where a killed process may have left some."""
-    keep_in(folder)
-    try:
-        return measure(*job)
-    finally:
-        keep_in(None)
+@dataclass(frozen=True)
+class Job:
+    """A run that is to be made, by whichever worker comes first.
+
+    Attributes:
+        folder: The folder of the runs. Workers on several machines share it.
+        settings: Everything that determines the run, except for the seed.
+        sizes: The sizes of the data.
+        machine: The machine that would make it.
+        experiment: The experiment.
+        row: The row.
+        task: The task.
+        seed: The seed.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    sizes: dict[str, Any]
+    machine: dict[str, Any]
+    experiment: Experiment
+    row: Row
+    task: Task
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return run_name(self.settings, self.seed)
+
+    def run(self) -> Run | None:
+        """Make the run, from where a killed worker left it, and write it. None means that another worker is at it."""
+        if dist.is_initialized():  # the processes of a group make each run together
+            return self._make(writes=dist.get_rank() == 0)
+        self._unfinished.mkdir(parents=True, exist_ok=True)
+        with (self._unfinished / "lock").open("w") as lock:  # the system opens it when a worker dies
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            made = self.folder / f"{self.name}.json"
+            if made.exists() and (run := Run.read(made)).sizes == self.sizes:
+                shutil.rmtree(self._unfinished, ignore_errors=True)
+                return run
+            return self._make(writes=True)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.folder.parent / "unfinished" / self.name
+
+    def _make(self, writes: bool) -> Run:
+        keep_in(self._unfinished)
+        try:
+            values = measure(self.experiment, self.row, self.task, self.seed)
+        finally:
+            keep_in(None)
+        run = Run(self.settings, self.seed, self.sizes, self.machine, values)
+        if writes:
+            run.write(self.folder)
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+        return run
 
 
 def _start_worker(folder: Path, places: Any) -> None:
@@ -50,13 +107,26 @@ def _start_worker(folder: Path, places: Any) -> None:
         torch.cuda.set_device(places.get() % torch.cuda.device_count())
 
 
-class _ThisProcess(Executor):
-    """Train in this process, as all processes of a group do at once."""
+def _results(jobs: Sequence[Job], processes: int) -> Generator[tuple[Job, Callable[[], Run | None]], None, None]:
+    """Yield jobs with a function that returns their runs, as they finish in a pool of processes.
 
-    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(function(*arguments, **options))
-        return future
+    A process of a group takes part in all jobs, one after the other.
+    """
+    if dist.is_initialized():
+        yield from ((job, job.run) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # CUDA does not work in a forked process
+    places = context.SimpleQueue()
+    for place in range(processes):
+        places.put(place)
+    with TemporaryDirectory() as shared:
+        pool = ProcessPoolExecutor(processes, context, _start_worker, (Path(shared), places))
+        try:
+            futures = {pool.submit(job.run): job for job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def run(
@@ -89,42 +159,26 @@ def run(
             for found in store.find(table.settings(row, task)):
                 store.remove(found.name)
     # Seed by seed: a table that is stopped early has seen every row equally often.
-    jobs = {
-        run_name(table.settings(row, task), seed): (row, task, seed)
+    jobs = [
+        Job(store.folder, table.settings(row, task), sizes, machine, table.experiment, row, task, seed)
         for seed in range(seeds)
         for row in table.rows
         if _fits(row, rows)
-    }
+    ]
     # A folder of images may hold other ones than it did: then the sizes of the data have changed.
-    missing = [job for name, job in jobs.items() if name not in store.runs or store.runs[name].sizes != sizes]
-    folder = TemporaryDirectory()
-    context = multiprocessing.get_context("spawn")  # CUDA does not work in a forked process
-    places = context.SimpleQueue()
-    for place in range(processes):
-        places.put(place)
-    pool: Executor = _ThisProcess()
-    if not dist.is_initialized():
-        pool = ProcessPoolExecutor(processes, context, _start_worker, (Path(folder.name), places))
-
-    def kept(job: tuple[Row, Task, int]) -> Path:
-        return store.folder.parent / "unfinished" / run_name(table.settings(job[0], task), job[2])
-
-    try:
-        futures = {pool.submit(_measure_resumably, kept(job), table.experiment, *job): job for job in missing}
-        done = len(jobs) - len(missing)
-        for future in tqdm(as_completed(futures), table.name, len(jobs), initial=done, unit="run"):
-            row, _, seed = futures[future]
+    missing = [job for job in jobs if job.name not in store.runs or store.runs[job.name].sizes != sizes]
+    bar = partial(tqdm, desc=table.name, total=len(jobs), initial=len(jobs) - len(missing), unit="run")
+    with closing(_results(missing, processes)) as results:
+        for job, result in bar(results):
             try:
-                values = future.result()
+                made = result()
             except Exception as exception:
-                exception.add_note(f"in the run {row.key}/{seed}")
+                exception.add_note(f"in the run {job.row.key}/{job.seed}")
                 raise
-            if not dist.is_initialized() or dist.get_rank() == 0:
-                store.add(Run(table.settings(row, task), seed, sizes, machine, values))
-                shutil.rmtree(kept(futures[future]), ignore_errors=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        folder.cleanup()
+            if made is None:
+                tqdm.write(f"{job.row.key}/{job.seed} is being trained by another worker")
+            else:
+                store.know(made)
     return TableRuns.find(table, task, store)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -89,6 +90,6 @@ def _cifar100(folder: Path) -> Iterator[None]:
 
     names = [f"class {index}" for index in range(100)]
     meta = {**CIFAR100.meta, "md5": write(CIFAR100.meta["filename"], {CIFAR100.meta["key"]: names})}
-    lists = {"train_list": part("train", 2 * _BATCH), "test_list": part("test", _BATCH), "meta": meta}
+    lists: dict[str, Any] = {"train_list": part("train", 2 * _BATCH), "test_list": part("test", _BATCH), "meta": meta}
     with patch.multiple(CIFAR100, **lists):
         yield

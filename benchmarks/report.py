@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import memory, step_time
+from benchmarks import memory, reproduce, step_time
 from benchmarks.claims import Claim, Comparison, Verdict, seeds_needed
 from benchmarks.experiments.base import Metric
 from benchmarks.markdown import markdown_table
@@ -35,7 +35,7 @@ Every number here is read from JSON files in `benchmarks/results`, which the com
 difference is Student's; each interval stands alone, so of twenty equal pairs one looks different by chance. *Ahead*
 and *behind* say that the interval excludes 0, *on par* that all of it lies within the difference that matters (0.3
 points of test error), *cannot tell* that more seeds are needed. The data sets are smaller than those of the papers:
-compare the order of rows, not values.
+compare the order of rows, not values. [](reproduce.md) has the papers' own networks and recipes.
 """
 
 # The results of other scripts, and the introduction of each.
@@ -138,6 +138,7 @@ def write_pages(store: RunStore) -> None:
     for measurement in (memory, step_time):
         for path in RESULTS.glob(f"{measurement.__name__.rpartition('.')[2]}_*.json"):
             measurement.plot(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
+    reproduce.write()
     for name, text in pages(store).items():
         (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(text, encoding="utf-8")
@@ -154,6 +155,7 @@ def pages(store: RunStore) -> dict[str, str]:
     subpages = {
         **papers,
         "results/claims.md": _claims_page(store),
+        "reproduce.md": reproduce.page(),
         "results/speed.md": "\n".join(["# Time and memory\n", *measured]),
     }
     toctree = "\n".join(["```{toctree}", ":maxdepth: 1", "", *(name.removesuffix(".md") for name in subpages), "```\n"])

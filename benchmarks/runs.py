@@ -93,10 +93,14 @@ class RunStore:
     def add(self, run: Run) -> None:
         """Keep a run. It replaces the one of the same name."""
         run.write(self.folder)
+        self.know(run)
+
+    def know(self, run: Run) -> None:
+        """Take note of a run whose file another process has written."""
         self.runs[run.name] = run
         self._seeds.add(run.seed)
 
     def remove(self, name: str) -> None:
         """Delete a run and its file."""
         del self.runs[name]
-        (self.folder / f"{name}.json").unlink()
+        (self.folder / f"{name}.json").unlink(missing_ok=True)  # other processes of a group remove it too

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__, recipes
+from benchmarks import __main__, recipes, reproduce
 from benchmarks.estimates import SIZES, estimate
 from benchmarks.rehearsal import rehearse
 from benchmarks.table import Table
@@ -85,3 +86,13 @@ def test_what_no_paper_has_is_refused(words: list[str], message: str, capsys: py
     with pytest.raises(SystemExit):
         __main__.main(["run", *words])
     assert message in capsys.readouterr().err
+
+
+def test_committed_hours_are_those_of_the_tables() -> None:
+    content = json.loads(reproduce.PATH.read_text(encoding="utf-8"))
+    assert set(content["tables"]) == set(recipes.PAPER_TABLES)
+    assert set(reproduce.PUBLISHED) <= set(content["tables"])
+    table = recipes.PAPER_TABLES["soft_sharing_paper"]
+    found = [estimate(row, table.task("cifar100", "cuda"), SIZES["cifar100"]) for row in table.rows]
+    hours = content["tables"]["soft_sharing_paper"]["hours"]
+    assert hours == pytest.approx(sum(each.hours for each in found)), "run `python -m benchmarks report`"

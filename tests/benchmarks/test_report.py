@@ -101,7 +101,7 @@ def test_the_pages_of_results_are_made_from_the_committed_files() -> None:
     pages = report.pages(COMMITTED)
     committed = {f"results/{path.name}" for path in (report.DOCS / "results").glob("*.md")}
     assert REPORTED
-    assert committed | {"results.md"} == set(pages), "run `python -m benchmarks report`"
+    assert committed | {"results.md", "reproduce.md"} == set(pages), "run `python -m benchmarks report`"
     for name, text in pages.items():
         assert (report.DOCS / name).read_text(encoding="utf-8") == text, "run `python -m benchmarks report`"
 

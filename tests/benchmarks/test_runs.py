@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import shapeshift
 from benchmarks import __main__, harness, runs
@@ -182,6 +185,33 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert len(kept) == 3, "the third epoch is all that was left"
     assert found.values(COMPRESSED.key, ERROR) == whole.values(COMPRESSED.key, ERROR)
     assert not kept[0].exists()
+
+
+def test_a_worker_takes_over_what_a_killed_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = replace(TASK, recipe=Recipe(epochs=200))
+    folder, settings = tmp_path / "runs", TABLE.settings(COMPRESSED, task)
+    job = harness.Job(folder, settings, SIZES, {"processor": "a machine"}, TABLE.experiment, COMPRESSED, task, 0)
+    worker = multiprocessing.get_context("spawn").Process(target=job.run)
+    worker.start()
+    checkpoint = tmp_path / "unfinished" / job.name / "row.pt"
+    while not checkpoint.exists():
+        assert worker.is_alive()
+        time.sleep(0.05)
+    assert job.run() is None, "another worker has it"
+    worker.kill()
+    worker.join()
+
+    epochs, *_ = torch.load(checkpoint)
+    torch.save((197, *_), checkpoint)  # the rest of it need not be trained here
+    keep, kept = training._State.keep, []
+    monkeypatch.setattr(training._State, "keep", lambda state, path: (kept.append(state.epochs), keep(state, path)))
+    run = job.run()
+    assert (epochs < 200, kept) == (True, [197, 198, 199])
+    assert run is not None
+    assert RunStore(folder).runs == {job.name: run}
+    monkeypatch.setattr(harness, "measure", None)  # would fail if it were trained again
+    assert job.run() == run
+    assert not (tmp_path / "unfinished" / job.name / "row.pt").exists()
 
 
 @pytest.mark.usefixtures("in_threads")
