@@ -32,8 +32,8 @@ from benchmarks.markdown import markdown_table
 from benchmarks.results import RESULTS, write_json
 from benchmarks.task import Task
 from shapeshift.experiments.data import Images
-from shapeshift.experiments.error_plot import spread
-from shapeshift.extras import new_figure
+from shapeshift.experiments.error_plot import label_lines, spread
+from shapeshift.extras import new_figure, save_figure
 
 # The learning rate of each budget, as --pilot finds it; "" is the dense model.
 BUDGETS = {"": 0.003, "25%": 0.003, "5%": 0.003, "1%": 0.001}
@@ -178,8 +178,8 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
         axes.errorbar(sent, means, spreads, marker="o", markersize=4, capsize=2, label=budget or "dense")
     axes.set(xscale="log", xlabel="MB sent by a client", ylabel="test accuracy, %", title="Federated Fashion-MNIST")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    label_lines(axes)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

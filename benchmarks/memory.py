@@ -6,9 +6,11 @@
 
 Each peak comes from a process of its own: it runs the dense model once, so that all kernels are made, and gives the
 memory back. Then it builds the model and takes three steps with AdamW. The peak is what the process held at most during
-these steps, less what it had before the model was built. Activations are what the dense model's forward saves for its
-backward pass, without parameters. Steps are timed in turn, in seconds of one thread, which do not count what others do
-on the machine. On a GPU the peak is that of allocated memory, and the seconds are those of the clock.
+these steps, less what it had before the model was built. glibc keeps freed memory in holes between what is in use;
+MALLOC_MMAP_THRESHOLD_ is set for these processes, so that every tensor of 64 KiB or more goes back to the system when
+it is freed. Activations are what the dense model's forward saves for its backward pass, without parameters. Steps are
+timed in turn, in seconds of one thread, which do not count what others do on the machine. On a GPU the peak is that of
+allocated memory, and the seconds are those of the clock.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate
 from benchmarks.workloads import WORKLOADS, Workload, loss
 from shapeshift.budget import parse_budget
+from shapeshift.experiments.error_plot import label_lines
+from shapeshift.extras import new_figure, save_figure
 from shapeshift.generators import GENERATORS
 from shapeshift.plan import budget_range
 
@@ -44,6 +48,7 @@ BUDGETS = ("25%", "5%", "1%")
 LARGE = "gpt2-large"  # too large to be trained dense beside other programs
 METHOD_ROWS = ("bert", "resnet")  # every generator on these
 STEPS = 3
+FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}  # not for steps: the time of each mapping would count
 
 
 class LanguageModel(nn.Module):
@@ -98,7 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             content["results"] = kept["results"]
     for key in tqdm(_measurements(arguments.rows), desc="memory"):
         if key not in content["results"] or arguments.again:
-            content["results"][key] = measured_alone("memory", "--measure", key, "--device", arguments.device)
+            environment = {} if key.startswith("steps") else FREED_AT_ONCE
+            content["results"][key] = measured_alone(
+                "memory", "--measure", key, "--device", arguments.device, environment=environment
+            )
             write_json(output, content)
     table = render(content)
     output.with_suffix(".md").write_text(table)
@@ -254,10 +262,9 @@ def render(content: Mapping[str, Any]) -> str:
 
 def plot(content: Mapping[str, Any], path: Path) -> None:
     """Draw the peak memory and the step time against the budget, relative to the dense model's."""
-    import matplotlib.pyplot as plt
-
     results = content["results"]
-    figure, (memory, steps) = plt.subplots(1, 2, figsize=(10, 4), sharex=True, layout="constrained")
+    figure = new_figure(10, 4)
+    memory, steps = figure.subplots(1, 2, sharex=True)
     budgets = [float(budget.rstrip("%")) for budget in BUDGETS]
     for place, (row, (title, _, _)) in enumerate(ROWS.items()):
         for what, line in (("kept", ":"), ("recomputed", "-")):
@@ -276,15 +283,9 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
         axes.set_xticks(budgets, BUDGETS)
         axes.minorticks_off()
     memory.set_ylim(0, 105)
-    memory.legend(
-        frameon=False,
-        fontsize="small",
-        loc="lower right",
-        title="solid: recomputed, dotted: kept",
-        title_fontsize="small",
-    )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    memory.set_title("peak memory of training (solid: recomputed, dotted: kept)", fontsize="medium")
+    label_lines(memory)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-def measured_alone(module: str, *arguments: str) -> Any:
+def measured_alone(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:
     """Run a module of this package in a process of its own, and return the JSON in its last line of output.
 
     Args:
         module: The module's name in this package.
         *arguments: Its arguments on the command line.
+        environment: Variables that are set for the process, besides those of this one.
     """
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    finished = subprocess.run(
+        command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(finished.stdout.splitlines()[-1])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 # before. A field with that value is left out of the hash, so that earlier runs keep their names.
 ADDED_LATER: dict[str, dict[str, Any]] = {
     "config": {"recompute": False, "ring_block": 1024, "store": "float32", "store_noise": False, "rest": "float32"},
-    "recipe": {"flip": False, "crop": 0},
+    "recipe": {"flip": False, "crop": 0, "milestones": [], "factor": 0.2, "bfloat16": False},
 }
 
 

@@ -34,6 +34,7 @@ from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate, timed
 from benchmarks.workloads import WORKLOADS, Workload, loss
 from shapeshift.budget import parse_budget
+from shapeshift.extras import new_figure, save_figure
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.plan import budget_range
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(path, {**settings, "results": results})
     table = render({**settings, "results": results})
     path.with_suffix(".md").write_text(table)
+    plot({**settings, "results": results}, path.with_suffix(".png"))
     print(table)
 
 
@@ -147,6 +149,31 @@ def _method_lines(results: Mapping[str, Any]) -> list[list[str]]:
         ratios = [min((run["shared"] / run["dense"] for run in found), default=None) for found in runs]
         lines.append([method, *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
     return lines
+
+
+def plot(content: Mapping[str, Any], path: Path) -> None:
+    """Draw the time of a step, ours and the papers' generator's, relative to the dense model's."""
+    results, places = content["results"], {}
+    for row, workload in WORKLOADS.items():
+        if f"steps:{row}" in results and f"paper:{row}" in results:
+            ours = min(run["shared"] / run["dense"] for run in results[f"steps:{row}"])
+            paper = results[f"paper:{row}"][0]
+            places[workload.title] = {
+                "shapeshift": ours,
+                "the papers' generator": ours * paper["paper"] / paper["shared"],
+            }
+    figure = new_figure(7, 0.9 + 0.7 * len(places))
+    axes = figure.add_subplot()
+    for offset, color, name in ((-0.2, "C0", "shapeshift"), (0.2, "C1", "the papers' generator")):
+        ratios = [100 * found[name] for found in places.values()]
+        bars = axes.barh([place + offset for place in range(len(places))], ratios, 0.36, color=color)
+        axes.bar_label(bars, [f"{ratio:.0f}%  {name}" for ratio in ratios], padding=4, color=color, fontsize="small")
+    axes.axvline(100, color="grey", linewidth=1)
+    axes.set_yticks(range(len(places)), list(places))
+    axes.invert_yaxis()
+    axes.margins(x=0.5)
+    axes.set(xlabel="time of a step, % of the dense model's", title=f"Budget {content['budget']}")
+    save_figure(figure, path)
 
 
 def _in_own_process(measurement: str, arguments: argparse.Namespace) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Table:
         adapt: A function that changes the experiment's task. By default, the task stays as it is.
         line: The fields of a row whose values name its line in the picture of the first metric against parameters.
             Empty means no picture.
+        recipe: The name of the paper's recipe that the table is run under, which its name ends in. Empty means ours.
 
     Raises:
         ValueError: If two rows have one key, or a claim names a row that the table does not have.
@@ -44,6 +46,7 @@ class Table:
     experiment: Experiment = CLASSIFICATION
     adapt: Callable[[Task], Task] = lambda task: task
     line: tuple[str, ...] = ()
+    recipe: str = ""
 
     def __post_init__(self) -> None:
         counts = Counter(row.key for row in self.rows)
@@ -54,13 +57,20 @@ class Table:
         if missing:
             raise ValueError(f"{self.name} makes claims about rows that it does not have: {', '.join(sorted(missing))}")
 
+    @property
+    def command(self) -> str:
+        """The command that runs the table on its default data set."""
+        recipe = f" --recipe {self.recipe}" if self.recipe else ""
+        return f"python -m benchmarks run {self.name.removesuffix(f'_{self.recipe}')}{recipe}"
+
     def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
         """Return the table's task on a data set and a device."""
         return self.adapt(self.experiment.task(data, device, data_dir))
 
     def settings(self, row: Row, task: Task) -> dict[str, Any]:
-        """Return everything that determines the runs of a row, except for their seeds."""
-        return {**self.experiment.settings(task), **row.settings}
+        """Return everything that determines the runs of a row, except for their seeds, as JSON holds it."""
+        settings: dict[str, Any] = json.loads(json.dumps({**self.experiment.settings(task), **row.settings}))
+        return settings
 
 
 def pairs(rows: Sequence[Row], first: str, second: str) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.claims import Comparison
 from benchmarks.experiments.base import Metric
 from benchmarks.runs import Run, RunStore
 from benchmarks.table import Table
@@ -64,6 +65,13 @@ class TableRuns:
         """Return a metric of a row's runs, one value for each seed."""
         return [run.values[metric.name] for run in self.runs[row]]
 
+    def compare(self, first: str, second: str, metric: Metric) -> Comparison:
+        """Compare a metric of two rows seed by seed, over the seeds that both have, at least one."""
+        values = ({run.seed: run.values[metric.name] for run in self.runs[row]} for row in (first, second))
+        one, other = values
+        sign = 1 if metric.higher_is_better else -1
+        return Comparison(tuple(sign * (one[seed] - other[seed]) for seed in one if seed in other), metric.margin)
+
     def parameters(self, row: str) -> int:
         """Return the number of trainable parameters of a row that has runs."""
         return int(self.runs[row][0].values["parameters"])
@@ -80,13 +88,7 @@ def find_table_runs(table: Table, store: RunStore) -> Iterator[TableRuns]:
                     yield found
 
 
-def stale_runs(tables: Iterable[Table], store: RunStore) -> list[str]:
-    """Return the names of the runs that no row of any table asks for."""
-    asked = {
-        run.name
-        for table in tables
-        for found in find_table_runs(table, store)
-        for runs in found.runs.values()
-        for run in runs
-    }
+def stale_runs(asking: Iterable[TableRuns], store: RunStore) -> list[str]:
+    """Return the names of the runs that none of some tables has."""
+    asked = {run.name for found in asking for runs in found.runs.values() for run in runs}
     return [name for name in store.runs if name not in asked]

@@ -13,7 +13,14 @@ from shapeshift.version import __version__
 project = "shapeshift"
 copyright = "the shapeshift authors"
 release = __version__
-extensions = ["myst_parser", "registry_directive", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "errors_directive",
+    "registry_directive",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "shapeshift"
@@ -31,7 +38,10 @@ napoleon_use_ivar = True
 # Names of other projects, whose pages a build without network cannot look up, and the type variables of our own.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|abc|collections|os|pathlib|typing|lightning|matplotlib|numpy|transformers)\..*"),
-    ("py:.*", r"(Any|Budget|Callable|Figure|GeneratorOptions|Layers|Mapping|Matrix|Measure|Path|Sequence|Tensor)"),
+    (
+        "py:.*",
+        r"(Any|Budget|Callable|Figure|GeneratorOptions|Layers|Mapping|Matrix|Measure|Path|Sequence|Tensor|Tokenizer)",
+    ),
     ("py:.*", r"(str \| None|.*\bT|.*T)"),
 ]
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from shapeshift.extras import new_figure
+from shapeshift.extras import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LINE = 0.045  # the height of a label, as a share of the axes
 
 
 def spread(values: Sequence[float]) -> float:
@@ -32,8 +38,22 @@ def plot_errors(
         means, spreads = [statistics.mean(found) for found in values], [spread(found) for found in values]
         axes.errorbar(sizes, means, spreads, marker="o", markersize=4, capsize=2, label=method)
     axes.set(xscale="log", xlabel="trainable parameters", ylabel=label, title=title)
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    label_lines(axes)
+    save_figure(figure, path)
+
+
+def label_lines(axes: Axes) -> None:
+    """Write the label of each line beside the axes, in the line's colour and as near to its end as others allow."""
+    axes.autoscale_view()
+    ends = []
+    for line, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        drawn: Any = line[0] if isinstance(line, tuple) else line  # a line with bars is a tuple of its parts
+        end = axes.transAxes.inverted().transform(axes.transData.transform(drawn.get_xydata()[-1]))
+        ends.append((min(max(float(end[1]), 0.0), 1.0), label, drawn.get_color()))
+    free = 0.0
+    for place, (height, label, color) in enumerate(sorted(ends)):
+        above = _LINE * (len(ends) - place)  # what the labels above it need
+        free = max(free, min(height, 1 + _LINE - above))
+        axes.annotate(label, (1.02, free), xycoords="axes fraction", color=color, fontsize="small", va="center")
+        free += _LINE

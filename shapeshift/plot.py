@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from shapeshift.extras import new_figure
+from shapeshift.mapping_layout import COLORS, LEGEND, Bar, bars
 from shapeshift.plan import Plan
 from shapeshift.report import GroupReport, Report, report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = {"none": "#4a9d7c", "down": "#3f6fb5", "up": "#e0923a", "down+up": "#a3599c"}
-_LEGEND = {
-    "none": "one template, read as it is",
-    "down": "several templates, mixed",
-    "up": "one template, stretched",
-    "down+up": "several templates, mixed and stretched",
-}
-STORE_COLOR = "#e9ecef"
 _INK = "#303338"
 
 _WIDTH = 10.0  # inches
 _ROW = 0.17  # inches: a name of 7 points fits
 # Beyond this many rows the picture stops growing: rows get thinner, and only every few of them bear a name.
 _TALLEST = 150
-# The least share of the width for a store, and of the height for a template: small ones stay visible.
-_NARROWEST = 0.15
-_SHORTEST = 0.002
-# The filled share of a row's height.
-_BAND = 0.84
 
 
 def plot_mapping(model: nn.Module | Plan | Report, path: str | os.PathLike[str]) -> None:
@@ -74,40 +61,6 @@ def plot_mapping(model: nn.Module | Plan | Report, path: str | os.PathLike[str])
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.2)
 
 
-class Bar(NamedTuple):
-    """One rectangle of the picture: across, the longest store is 1 wide; down, each row is 1 high."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-    color: str
-
-
-def bars(found: Report) -> list[Bar]:
-    """Lay out the picture: for each weight its stores end to end, and its templates on them."""
-    result = []
-    largest = max(sum(group.stores.values()) for group in found.groups)
-    place = 0
-    for group in found.groups:
-        total = sum(group.stores.values())
-        scale = max(_NARROWEST, (total / largest) ** 0.5) / total
-        ends = list(itertools.accumulate(group.stores.values()))
-        begins = dict(zip(group.stores, [0, *ends], strict=False))
-        for row, weight in enumerate(group.weights, start=place + 1):
-            top = row - _BAND / 2
-            for store, size in group.stores.items():
-                result.append(Bar(scale * begins[store], top, scale * size, _BAND, STORE_COLOR))
-            height = _BAND / len(weight.source.templates)
-            for k, (store, begin, end) in enumerate(weight.source.templates):
-                left, width = scale * (begins[store] + begin), max(_SHORTEST, scale * (end - begin))
-                # A gap under each template, where there are several.
-                thick = height if len(weight.source.templates) == 1 else 0.9 * height
-                result.append(Bar(left, top + k * height, width, thick, COLORS[weight.source.sampling]))
-        place += len(group.weights) + 2
-    return result
-
-
 def _draw(axes: Axes, shapes: Sequence[Bar]) -> None:
     from matplotlib.collections import PolyCollection
 
@@ -138,7 +91,7 @@ def _finish(axes: Axes, names: dict[int, str], rows: int, found: Report) -> None
         spine.set_visible(False)
     kinds = sorted({weight.source.sampling for group in found.groups for weight in group.weights})
     for kind in kinds:
-        axes.bar(0, 0, color=COLORS[kind], label=_LEGEND[kind])
+        axes.bar(0, 0, color=COLORS[kind], label=LEGEND[kind])
     axes.figure.legend(loc="outside lower left", ncols=len(kinds), frameon=False, fontsize=8)
     share = found.parameters / found.dense
     axes.set_title(

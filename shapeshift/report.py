@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from shapeshift import html_report
 from shapeshift.budget import count_parameters
 from shapeshift.checkpoint import files
 from shapeshift.checkpoint.snapshot import Snapshot
@@ -124,7 +125,9 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A compressed model, or a plan for one, in numbers. Printing it, with rich or without, gives a table.
+    """A compressed model, or a plan for one, in numbers.
+
+    Printing it, with rich or without, gives a table. A notebook shows it as HTML, with the mapping drawn.
 
     Attributes:
         groups: the parameter groups.
@@ -151,20 +154,25 @@ class Report:
     checkpoint_bytes: int
     budget_bytes: int | None = None
 
+    @property
+    def budget_used(self) -> float:
+        """The share of the budget that is used, in bytes if the budget is in bytes, else in parameters."""
+        if self.budget_bytes is not None:
+            return self.checkpoint_bytes / self.budget_bytes
+        return self.parameters / self.budget
+
     def as_dict(self) -> dict[str, Any]:
         """Return the whole report as a dict that JSON can hold."""
         totals = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         groups = [{**group.as_dict(), "budget_share": group.parameters / self.budget} for group in self.groups]
-        return {**totals, "budget_used": self.parameters / self.budget, "groups": groups}
+        return {**totals, "budget_used": self.budget_used, "groups": groups}
 
     def summary(self) -> str:
         """Return the totals in two lines, and the errors of a fit in another."""
-        share = f"{self.parameters / self.budget:.2%} of the budget of {self.budget:,}"
-        if self.budget_bytes is not None:
-            share = f"{self.checkpoint_bytes / self.budget_bytes:.2%} of the budget of {self.budget_bytes:,} bytes"
+        budget = f"{self.budget:,}" if self.budget_bytes is None else f"{self.budget_bytes:,} bytes"
         totals = (
             f"{self.dense:,} parameters before, {self.parameters:,} after ({self.parameters / self.dense:.1%}), "
-            f"{share}\n"
+            f"{self.budget_used:.2%} of the budget of {budget}\n"
             f"{self.untouched:,} are not generated; a checkpoint takes {_in_bytes(self.checkpoint_bytes)}"
         )
         errors = {
@@ -176,6 +184,17 @@ class Report:
         return (
             f"{totals}\nfitted with a relative error of {middle:.1%} (median), at most {errors[worst]:.1%} in {worst}"
         )
+
+    def to_html(self, title: str = "Parameter groups") -> str:
+        """Return the report as a page of HTML, which loads nothing and runs no script.
+
+        Args:
+            title: The title of the page.
+        """
+        return html_report.page(self, title)
+
+    def _repr_html_(self) -> str:
+        return html_report.fragment(self)
 
     def __rich__(self) -> Table:
         from rich.table import Table

@@ -16,16 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import shapeshift
+import shapeshift.errors
 from shapeshift.distill import DISTILLERS
+from shapeshift.errors import BudgetError
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.names import Registry
 from shapeshift.upsamplers import UPSAMPLERS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted(path for pattern in ("*.md", "results/*.md") for path in (ROOT / "docs").glob(pattern)),
+]
 REGISTRIES: dict[str, Registry] = {
     "MAPPINGS": MAPPINGS,
     "GENERATORS": GENERATORS,
@@ -41,11 +47,24 @@ def blocks(document: Path, language: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, match.start(1)), match[1]) for match in found]
 
 
+def commands_in(block: str, program: str) -> list[list[str]]:
+    """Return the words of every line "$ program ..." in a console block; a comment ends a line."""
+    split = [shlex.split(line[2:], comments=True) for line in block.splitlines() if line.startswith("$ ")]
+    return [words for words in split if words[0] == program]
+
+
 def commands(program: str) -> list[list[str]]:
     """Return the words of every line "$ program ..." in the documents' console blocks."""
-    lines = (line for path in DOCUMENTS for _, block in blocks(path, "console") for line in block.splitlines())
-    split = [shlex.split(line[2:]) for line in lines if line.startswith("$ ")]
-    return [words for words in split if words[0] == program]
+    return [
+        words for path in DOCUMENTS for _, block in blocks(path, "console") for words in commands_in(block, program)
+    ]
+
+
+def in_order(document: Path) -> list[tuple[int, str, bool]]:
+    """Return the blocks that run, in the order of a document: with their lines, and whether they are Python."""
+    python = [(line, block, True) for line, block in blocks(document, "python")]
+    console = [(line, block, False) for line, block in blocks(document, "console") if commands_in(block, "shapeshift")]
+    return sorted(python + console)
 
 
 @pytest.fixture
@@ -58,19 +77,36 @@ def restored_registries() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored_registries")
-@pytest.mark.parametrize("document", [path for path in DOCUMENTS if blocks(path, "python")], ids=lambda path: path.name)
-def test_python_code_in_documents_runs(
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if in_order(path)], ids=lambda path: path.name)
+def test_code_and_commands_in_documents_run(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # The blocks of a document follow one another, as a reader would type them.
     namespace: dict[str, object] = {"__name__": "document"}
-    for line, block in blocks(document, "python"):
-        # Empty lines in front let a traceback show the line of the document.
-        exec(compile("\n" * line + block, str(document), "exec"), namespace)
-    model = namespace["model"]
-    plain = not shapeshift.is_compressed(model)  # type: ignore[arg-type]
-    assert plain == ("materialize(model)" in blocks(document, "python")[-1][1])
+    for line, block, is_python in in_order(document):
+        if is_python:
+            # Empty lines in front let a traceback show the line of the document.
+            exec(compile("\n" * line + block, str(document), "exec"), namespace)
+            continue
+        for words in commands_in(block, "shapeshift"):
+            capsys.readouterr()
+            assert not run_command(words[1:]), capsys.readouterr().err
+            assert len(capsys.readouterr().out.splitlines()) > 3
+    if blocks(document, "python"):
+        model = namespace["model"]
+        plain = not shapeshift.is_compressed(model)  # type: ignore[arg-type]
+        assert plain == ("materialize(model)" in blocks(document, "python")[-1][1])
+
+
+def run_command(arguments: list[str]) -> int | str | None:
+    """Run the command line, and return its exit status."""
+    from shapeshift.experiments.command_line.main import main
+
+    try:
+        return main(arguments)
+    except SystemExit as exit_:  # --help leaves this way
+        return exit_.code
 
 
 def test_the_readme_shows_an_example_of_each_ecosystem() -> None:
@@ -85,21 +121,6 @@ def test_make_targets_in_documents_exist() -> None:
     targets = {words[1] for words in commands("make")}
     assert {"demo", "test", "check"} <= targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-
-
-@pytest.mark.parametrize("words", commands("shapeshift"), ids=" ".join)
-def test_command_lines_in_documents_run(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from shapeshift.experiments import cli
-
-    monkeypatch.chdir(tmp_path)
-    try:
-        status = cli.main(words[1:])
-    except SystemExit as exit_:  # --help leaves this way
-        status = exit_.code
-    assert not status
-    assert len(capsys.readouterr().out.splitlines()) > 3
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -191,6 +212,18 @@ def test_every_registry_is_listed_in_the_documentation(name: str) -> None:
     listed = [argument.rpartition(".")[2] for argument in _registry_directives()]
     assert listed.count(name) == 1
     assert all((entry := registry[key]).__doc__ and len(entry.__doc__) > 20 for key in registry)
+
+
+def test_every_error_has_its_section_and_its_note_names_the_page() -> None:
+    errors = [value for value in vars(shapeshift.errors).values() if inspect.isclass(value)]
+    listed = re.findall(
+        r"^```\{errors\} (\S+)$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert {error.__name__ for error in errors} == {"ShapeshiftError", *listed}
+    with pytest.raises(BudgetError) as caught:
+        shapeshift.compress(torch.nn.Linear(4, 4), "half of it")
+    assert caught.value.__notes__ == ["The page docs/errors.md lists every BudgetError, with its cause and what to do."]
+    assert "docs/errors.md" not in str(caught.value)
 
 
 def _registry_directives() -> list[str]:

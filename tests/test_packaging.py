@@ -70,7 +70,10 @@ def test_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
 def test_wheel_names_its_command_license_and_requirements(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     metadata = {name.rpartition(".dist-info/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
-    assert "shapeshift = shapeshift.experiments.cli:main" in archive.read(metadata["entry_points.txt"]).decode()
+    assert (
+        "shapeshift = shapeshift.experiments.command_line.main:main"
+        in archive.read(metadata["entry_points.txt"]).decode()
+    )
     assert "Apache License" in archive.read(metadata["licenses/LICENSE"]).decode()
     required = re.findall(
         r"^Requires-Dist: ([\w-]+)[^;\n]*$", archive.read(metadata["METADATA"]).decode(), re.MULTILINE

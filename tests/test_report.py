@@ -13,8 +13,9 @@ from torch import nn
 
 import shapeshift
 from shapeshift.errors import MissingExtraError, ModelError
+from shapeshift.mapping_layout import COLORS, STORE_COLOR, bars
 from shapeshift.mappings import MAPPINGS
-from shapeshift.plot import COLORS, STORE_COLOR, bars, plot_mapping
+from shapeshift.plot import plot_mapping
 from shapeshift.surgery.roots import require_shared
 from tests.methods import compressed, every_method, least_used
 from tests.models import MODELS, Language, PartlyFrozen, Residual, mlp

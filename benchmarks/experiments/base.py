@@ -20,11 +20,13 @@ class Metric:
         name: The key of its value in a run.
         title: The head of its column, with the unit.
         higher_is_better: Whether the higher one of two values is better. By default, the lower one is.
+        margin: The smallest difference between two rows that matters, in the unit of the metric.
     """
 
     name: str
     title: str
     higher_is_better: bool = False
+    margin: float = 0.3
 
 
 class Experiment(ABC):

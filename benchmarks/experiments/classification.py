@@ -16,10 +16,11 @@ from torch.optim.swa_utils import update_bn
 import shapeshift
 from benchmarks.experiments.base import Experiment, Metric
 from benchmarks.experiments.networks import Training
+from benchmarks.experiments.resumable import train
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.experiments.data import DATASETS, Images
-from shapeshift.experiments.training import Recipe, error, train
+from shapeshift.experiments.training import Recipe, error
 
 ERROR = Metric("error", "test error, %")
 BEFORE = Metric("before", "before training, %")  # of networks that are trained already when they are made smaller
@@ -47,7 +48,7 @@ class Classification(Experiment):
         if BEFORE in self.metrics:
             found[BEFORE.name] = self._error(model, training, test)
         distiller = row.distillation.start(model, training) if row.distillation else None
-        train(model, data, replace(task.recipe, **row.recipe), seed, distiller=distiller)
+        train(model, data, replace(task.recipe, **row.recipe), seed, "row", distiller=distiller)
         return {**found, "error": self._error(model, training, test)}
 
     def _error(self, model: nn.Module, training: Training, test: Any) -> float:

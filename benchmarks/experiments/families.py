@@ -11,11 +11,11 @@ import shapeshift
 from benchmarks.experiments.base import Metric
 from benchmarks.experiments.classification import ERROR, ImageClassification
 from benchmarks.experiments.networks import Network, Training, WideNetwork, learned
+from benchmarks.experiments.resumable import train
 from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget
 from shapeshift.experiments.data import Images
-from shapeshift.experiments.training import train
 from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import WideResNet
 from shapeshift.superweights import Family, evaluate
@@ -83,7 +83,7 @@ class FamilyClassification(ImageClassification):
         data, test = self.load(task)
         model = row.build(row.network, row.budget, Training(data, task.recipe, seed, task.device), **row.options)
         family = (model if isinstance(model, Family) else Family([model])).to(task.device)
-        train(family, data, replace(task.recipe, **row.recipe), seed)
+        train(family, data, replace(task.recipe, **row.recipe), seed, "row")
         found = evaluate(family, zip(test.inputs.split(1024), test.labels.split(1024), strict=True))
         return {
             "parameters": found.parameters,

@@ -12,9 +12,11 @@ from torch import nn
 import shapeshift
 from benchmarks.baselines.reduced import FAMILIES
 from benchmarks.baselines.reduced import reduced as reduce_family
+from benchmarks.experiments.resumable import train
 from shapeshift.budget import parse_budget
 from shapeshift.experiments.data import Images
-from shapeshift.experiments.training import Recipe, train
+from shapeshift.experiments.training import Recipe
+from shapeshift.networks.reduced import reduce_width
 from shapeshift.networks.wide_resnet import WideResNet
 
 
@@ -106,11 +108,22 @@ def soft_shared(
     return shapeshift.recurrence.soft_share(network.build(training.data, **options), templates)
 
 
-def reduced(network: WideNetwork, budget: str, training: Training) -> nn.Module:
-    """Build the thinner wide residual network of a budget."""
+def reduced(network: WideNetwork, budget: str, training: Training, full_stem: bool = False) -> nn.Module:
+    """Build the thinner wide residual network of a budget.
+
+    Args:
+        network: The network whose widths are scaled.
+        budget: The budget of the thinner network.
+        training: The training that it is built for.
+        full_stem: Whether the first convolution keeps its channels, and only the stages become thinner.
+    """
     data = training.data
     size = parse_budget(budget, shapeshift.count_parameters(network.build(data)))
     channels, classes = data.channels, data.num_classes
+    if full_stem:
+        return reduce_width(
+            lambda factor: WideNetwork(network.depth, network.width * factor, network.stem).build(data), size
+        )
     return reduce_family(
         "wide_resnet", size, depth=network.depth, width=network.width, in_channels=channels, num_classes=classes
     )
@@ -131,9 +144,15 @@ def generating(generator: str, budget: str) -> dict[str, Any]:
 
 
 def learned(
-    network: Network, budget: str, training: Training, num_groups: int, method: str = "kmeans", **options: Any
+    network: Network,
+    budget: str,
+    training: Training,
+    num_groups: int,
+    method: str = "kmeans",
+    search: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> nn.Module:
-    """Build a network, learn in a fifth of the epochs which layers share parameters, and compress it with that mapping.
+    """Build a network, learn in a short training which layers share parameters, and compress it with that mapping.
 
     Args:
         network: The network that is built.
@@ -142,12 +161,13 @@ def learned(
         num_groups: The number of parameter groups of the mapping.
         method: "kmeans" for :func:`shapeshift.learn_mapping`, "gradient" for
             :func:`shapeshift.learn_mapping_by_gradients`.
+        search: The fields of the recipe in which the short training differs. By default, it has a fifth of the epochs.
         **options: Fields of :class:`shapeshift.Config`.
     """
-    short = replace(training.recipe, epochs=max(1, training.recipe.epochs // 5))
+    short = replace(training.recipe, **(search or {"epochs": max(1, training.recipe.epochs // 5)}))
 
     def pretrain(model: nn.Module) -> None:
-        train(model, training.data, short, training.seed)
+        train(model, training.data, short, training.seed, "search")
 
     data = training.data
     model = network.build(data).to(training.device)

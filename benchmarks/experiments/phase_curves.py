@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shapeshift.extras import new_figure
+from shapeshift.extras import new_figure, save_figure
 
 # For each seed the values after each epoch, phase by phase.
 Curves = Sequence[Sequence[Sequence[float]]]
@@ -38,5 +38,4 @@ def plot_phases(panels: Mapping[str, Mapping[str, Curves]], phases: Sequence[str
         axes.grid(alpha=0.3)
     rows[-1, 0].set_xlabel("epochs")
     rows[0, 0].legend(fontsize="small", loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

@@ -10,8 +10,8 @@ from torch import nn
 
 import shapeshift
 from benchmarks.experiments.networks import Network, Training
+from benchmarks.experiments.resumable import train
 from shapeshift.checkpoint.replacing import replacing
-from shapeshift.experiments.training import train
 
 _folder: Path | None = None
 
@@ -59,5 +59,5 @@ def _train(network: Network, budget: str, training: Training) -> nn.Module:
     if budget:
         shapeshift.compress(model, budget)
     model.to(training.device)
-    train(model, training.data, training.recipe, training.seed)
+    train(model, training.data, training.recipe, training.seed, f"{network}_{budget or 'plain'}")
     return shapeshift.materialize(model) if budget else model

@@ -1,7 +1,9 @@
-"""The tables, in the order of the page of results.
+"""The tables, in the order of their papers and of the pages of results.
 
 To add one, write a file with a ``TABLE`` and list it below.
 """
+
+from dataclasses import dataclass
 
 from benchmarks.table import Table
 from benchmarks.tables import (
@@ -29,30 +31,48 @@ from benchmarks.tables import (
     upsampling,
 )
 
-TABLES: dict[str, Table] = {
-    module.TABLE.name: module.TABLE
-    for module in (
-        budget_sweep,
-        starting_values,
-        error_against_parameters,
-        generators,
-        downsampling,
-        upsampling,
-        mapping,
-        groups,
-        templates,
-        hypernetworks,
-        ring,
-        depth_and_width,
-        soft_sharing,
-        shortest_paths,
-        families,
-        distillation,
-        pruning,
-        trained_images,
-        trained_text,
-        retrieval,
-        grounding,
-        question_answering,
-    )
-}
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper, or another origin of tables, with a page of its own.
+
+    Attributes:
+        name: The name of the page's file.
+        title: The title of the page.
+        tables: The tables, in the order of the page.
+    """
+
+    name: str
+    title: str
+    tables: tuple[Table, ...]
+
+
+PAPERS = (
+    Paper(
+        "shapeshifter-networks",
+        "Shapeshifter Networks",
+        (
+            error_against_parameters.TABLE,
+            generators.TABLE,
+            downsampling.TABLE,
+            upsampling.TABLE,
+            mapping.TABLE,
+            groups.TABLE,
+            templates.TABLE,
+            hypernetworks.TABLE,
+            depth_and_width.TABLE,
+            distillation.TABLE,
+            pruning.TABLE,
+            retrieval.TABLE,
+            grounding.TABLE,
+            question_answering.TABLE,
+        ),
+    ),
+    Paper("superweights", "SuperWeights", (families.TABLE,)),
+    Paper("soft-sharing", "Soft sharing", (soft_sharing.TABLE, shortest_paths.TABLE)),
+    Paper("rings", "Recurrent Parameter Generators", (ring.TABLE,)),
+    Paper("trained-networks", "Trained networks made smaller", (trained_images.TABLE, trained_text.TABLE)),
+    Paper("defaults", "How the defaults were chosen", (budget_sweep.TABLE, starting_values.TABLE)),
+)
+
+TABLES: dict[str, Table] = {table.name: table for paper in PAPERS for table in paper.tables}

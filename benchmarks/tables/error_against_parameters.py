@@ -8,6 +8,7 @@ from benchmarks.row import Row
 from benchmarks.table import Table, pairs
 
 GENERATORS = ("wavg", "emb")
+FULL_STEM = "reduced, full stem"
 
 ROWS = (
     *(
@@ -15,6 +16,7 @@ ROWS = (
         for budget in ("3k", "6k", "12k", "25k", "50k")
         for row in (
             Row(WRN_16_1, "reduced", budget, reduced),
+            Row(WRN_16_1, FULL_STEM, budget, reduced, {"full_stem": True}),
             *(Row(WRN_16_1, generator, budget, compressed, generating(generator, budget)) for generator in GENERATORS),
         )
     ),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shapeshift.checkpoint.matching import (
     adapted_plan,
+    base_differences,
     check_generates,
     plan_differences,
     state_after,
@@ -46,6 +47,7 @@ class Checkpoint:
         non_persistent: the names of buffers that a state dict leaves out.
         aliases: for each further name of a tensor the name that it is stored under.
         tensors: the tensors; empty while only the description has been read.
+        base: what is known of each frozen tensor that was left out, by name: its shape, and a few of its entries.
     """
 
     file: Path
@@ -57,6 +59,7 @@ class Checkpoint:
     non_persistent: frozenset[str]
     aliases: dict[str, str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    base: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, description: Any, file: Path) -> Checkpoint:
@@ -87,6 +90,7 @@ class Checkpoint:
             aliases = {str(alias): str(name) for alias, name in description["aliases"].items()}
             frozen, non_persistent = (frozenset(map(str, description[kind])) for kind in ("frozen", "non_persistent"))
             architecture = str(description["architecture"])
+            base = {str(entry["name"]): dict(entry) for entry in description.get("base", ())}
         except ShapeshiftError as error:
             raise CheckpointError(f"{file} (shapeshift {description.get('shapeshift')}): {error}") from None
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -94,7 +98,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{file} is damaged: its plan cannot be read ({what}). Save the model again"
             ) from None
-        return cls(file, architecture, plan, errors, pruning, frozen, non_persistent, aliases)
+        return cls(file, architecture, plan, errors, pruning, frozen, non_persistent, aliases, base=base)
 
     @property
     def folder(self) -> Path:
@@ -129,7 +133,17 @@ class Checkpoint:
         Raises:
             CheckpointError: if it does not.
         """
-        self.refuse(state_differences(self.persistent, state), model)
+        stored = {name: tensor for name, tensor in state.items() if name not in self.base}
+        everything = {**dict(model.named_buffers(remove_duplicate=False)), **state}
+        self.refuse(state_differences(self.persistent, stored), model)
+        differences = base_differences(self.base, everything)
+        if differences:
+            more = len(differences) - 1
+            raise CheckpointError(
+                f"the {self.architecture} in {self.folder} was saved with trainable_only=True, and the frozen "
+                f"parameters of the model are not those that it had: {differences[0]}"
+                + (f", and {more} more" if more else "")
+            )
 
     def check_same_sharing(self, plan: Plan) -> None:
         """Check that a model is compressed as the checkpoint's model was.

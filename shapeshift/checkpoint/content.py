@@ -16,8 +16,9 @@ _COLUMNS = ""
 # Deviations of starting values keep this many digits.
 _DIGITS = 6
 
-# A description inflates to no more than this; that of a large model takes a few megabytes.
-_LARGEST = 2**30
+# A description inflates to this many times its text at most, beyond the first megabyte, so that a damaged file cannot
+# ask for memory. Those of large models are 8 times their text.
+_LARGEST_RATIO = 200
 
 
 def deflated(description: Mapping[str, Any]) -> str:
@@ -34,7 +35,7 @@ def inflated(text: str) -> dict[str, Any]:
     """
     inflater = zlib.decompressobj()
     try:
-        content = inflater.decompress(base64.b85decode(text), _LARGEST)
+        content = inflater.decompress(base64.b85decode(text), 2**20 + _LARGEST_RATIO * len(text))
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if not inflater.eof:

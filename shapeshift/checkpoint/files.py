@@ -53,7 +53,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / TENSORS_FILE) as written:
         save_file(_apart(content), written, metadata=METADATA)
-        stamp["sha256"] = _seal(stamp, written)
+        stamp["sha256"] = seal(stamp, written)
     with replacing(folder / PLAN_FILE) as written:
         written.write_text(_text(stamp), encoding="utf-8")
 
@@ -94,7 +94,7 @@ def read(folder: Path) -> Checkpoint:
     sha256 = stamp.pop("sha256", None)
     if sha256 is None:
         raise CheckpointError(f"{plan_file} is damaged: it cannot be read without its sha256. Save the model again")
-    if _seal(stamp, tensors_file) != sha256:
+    if seal(stamp, tensors_file) != sha256:
         raise CheckpointError(
             f"{TENSORS_FILE} and {PLAN_FILE} in {folder} do not belong together: one of them was damaged or replaced. "
             "Take both from one shapeshift.save(model, ...)"
@@ -176,7 +176,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _seal(description: Mapping[str, Any], tensors_file: Path) -> str:
+def seal(description: Mapping[str, Any], tensors_file: Path) -> str:
     """Return a checksum of both files of a checkpoint, given the content of the JSON file, which will hold it."""
     checksum = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     with tensors_file.open("rb") as content:

@@ -29,14 +29,16 @@ def load(directory: str | os.PathLike[str], model: ModelT) -> ModelT:
         directory: The directory that :func:`save` wrote.
         model: A plain model of the same architecture, or one that is compressed and pruned in the same way. It is
             changed in place and keeps its devices and dtypes. Tensors on the meta device move to the CPU, and
-            parameters that were frozen when the model was saved are frozen again.
+            parameters that were frozen when the model was saved are frozen again. Where the checkpoint was saved with
+            ``trainable_only=True``, the model needs the values of the frozen parameters.
 
     Returns:
         The same model, compressed, pruned, or both, as it was saved.
 
     Raises:
         CheckpointError: if a file is missing, damaged or foreign, was written by a newer version, or belongs to
-            another architecture. The model is then unchanged.
+            another architecture, or its frozen parameters were left out and the model has others. The model is then
+            unchanged.
         ModelError: if the model cannot be compressed, such as a scripted one. It is then unchanged.
 
     Example:
@@ -96,7 +98,7 @@ def _fill(root: nn.Module, checkpoint: Checkpoint) -> None:
     allocated = _allocate(root)
     if any(name.startswith(f"{ATTRIBUTE}.") for name in allocated):
         getattr(root, ATTRIBUTE).reset_parameters()
-    root.load_state_dict(checkpoint.persistent)
+    root.load_state_dict(checkpoint.persistent, strict=not checkpoint.base)  # what is left out was checked before
     buffers = dict(root.named_buffers(remove_duplicate=False))
     for name in checkpoint.non_persistent & allocated & set(buffers):
         buffers[name].copy_(checkpoint.tensors[name])

@@ -92,6 +92,43 @@ def state_differences(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
     return differences
 
 
+def base_differences(base: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]) -> list[str]:
+    """Compare the tensors that a checkpoint left out with the state of a model that has to have them.
+
+    Args:
+        base: What the checkpoint says of each of them: its shape, and a few of its entries.
+        state: The state of the model.
+    """
+    differences = []
+    for name, entry in base.items():
+        if entry["shape"] is None:  # another name of a tensor
+            continue
+        tensor = state.get(name)
+        if not isinstance(tensor, Tensor):
+            differences.append(f"{name} {tuple(entry['shape'])} was left out of the checkpoint and is not in the model")
+        elif tuple(tensor.shape) != tuple(entry["shape"]):
+            shapes = f"{tuple(entry['shape'])} beside the checkpoint and {tuple(tensor.shape)} in the model"
+            differences.append(f"{name} is {shapes}")
+        elif tensor.is_meta:
+            differences.append(
+                f"{name} is on the meta device and was left out of the checkpoint: give the model its values first"
+            )
+        elif entry["entries"] and not _same_entries(tensor, entry["entries"]):
+            differences.append(
+                f"{name} has other values than beside the checkpoint, which leaves it out: load the base model first"
+            )
+    return differences
+
+
+def _same_entries(tensor: Tensor, entries: list[float]) -> bool:
+    """Tell whether a tensor has the entries that were noted of one of its shape, in any precision."""
+    places = sorted({place * (tensor.numel() - 1) // 3 for place in range(4)})
+    found = tensor.detach().reshape(-1)[places].float().cpu()
+    noted = torch.tensor(entries)
+    # The largest entry bounds the error of rounding to the narrower of two precisions.
+    return len(found) == len(noted) and bool(((found - noted).abs() <= 0.01 * noted.abs() + 1e-6).all())
+
+
 def check_generates(shared: SharedParameters) -> None:
     """Check that each weight of a plan comes out of its shared parameters in its shape.
 

@@ -27,6 +27,7 @@ def save(
     *,
     store: str | None = None,
     rest: str | None = None,
+    trainable_only: bool = False,
     entropy_coding: bool = False,
 ) -> dict[str, float] | None:
     """Write a compressed or pruned model to a directory, in a size proportional to its parameters.
@@ -43,6 +44,9 @@ def save(
         store: How the file keeps the stores, in place of the option ``store`` that the model was compressed with. The
             model stays as it is; the one that is loaded has the option from here.
         rest: How the file keeps what is not generated, in place of the option ``rest``.
+        trainable_only: Whether to leave out the frozen parameters, such as those of the base model of an adapter.
+            :func:`load` then takes them from the model that it is given, and checks their shapes and a few of their
+            values. Shared parameters and persistent buffers are always stored.
         entropy_coding: Whether the file's bytes are coded by their entropy (Huffman 1952, "A Method for the
             Construction of Minimum-Redundancy Codes"), where that makes the files smaller. Nothing is lost. The size
             depends on the values, and is at most the one that a budget in bytes and :func:`report` count.
@@ -54,7 +58,8 @@ def save(
     Raises:
         ConfigError: if ``store`` or ``rest`` is unknown.
         ModelError: if the model is neither compressed nor pruned, is on the meta device, or holds state that is not a
-            tensor; or if ``store`` or ``rest`` is given for a model that is not compressed or is sharded.
+            tensor; if ``store`` or ``rest`` is given for a model that is not compressed or is sharded; or if
+            ``trainable_only`` is given and no parameter is trainable.
 
     Example:
         >>> import tempfile, torch, shapeshift
@@ -76,6 +81,8 @@ def save(
         )
     snapshot = Snapshot.of(model)
     check_wrapper(model, snapshot.root)
+    if trainable_only:
+        snapshot = snapshot.without_base()
     for name, tensor in snapshot.tensors.items():
         if tensor.is_meta:
             raise ModelError(f"{name} is on the meta device and has no values to save; give the model values first")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,31 @@ class Snapshot:
         formats = _formats(shared, self.tensors, config)
         return dataclasses.replace(self, formats=formats, description={**self.description, "plan": plan})
 
+    def without_base(self) -> Snapshot:
+        """Return the snapshot without frozen parameters, which a freshly built model has, and describe them instead.
+
+        Raises:
+            ModelError: if no parameter is trainable.
+        """
+        if not any(parameter.requires_grad for parameter in self.root.parameters()):
+            raise ModelError(
+                f"no parameter of {original_class(self.root).__name__} is trainable, and trainable_only=True would "
+                "store none: leave it out, or call requires_grad_(True) on what was trained"
+            )
+        left_out = {name for name in self.description["frozen"] if not name.startswith(f"{ATTRIBUTE}.")}
+        left_out |= set(self.description["non_persistent"])
+        aliases = self.description["aliases"]
+        base = [base_entry(name, tensor) for name, tensor in self.tensors.items() if name in left_out]
+        description = {
+            **self.description,
+            "aliases": {alias: name for alias, name in aliases.items() if name not in left_out},
+            "non_persistent": [],
+            "base": base + [{"name": alias, "shape": None, "entries": []} for alias in aliases if alias in left_out],
+        }
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name not in left_out}
+        formats = {name: kept for name, kept in self.formats.items() if name in tensors}
+        return dataclasses.replace(self, tensors=tensors, formats=formats, description=description)
+
     @classmethod
     def _of(
         cls,
@@ -107,6 +132,16 @@ class Snapshot:
         if record is not None:
             description["pruning"] = record.to_dict()
         return cls(root, tensors, {} if shared is None else _formats(shared, tensors, shared.plan.config), description)
+
+
+def base_entry(name: str, tensor: Tensor) -> dict[str, Any]:
+    """Describe a tensor that a checkpoint leaves out: its shape, and a few of its entries."""
+    entries: list[float] = []
+    if tensor.is_floating_point() and tensor.numel():
+        flat = (cast(Any, tensor).full_tensor() if is_sharded(tensor) else tensor).detach().reshape(-1)
+        places = sorted({place * (len(flat) - 1) // 3 for place in range(4)})
+        entries = flat[places].float().tolist()
+    return {"name": name, "shape": list(tensor.shape), "entries": entries}
 
 
 def find_saved_root(model: nn.Module) -> nn.Module | None:

@@ -136,7 +136,8 @@ def _plain(source: WeightSource, index: int, form: ParameterForm) -> nn.Paramete
     """Make a parameter of a generated weight, of the form that it had before, with its hooks."""
     with torch.no_grad():
         (values,) = source.generator.generate([index])
-    parameter = form.parameter(values, any(found.requires_grad for found in source.generator.parameters()))
+    trains = any(found.requires_grad for found in source.generator.parameters()) and index not in source.generator.held
+    parameter = form.parameter(values, trains)
     if source.hooks.get(index):
         parameter._backward_hooks = source.hooks[index]
     return parameter

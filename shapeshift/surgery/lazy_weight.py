@@ -165,8 +165,11 @@ class LazyWeight(Tensor):
         return self._origin.generator is generator and self._origin.index == index
 
     def _hold(self, held: bool) -> LazyWeight:
-        """Let the weight pass on no gradient to the shared parameters, or let it do so again."""
+        """Let the weight pass on no gradient to the shared parameters, or again; alone if all were frozen."""
         generator, index = self._origin.generator, frozenset({self._origin.index})
+        if not held and not any(parameter.requires_grad for parameter in self._origin.parameters):
+            generator.requires_grad_(True)
+            generator.held = frozenset(range(len(generator.weights)))
         generator.held = generator.held | index if held else generator.held - index
         return self.of(generator, self._origin.index, self._origin.hooks)
 

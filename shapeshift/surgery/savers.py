@@ -30,13 +30,14 @@ def adapt_saver(base: Any, root: bool) -> dict[str, Any]:
 
 
 def adapt_save_pretrained(base: Any) -> Callable[..., Any]:
-    """Refuse as well where the saver is given a state dict, and asks the model for none."""
+    """Refuse as well where the saver is given a state dict, and asks the model for none, and before PEFT writes."""
 
     @functools.wraps(base.save_pretrained)
     def save_pretrained(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         method = base.save_pretrained  # an import may have replaced it since
         where = getattr(method, "__globals__", {}).get("__name__", "")
-        if kwargs.get("state_dict") is not None and where.startswith(("transformers.", "peft.")):
+        # PEFT writes other files before it asks for the state.
+        if where.startswith("peft.") or (kwargs.get("state_dict") is not None and where.startswith("transformers.")):
             for name, _ in filter(None, map(_generated_in, self.modules())):
                 _refuse(name, f"{where}.save_pretrained")
         return method(self, *args, **kwargs)
@@ -73,17 +74,21 @@ def _check_callers(name: str, frozen: bool) -> None:
     while frame is not None and not _is_ours(frame):
         saver, called_by = frame.f_code.co_name, frame.f_back
         if saver in _SAVERS and frame.f_globals.get("__name__") != __name__:
-            if (saver == _PICKS_ADAPTERS and frozen) or (called_by is not None and _is_ours(called_by)):
+            is_base = frozen and f".{frame.f_locals.get('adapter_name')}." not in f".{name}."
+            if (saver == _PICKS_ADAPTERS and is_base) or (called_by is not None and _is_ours(called_by)):
                 return
             _refuse(name, f"{frame.f_globals['__name__']}.{saver}")
         frame = called_by
 
 
 def _refuse(name: str, saver: str) -> NoReturn:
+    what, package = (
+        ("Adapters of PEFT", "peft") if saver.startswith("peft.") else ("Models of transformers", "transformers")
+    )
     raise ModelError(
         f"{name} is generated from shared parameters, and {saver} would write a checkpoint without it. Call "
-        "shapeshift.save(model, folder) instead, or materialize the model first. Models of transformers have a "
-        "save_pretrained after `import shapeshift.integrations.transformers`"
+        f"shapeshift.save(model, folder) instead, or materialize the model first. {what} have a "
+        f"save_pretrained after `import shapeshift.integrations.{package}`"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.claims import Claim
+from benchmarks.claims import Claim, Comparison, seeds_needed
 from benchmarks.experiments.base import Metric
 from benchmarks.experiments.classification import ERROR, ImageClassification
 from benchmarks.experiments.networks import WideNetwork, compressed
@@ -26,20 +26,35 @@ COMMITTED = RunStore(RESULTS / "runs")
 REPORTED = [each for table in TABLES.values() for each in report.reported(table, COMMITTED)]
 
 
-def test_verdicts_stand_under_the_table_with_their_numbers(tmp_path: Path) -> None:
+def test_comparisons_stand_under_their_claim_with_their_intervals(tmp_path: Path) -> None:
     small, large = (tuple(replace(row, network=WideNetwork(depth, 1)) for row in ROWS) for depth in (10, 16))
     rows = small + large
     table = replace(TABLE, rows=rows, claims=(Claim("Less is more", pairs(rows, "compressed", "dense")),))
-    errors = {"WRN-10-1/compressed/50%": [1.0, 3.0], "WRN-10-1/dense/": [7.0, 9.0], "WRN-16-1/dense/": [2.0, 4.0]}
-    text = report.render(found(errors, tmp_path, table))
-    spread = f"{statistics.stdev([1.0, 3.0]):.2f}"
-    assert text.endswith(
-        "Not run yet: 1 of 4 rows.\n\nExpected, and found:\n\n* Less is more:\n"
-        f"  * **reproduced**: WRN-10-1 (2.00 ± {spread} against 8.00 ± {spread})\n"
-    )
-    assert f"| WRN-16-1 | dense      |        | 1,234      | 3.00 ± {spread}   | 2     |" in text
+    errors = {"WRN-10-1/compressed/50%": [1.0, 3.0], "WRN-10-1/dense/": [7.0, 9.1], "WRN-16-1/dense/": [2.0, 4.0]}
+    each = found(errors, tmp_path, table)
+    comparison = Comparison((6.0, 6.1), 0.3)
+    text = report.render(each)
+    assert text.endswith(f"| Less is more | WRN-10-1 | 2.00  | 8.05   | {comparison} | 2     | **ahead** |\n")
     assert text.startswith("Made by `python -m benchmarks run tiny --data digits --device cpu`: 1,200 training ")
-    assert ", on a machine.\n" in text
+    assert ", on a machine. The metric is test error, %, within 0.3. The rows are in " in text
+    assert report.to_csv(each).splitlines() == [
+        'network,method,budget,parameters,"test error, %",seeds',
+        f"WRN-10-1,dense,,1234,8.05 ± {statistics.stdev([7.0, 9.1]):.2f},2",
+        f"WRN-10-1,compressed,50%,1234,2.00 ± {statistics.stdev([1.0, 3.0]):.2f},2",
+        f"WRN-16-1,dense,,1234,3.00 ± {statistics.stdev([2.0, 4.0]):.2f},2",
+    ]
+
+
+def test_seeds_are_paired_and_a_pilot_says_how_many_are_needed(tmp_path: Path) -> None:
+    dense, shared = (row.key for row in ROWS)
+    each = found({dense: [5.0, 7.0, 9.0], shared: [1.0, 2.0]}, tmp_path)
+    needed = seeds_needed((4.0, 5.0), 0.3)
+    assert f"| +4.50 ± 6.35 | 2 of {needed} | **cannot tell** |" in report.render(each)
+    assert report.render_pilot(each).endswith(
+        f"| {shared} | {dense} | 2     | 0.71                        | {needed}           |"
+    )
+    assert not report.tells(each)
+    assert report.tells(found({dense: [5.0, 7.1], shared: [1.0, 3.0]}, tmp_path / "other"))
 
 
 def test_a_pair_is_named_by_what_tells_it_apart(tmp_path: Path) -> None:
@@ -48,7 +63,8 @@ def test_a_pair_is_named_by_what_tells_it_apart(tmp_path: Path) -> None:
     deeper = Claim("Deeper is better", ((rows[1].key, rows[0].key), (rows[2].key, rows[1].key)))
     table = replace(TABLE, rows=rows, claims=(deeper,))
     text = report.render(found({row.key: [1.0, 1.0] for row in rows}, tmp_path, table))
-    assert "WRN-16-1 after WRN-10-1 (1.00 ± 0.00 against 1.00 ± 0.00); WRN-22-1 after WRN-16-1 (" in text
+    assert "| WRN-16-1 after WRN-10-1 | 1.00 " in text
+    assert "| WRN-22-1 after WRN-16-1 | 1.00 " in text
 
 
 def test_a_metric_may_be_better_when_it_is_higher(tmp_path: Path) -> None:
@@ -59,16 +75,16 @@ def test_a_metric_may_be_better_when_it_is_higher(tmp_path: Path) -> None:
         for seed in (0, 1):
             values = {"parameters": 1, "recall": value, "error": 1.0}
             store.add(Run(table.settings(row, TASK), seed, SIZES, {"processor": "a machine"}, values))
-    text = report.render(TableRuns.find(table, TASK, store))
-    assert "| parameters | recall, %    | test error, % | seeds |" in text
-    assert "**reproduced**: 50% (90.00 ± 0.00 against 80.00 ± 0.00)" in text
+    each = TableRuns.find(table, TASK, store)
+    assert 'parameters,"recall, %","test error, %",seeds' in report.to_csv(each)
+    assert "| +10.00 ± 0.00 | 2     | **ahead** |" in report.render(each)
 
 
 def test_a_table_names_all_processors_and_takes_data_of_one_size(tmp_path: Path) -> None:
     each = found({row.key: [1.0] for row in ROWS}, tmp_path)
     other = replace(each.runs[ROWS[0].key][0], machine={"processor": "another"})
     mixed = replace(each, runs={**each.runs, ROWS[0].key: [other]})
-    assert ", on another and a machine.\n" in report.render(mixed)
+    assert ", on another and a machine. " in report.render(mixed)
     resized = replace(other, sizes={**other.sizes, "train": 1199})
     with pytest.raises(ValueError, match=r"tiny_digits_cpu has runs on data of several sizes.*run tiny --again"):
         report.render(replace(each, runs={**each.runs, ROWS[0].key: [resized]}))
@@ -76,14 +92,18 @@ def test_a_table_names_all_processors_and_takes_data_of_one_size(tmp_path: Path)
 
 @pytest.mark.parametrize("each", REPORTED, ids=lambda each: each.name)
 def test_committed_tables_come_from_the_committed_runs(each: TableRuns) -> None:
-    assert (RESULTS / f"{each.name}.md").read_text(encoding="utf-8") == report.render(each)
+    assert (RESULTS / f"{each.name}.csv").read_text(encoding="utf-8") == report.to_csv(each)
     pictured = bool(each.table.line or each.table.experiment.picture)
     assert (RESULTS / f"{each.name}.png").exists() == pictured
 
 
-def test_the_page_of_results_is_made_from_the_committed_files() -> None:
-    assert len(REPORTED) > len(TABLES)
-    assert report.PAGE.read_text(encoding="utf-8") == report.page(COMMITTED), "run `python -m benchmarks report`"
+def test_the_pages_of_results_are_made_from_the_committed_files() -> None:
+    pages = report.pages(COMMITTED)
+    committed = {f"results/{path.name}" for path in (report.DOCS / "results").glob("*.md")}
+    assert REPORTED
+    assert committed | {"results.md"} == set(pages), "run `python -m benchmarks report`"
+    for name, text in pages.items():
+        assert (report.DOCS / name).read_text(encoding="utf-8") == text, "run `python -m benchmarks report`"
 
 
 def test_a_table_is_markdown() -> None:

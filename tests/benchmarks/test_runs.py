@@ -20,6 +20,7 @@ from benchmarks.runs import RunStore, run_name, without_later_fields
 from benchmarks.table_runs import TableRuns, find_table_runs, stale_runs
 from benchmarks.tables import TABLES
 from benchmarks.task import Task
+from shapeshift.experiments import training
 from shapeshift.experiments.training import Recipe
 from tests.benchmarks.tiny import ROWS, SIZES, TABLE, TASK, made_up
 
@@ -107,8 +108,8 @@ def test_a_table_runs_resumes_and_is_written(
     capsys.readouterr()
     monkeypatch.setattr(harness, "measure", None)  # would fail if anything were trained
     __main__.main(command)
-    assert "12.34 ± 0.00" in (text := capsys.readouterr().out)
-    assert text == (tmp_path / "tiny_digits_cpu.md").read_text() + "\n"
+    assert "12.34 ± 0.00" in capsys.readouterr().out
+    assert "12.34 ± 0.00" in (tmp_path / "tiny_digits_cpu.csv").read_text()
 
 
 @pytest.mark.usefixtures("in_threads")
@@ -163,6 +164,27 @@ def test_runs_of_the_same_network_under_another_name_are_shared(
 
 
 @pytest.mark.usefixtures("in_threads")
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, task = replace(TABLE, rows=ROWS[1:], claims=()), replace(TASK, recipe=Recipe(epochs=3))
+    whole = harness.run(table, task, 1, 1, RunStore(tmp_path / "whole" / "runs"))
+    store, keep, kept = RunStore(tmp_path / "killed" / "runs"), training._State.keep, []
+
+    def kill(state: training._State, path: Path | None) -> None:
+        keep(state, path)
+        kept.append(path)
+        if len(kept) == 2:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(training._State, "keep", kill)
+    with pytest.raises(RuntimeError, match="killed"):
+        harness.run(table, task, 1, 1, store)
+    found = harness.run(table, task, 1, 1, RunStore(store.folder))
+    assert len(kept) == 3, "the third epoch is all that was left"
+    assert found.values(COMPRESSED.key, ERROR) == whole.values(COMPRESSED.key, ERROR)
+    assert not kept[0].exists()
+
+
+@pytest.mark.usefixtures("in_threads")
 def test_a_failure_names_its_run_and_keeps_the_others(tmp_path: Path) -> None:
     impossible = replace(COMPRESSED, budget="3")
     table, store = replace(TABLE, rows=(DENSE, impossible), claims=()), RunStore(tmp_path)
@@ -188,15 +210,30 @@ def test_stale_runs_are_named_and_deleted(
     assert set(RunStore(tmp_path / "runs").runs) == {name(DENSE), name(DENSE, seed=1)}
 
 
+def test_runs_of_tables_that_cannot_tell_are_deleted_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(__main__, "TABLES", {"tiny": TABLE})
+    monkeypatch.setattr(ImageClassification, "task", lambda self, data, device, data_dir: TASK)
+    made_up({DENSE.key: [1.0, 2.0], COMPRESSED.key: [2.0, 1.0]}, tmp_path / "runs")
+    (tmp_path / "tiny_digits_cpu.csv").touch()
+    __main__.main(["pilot", "tiny", "--output", str(tmp_path)])
+    assert f"| {COMPRESSED.key} | {DENSE.key} | 2 " in capsys.readouterr().out
+    __main__.main(["prune", "--output", str(tmp_path)])
+    assert len(RunStore(tmp_path / "runs").runs) == 4
+    __main__.main(["prune", "--undecided", "--output", str(tmp_path)])
+    assert not list(tmp_path.rglob("*.*"))
+
+
 def test_committed_runs_are_those_of_the_present_rows_and_settings() -> None:
     store = RunStore(RESULTS / "runs")
     assert all(file == run.name for file, run in store.runs.items())
-    assert not stale_runs(TABLES.values(), store), "run `python -m benchmarks prune`"
+    on_store = [found for table in TABLES.values() for found in find_table_runs(table, store)]
+    assert not stale_runs(on_store, store), "run `python -m benchmarks prune`"
     asked = {
-        run.name: table.settings(row, found.task)
-        for table in TABLES.values()
-        for found in find_table_runs(table, store)
-        for row in table.rows
+        run.name: found.table.settings(row, found.task)
+        for found in on_store
+        for row in found.table.rows
         for run in found.runs[row.key]
     }
     for file, settings in asked.items():

@@ -383,7 +383,7 @@ def edit(change: Callable[[dict[str, Any]], Any], sealed: bool = True) -> Callab
         stamp["content"] = base64.b85encode(zlib.compress(json.dumps(description).encode())).decode()
         if sealed:
             stamp.pop("sha256")
-            stamp["sha256"] = files._seal(stamp, folder / TENSORS_FILE)
+            stamp["sha256"] = files.seal(stamp, folder / TENSORS_FILE)
         (folder / PLAN_FILE).write_text(json.dumps(stamp))
 
     return damage

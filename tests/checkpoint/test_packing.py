@@ -161,7 +161,7 @@ def sealed(folder: Path, description: dict[str, Any], content: dict[str, Tensor]
     save_file(content, folder / TENSORS_FILE)
     stamp = {name: description[name] for name in ("format", "format_version", "shapeshift", "torch")}
     stamp["content"] = files.deflated({key: value for key, value in description.items() if key not in stamp})
-    stamp["sha256"] = files._seal(stamp, folder / TENSORS_FILE)
+    stamp["sha256"] = files.seal(stamp, folder / TENSORS_FILE)
     (folder / PLAN_FILE).write_text(json.dumps(stamp))
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import shapeshift
 from shapeshift.errors import ConfigError
 from shapeshift.experiments.augmentation import crop, cut_out, flip
 from shapeshift.experiments.data import Images
 from shapeshift.experiments.training import Recipe, error, train
+from shapeshift.networks.wide_resnet import WideResNet
+from tests.processes import WORLD, needs_gloo, spawn
+from tests.tolerances import assert_close
 
 
 @pytest.mark.parametrize(("side", "most"), [(1, 1), (4, 16), (5, 25)])
@@ -99,3 +104,88 @@ def test_training_images_are_changed_as_the_recipe_says(recipe: Recipe) -> None:
     train(model, data, recipe, seed=0)
     changed = sum(not any(torch.equal(image, given) for given in data.images) for image in torch.cat(seen))
     assert (changed > 0) == (recipe != Recipe(1, 8))
+
+
+def test_the_learning_rate_falls_at_milestones() -> None:
+    recipe = Recipe(learning_rate=0.5, milestones=(2, 3), factor=0.2)
+    optimizer = recipe.start([{"params": [nn.Parameter(torch.zeros(1))]}])
+    schedule = recipe.schedule(optimizer, batches=2)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.5] * 4 + [0.1] * 2 + [0.02] * 2)
+
+
+def test_autocast_trains_in_bfloat16() -> None:
+    kinds = []
+
+    class Noting(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            out = super().forward(input)
+            kinds.append(out.dtype)
+            return out
+
+    data = Images(torch.randn(4, 1, 2, 2), torch.arange(4) % 2, num_classes=2)
+    for bfloat16, kind in ((True, torch.bfloat16), (False, torch.float32)):
+        train(nn.Sequential(nn.Flatten(), Noting(4, 2)), data, Recipe(epochs=1, bfloat16=bfloat16), seed=0)
+        assert kinds.pop() == kind
+
+
+@pytest.mark.parametrize("milestones", [(), (2,)])
+def test_a_training_that_was_stopped_ends_as_it_would_have(tmp_path: Path, milestones: tuple[int, ...]) -> None:
+    data = Images(torch.randn(24, 1, 8, 8), torch.arange(24) % 3, num_classes=3)
+    recipe = Recipe(epochs=4, batch_size=8, crop=2, flip=True, cutout=2, milestones=milestones)
+    checkpoint = tmp_path / "folder" / "state.pt"
+
+    def run(stop: int = 99, **options: Path) -> tuple[nn.Module, int]:
+        torch.manual_seed(0)
+        model = shapeshift.compress(WideResNet(10, 0.25, 3, in_channels=1, dropout=0.3), "50%", seed=0)
+        done = 0
+
+        def on_epoch() -> None:
+            nonlocal done
+            done += 1
+            if done > stop:
+                raise KeyboardInterrupt
+
+        train(model, data, recipe, seed=0, on_epoch=on_epoch, **options)
+        return model, done
+
+    whole, _ = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=2, checkpoint=checkpoint)
+    model, done = run(checkpoint=checkpoint)
+    assert done == 2
+    again, done = run(checkpoint=checkpoint)
+    assert done == 0
+    for name, entry in whole.state_dict().items():
+        assert torch.equal(entry, model.state_dict()[name]), name
+        assert torch.equal(entry, again.state_dict()[name]), name
+
+
+DATA = Images(torch.linspace(-1, 1, 16 * 4).view(16, 1, 2, 2), torch.arange(16) % 3, num_classes=3)
+RECIPE = Recipe(epochs=2, batch_size=8, flip=True)
+
+
+def trained_linear(checkpoint: Path | None = None) -> Tensor:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), shapeshift.compress(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), "80%"))
+    train(model, DATA, RECIPE, seed=0, checkpoint=checkpoint)
+    with torch.inference_mode():
+        found: Tensor = model(DATA.inputs)
+    return found
+
+
+def train_in_a_group(rank: int, folder: Path) -> None:
+    torch.save(trained_linear(folder / "state.pt"), folder / f"{rank}.pt")
+
+
+@needs_gloo
+def test_processes_share_each_batch(tmp_path: Path) -> None:
+    spawn(train_in_a_group, tmp_path)
+    alone = trained_linear()
+    for rank in range(WORLD):
+        assert_close(torch.load(tmp_path / f"{rank}.pt"), alone, "reordered")
+    assert (tmp_path / "state.pt").exists()
