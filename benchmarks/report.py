@@ -149,14 +149,14 @@ def _table(found: TableRuns) -> str:
         if found.has(row.key):
             values = [found.values(row.key, metric) for metric in metrics]
             size = f"{found.parameters(row.key):,}"
-            scores = [_score(each) for each in values]
+            scores = [_score(each, metric.digits) for each, metric in zip(values, metrics, strict=True)]
             lines.append([str(row.network), row.method, row.budget, size, *scores, str(len(values[0]))])
     titles = [metric.title for metric in metrics]
     return markdown_table(["network", "method", "budget", "parameters", *titles, "seeds"], lines)
 
 
-def _score(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2f} ± {spread(values):.2f}"
+def _score(values: list[float], digits: int) -> str:
+    return f"{statistics.mean(values):,.{digits}f} ± {spread(values):,.{digits}f}"
 
 
 def _verdicts(claim: Claim, found: TableRuns) -> str:
@@ -169,7 +169,9 @@ def _verdicts(claim: Claim, found: TableRuns) -> str:
             values = found.values(first, metric), found.values(second, metric)
             verdict = judge(*reversed(values) if metric.higher_is_better else values)
             place = _place((rows[first], rows[second]), [(rows[one], rows[other]) for one, other in claim.pairs])
-            places[verdict].append(f"{place} ({_score(values[0])} against {_score(values[1])})".lstrip())
+            places[verdict].append(
+                f"{place} ({_score(values[0], metric.digits)} against {_score(values[1], metric.digits)})".lstrip()
+            )
     verdicts = [f"\n  * **{verdict}**: {'; '.join(each)}" for verdict, each in places.items() if each]
     return "".join([f"* {claim.sentence}:", *verdicts]) if verdicts else ""
 

@@ -20,11 +20,13 @@ class Metric:
         name: The key of its value in a run.
         title: The head of its column, with the unit.
         higher_is_better: Whether the higher one of two values is better. By default, the lower one is.
+        digits: The number of decimal places that tables show.
     """
 
     name: str
     title: str
     higher_is_better: bool = False
+    digits: int = 2
 
 
 class Experiment(ABC):

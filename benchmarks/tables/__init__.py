@@ -12,6 +12,7 @@ from benchmarks.tables import (
     error_against_parameters,
     families,
     generators,
+    golf,
     grounding,
     groups,
     hypernetworks,
@@ -54,5 +55,6 @@ TABLES: dict[str, Table] = {
         retrieval,
         grounding,
         question_answering,
+        golf,
     )
 }
