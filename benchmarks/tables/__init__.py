@@ -13,6 +13,7 @@ from benchmarks.tables import (
     families,
     generators,
     golf,
+    golf_rates,
     grounding,
     groups,
     hypernetworks,
@@ -56,5 +57,6 @@ TABLES: dict[str, Table] = {
         grounding,
         question_answering,
         golf,
+        golf_rates,
     )
 }

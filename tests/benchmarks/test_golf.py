@@ -29,6 +29,7 @@ from benchmarks.experiments.golf import (
 from benchmarks.experiments.networks import Training
 from benchmarks.row import Row
 from benchmarks.tables.golf import ROWS, TABLE
+from benchmarks.tables.golf_rates import TABLE as RATES_TABLE
 from benchmarks.task import Task
 from shapeshift.budget import bytes_of_budget
 from shapeshift.errors import BudgetError
@@ -183,3 +184,11 @@ def test_every_file_fits_its_budget() -> None:
             assert 0.98 * allowed <= size <= allowed, row.key
         else:
             assert row.network.blocks == row.network.layers
+
+
+def test_rates_are_chosen_on_validation_text() -> None:
+    task = RATES_TABLE.task("gcide", "cpu")
+    assert task.options == {**TABLE.task("gcide", "cpu").options, "validation": 1}
+    rates = {(row.budget, row.recipe["learning_rate"]) for row in RATES_TABLE.rows}
+    assert len(rates) == len(RATES_TABLE.rows) / 2 == 9
+    assert {(row.budget, row.recipe["learning_rate"]) for row in ROWS} < rates
