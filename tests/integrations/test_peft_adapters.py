@@ -193,6 +193,30 @@ class TestRefusals:
             peft.PeftModel.from_pretrained(shapeshift.compress(llama(), "60%"), tmp_path)
 
 
+class TestMethods:
+    @pytest.mark.parametrize(
+        "config",
+        [
+            lambda: peft.IA3Config(**TARGETS, feedforward_modules=[]),
+            lambda: peft.VeraConfig(**RANK),
+            lambda: peft.UniLoraConfig(**RANK, theta_d_length=64),
+            lambda: peft.FourierFTConfig(**TARGETS, n_frequency=50),
+            lambda: peft.ShiraConfig(**RANK),
+        ],
+        ids=["ia3", "vera", "unilora", "fourierft", "shira"],
+    )
+    def test_of_vectors_are_refused_with_what_to_take(self, config: Any) -> None:
+        model = peft.get_peft_model(llama(), config())
+        with pytest.raises(ModelError, match=r"trains \S+ \(.+\), a vector: .* its method's own options, or .* LoRA"):
+            shapeshift.compress(model, "50%")
+
+    def test_one_that_needs_gradients_of_entries_is_refused_with_what_to_take(self) -> None:
+        model = peft.get_peft_model(llama(), peft.AdaLoraConfig(**TARGETS, init_r=4, total_step=10))
+        with pytest.raises(ModelError, match=r"lora_A\.default \(4, 32\) is a matrix of AdaLoRA.* Take LoRA"):
+            shapeshift.compress(model, "50%")
+        assert not shapeshift.is_compressed(model)
+
+
 class TestSeveral:
     @pytest.fixture
     def folders(self, tmp_path: Path) -> list[Path]:
