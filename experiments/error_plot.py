@@ -32,12 +32,18 @@ def plot_errors(
         label: The label of the measured values, with their unit.
     """
     figure = new_figure(7, 4.5)
+    from matplotlib.ticker import EngFormatter, LogLocator
+
     axes = figure.add_subplot()
     for method, points in lines.items():
         sizes, values = zip(*sorted(points), strict=True)
         means, spreads = [statistics.mean(found) for found in values], [spread(found) for found in values]
         axes.errorbar(sizes, means, spreads, marker="o", markersize=4, capsize=2, label=method)
     axes.set(xscale="log", xlabel="trainable parameters", ylabel=label, title=title)
+    numbers = EngFormatter(sep="")  # 20k
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    axes.xaxis.set_major_formatter(numbers)
+    axes.xaxis.set_minor_formatter(numbers)
     axes.grid(alpha=0.3)
     label_lines(axes)
     save_figure(figure, path)

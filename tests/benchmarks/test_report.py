@@ -57,6 +57,21 @@ def test_seeds_are_paired_and_a_pilot_says_how_many_are_needed(tmp_path: Path) -
     assert report.tells(found({dense: [5.0, 7.1], shared: [1.0, 3.0]}, tmp_path / "other"))
 
 
+def test_conclusions_follow_from_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = TABLES["error_against_parameters"]
+    task, store = table.task("fashion_mnist", "cpu"), RunStore(tmp_path)
+    errors = {"dense/": (10.0, 10.2), "wavg/12k": (10.5, 10.7), "reduced/12k": (13.0, 13.1), "wavg/25k": (10.0, 10.1)}
+    for row in table.rows:
+        for seed, error in enumerate(errors.get(row.key.removeprefix("WRN-16-1/"), ())):
+            values = {"parameters": 1000 if row.method == "dense" else 70, "error": error}
+            store.add(Run(table.settings(row, task), seed, SIZES, {"processor": "a machine"}, values))
+    monkeypatch.setattr(report, "reported", lambda table, store: [TableRuns.find(table, task, store)])
+    text = report._conclusions(store)
+    assert "with 7% of the parameters its test error differs by +0.50 ± 0.00 points from the dense network's" in text
+    assert "(behind), and by -2.45 ± 0.64 from that of the better thinner network (ahead).\n" in text
+    assert text.count("%") == 1, "at 25k no thinner network was trained"
+
+
 def test_a_pair_is_named_by_what_tells_it_apart(tmp_path: Path) -> None:
     networks = [WideNetwork(depth, 1) for depth in (10, 16, 22)]
     rows = tuple(Row(network, "compressed", "25k", compressed) for network in networks)
