@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             COMMANDS[parsed.command].run(parsed)
-    except (ShapeshiftError, OSError) as error:  # a file that cannot be written, too
+    except ShapeshiftError as error:
         print(f"shapeshift: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, BudgetError | ConfigError) else 1
     return 0

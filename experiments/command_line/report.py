@@ -8,7 +8,7 @@ from pathlib import Path
 import shapeshift
 from shapeshift.experiments.command_line.options import add_json, add_trust
 from shapeshift.experiments.command_line.printing import show
-from shapeshift.experiments.command_line.sources import open_model
+from shapeshift.experiments.command_line.sources import open_model, writing
 from shapeshift.text_table import text_table
 
 SUMMARY = "show the groups, the budget and the layers' errors of a compressed model"
@@ -33,14 +33,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the report of a compressed model.
 
     Raises:
-        ShapeshiftError: if there is none in the folder.
-        OSError: if the page cannot be written.
+        ShapeshiftError: if there is none in the folder, or the page cannot be written.
     """
     source = open_model(arguments.model, trust_remote_code=arguments.trust_remote_code)
     report = shapeshift.report(source.model)
     title = f"{arguments.model} ({type(source.model).__name__})"
     if arguments.html:
-        arguments.html.write_text(report.to_html(title), encoding="utf-8")
+        with writing(arguments.html):
+            arguments.html.write_text(report.to_html(title), encoding="utf-8")
     show(report, report.as_dict(), arguments.json, title=title)
     if not arguments.json:
         print(f"\n{_layers(report)}")
