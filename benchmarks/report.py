@@ -268,7 +268,7 @@ def render(found: TableRuns) -> str:
     return (
         f"Made by `{command}`: {clause}, on {' and '.join(found.processors)}. "
         f"The metric is {margins}. The rows are in `benchmarks/results/{found.name}.csv`.\n\n"
-        f"{markdown_table(header, lines)}\n"
+        f"{markdown_table(header, lines) if lines else 'No pair of a claim was run.'}\n"
     )
 
 
