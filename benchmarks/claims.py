@@ -45,10 +45,12 @@ class Comparison:
     Attributes:
         differences: How much better the first row is than the second, for each seed that both rows have.
         margin: The smallest difference that matters, in the unit of the metric.
+        digits: The number of decimal places of its text.
     """
 
     differences: tuple[float, ...]
     margin: float
+    digits: int = 2
 
     @property
     def mean(self) -> float:
@@ -75,8 +77,8 @@ class Comparison:
         return Verdict.BEHIND if high < 0 else Verdict.UNDECIDED
 
     def __str__(self) -> str:
-        interval = f" ± {self.half_width:.2f}" if len(self.differences) > 1 else ""
-        return f"{self.mean:+.2f}{interval}"
+        interval = f" ± {self.half_width:.{self.digits}f}" if len(self.differences) > 1 else ""
+        return f"{self.mean:+.{self.digits}f}{interval}"
 
 
 def seeds_needed(pilot: Sequence[float], margin: float) -> int:

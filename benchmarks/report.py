@@ -259,7 +259,7 @@ def render(found: TableRuns) -> str:
         pairs = [(rows[first], rows[second]) for first, second in claim.pairs]
         for first, second, comparison in comparisons(claim, found):
             place = _place((first, second), pairs)
-            means = [f"{statistics.mean(found.values(row.key, metric)):.2f}" for row in (first, second)]
+            means = [f"{statistics.mean(found.values(row.key, metric)):.{metric.digits}f}" for row in (first, second)]
             lines.append([sentence, place, *means, str(comparison), _seeds(comparison), f"**{comparison.verdict}**"])
             sentence = ""
     header = ["claim", "rows", "first", "second", "better by", "seeds", "verdict"]
@@ -316,10 +316,14 @@ def _rows(found: TableRuns) -> list[list[str]]:
     for row in found.table.rows:
         if found.has(row.key):
             values = [found.values(row.key, metric) for metric in metrics]
-            scores = [f"{statistics.mean(each):.2f} ± {spread(each):.2f}" for each in values]
-            size = str(found.parameters(row.key))
+            scores = [_score(each, metric.digits) for each, metric in zip(values, metrics, strict=True)]
+            size = f"{found.parameters(row.key):,}"
             lines.append([str(row.network), row.method, row.budget, size, *scores, str(len(values[0]))])
     return lines
+
+
+def _score(values: list[float], digits: int) -> str:
+    return f"{statistics.mean(values):,.{digits}f} ± {spread(values):,.{digits}f}"
 
 
 def _place(pair: tuple[Row, Row], pairs: Sequence[tuple[Row, Row]]) -> str:

@@ -79,6 +79,12 @@ def _muon_by_groups(model: nn.Module) -> list[Optimizer]:
     ]
 
 
+def _own_muon(model: nn.Module) -> list[Optimizer]:
+    """Give this library's Muon all parameters, and AdamW's part of them a rate that matches."""
+    rates: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.0, "adamw_lr": MUON_SHARE * 1e-3}
+    return [shapeshift.Muon(model, adjust_lr_fn="match_rms_adamw", **rates)]
+
+
 TORCH_RATES = {"Adadelta": 1.0, "SGD": 1e-2}
 TORCH = (
     *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"),
@@ -95,6 +101,7 @@ OPTIMIZERS: dict[str, Start] = {
     **{f"torch {name}": _torch(name, TORCH_RATES.get(name, 1e-3)) for name in TORCH},
     "torch Muon, by shape": _muon_by_shape,
     "torch Muon, use_muon=True": _muon_by_groups,
+    "shapeshift Muon": _own_muon,
     **{f"timm {name}": _timm(name) for name in TIMM},
     "timm muon, fallback_lr_scale=0.2": _timm("muon", fallback_lr_scale=MUON_SHARE),
     "SGD, adaptive clipping": _torch("SGD", 1e-2),

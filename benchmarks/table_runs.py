@@ -70,7 +70,8 @@ class TableRuns:
         values = ({run.seed: run.values[metric.name] for run in self.runs[row]} for row in (first, second))
         one, other = values
         sign = 1 if metric.higher_is_better else -1
-        return Comparison(tuple(sign * (one[seed] - other[seed]) for seed in one if seed in other), metric.margin)
+        differences = tuple(sign * (one[seed] - other[seed]) for seed in one if seed in other)
+        return Comparison(differences, metric.margin, metric.digits)
 
     def parameters(self, row: str) -> int:
         """Return the number of trainable parameters of a row that has runs."""

@@ -19,6 +19,7 @@ from shapeshift.prune.masks import is_masked
 from shapeshift.running.modes import is_sharded
 from shapeshift.running.remaking import Remaking
 from shapeshift.running.wrappers import compiled_from
+from shapeshift.structure import check_starts
 from shapeshift.surgery.install import check_installable, install, write_weights
 from shapeshift.surgery.layers import check_attachable
 from shapeshift.surgery.roots import find_roots, is_copied_part, require_root
@@ -58,12 +59,17 @@ def compress(
     Returns:
         The same model.
 
+    Warns:
+        ShapeshiftWarning: if ``init`` is ``"random"`` and weights start with a structure that noise lacks: orthogonal,
+            sparse (identity and delta among them) or linearly dependent.
+
     Raises:
         BudgetError: if the budget cannot be read, or lies outside of what the config allows; it names the bound.
         ConfigError: if an option is unknown, a pattern matches nothing, or there is nothing to calibrate.
         DataError: if the calibration data is empty, or holds no inputs of the model.
         ModelError: if the model has nothing to generate, cannot read generated weights, holds a weight in an attribute
-            or a list without registering it, or has no values to fit. The model is unchanged after any error.
+            or a list without registering it, or has no values to fit; or if it has an adapter whose starting values are
+            no noise, and ``init`` is ``"random"``. The model is unchanged after any error.
         MissingExtraError: if the progress bar is asked for and tqdm is not installed.
 
     Example:
@@ -82,6 +88,8 @@ def compress(
     if plan.config.init != "fit" and (calibration is not None or progress):
         given = "calibration" if calibration is not None else "progress"
         raise ConfigError(f'{given} is for a fit: add init="fit", or leave it out')
+    if plan.config.init != "fit":
+        check_starts(inner, plan.weights)
     shared = SharedParameters(plan)
     shared.reset_parameters()
     if plan.config.init == "fit":

@@ -61,7 +61,7 @@ def metrics(model: nn.Module) -> dict[str, float]:
 def _norm(tensors: list[Any]) -> float:
     norms = [torch.linalg.vector_norm(tensor.detach().float()) for tensor in tensors]
     whole = [cast(Any, norm).full_tensor() if is_sharded(norm) else norm for norm in norms]
-    return torch.linalg.vector_norm(torch.stack([norm.cpu() for norm in whole])).item()
+    return float(torch.linalg.vector_norm(torch.stack([norm.cpu() for norm in whole])))
 
 
 def _similarity(model: nn.Module) -> dict[str, Tensor]:

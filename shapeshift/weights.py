@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 
 from shapeshift.errors import ModelError
 from shapeshift.names import match_names
+from shapeshift.running.modes import is_sharded
+from shapeshift.structure import Frozen, structure_of
 
 # Narrower dtypes hold quantised values, which torch does not compute with.
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -29,6 +32,7 @@ class Weight:
         std: the standard deviation it starts with; 0 for a weight that starts at zero.
         dtype: its dtype.
         device: its device.
+        structure: what its starting values have and noise lacks; empty for noise, and in a plan that was read.
     """
 
     names: tuple[str, ...]
@@ -36,6 +40,7 @@ class Weight:
     std: float
     dtype: torch.dtype
     device: torch.device
+    structure: str = dataclasses.field(default="", compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -93,7 +98,7 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
     every_name = [name for names in sites.values() for name in names]
     included = set().union(*(match_names(pattern, every_name, "include") for pattern in include)) or set(every_name)
     excluded = set().union(*(match_names(pattern, every_name, "exclude") for pattern in exclude))
-    owners = dict(model.named_modules())
+    owners, frozen = dict(model.named_modules()), Frozen(model)
     weights = []
     for parameter, names in sites.items():
         # One of its names is enough to include or exclude a tied tensor: it cannot be generated in one place only.
@@ -107,14 +112,30 @@ def find_weights(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
             )
         std = _starting_std(owner, parameter, names[0])
         if std is not None:
-            weights.append(Weight(tuple(names), tuple(parameter.shape), std, parameter.dtype, parameter.device))
+            has_values = std > 0 and not parameter.is_meta and not is_sharded(parameter)
+            structure = structure_of(parameter, frozen) if has_values else ""
+            shape = tuple(parameter.shape)
+            weights.append(Weight(tuple(names), shape, std, parameter.dtype, parameter.device, structure))
     if not weights:
         raise ModelError(
             f"{type(model).__name__} has no weight that could be generated: "
             f"of its {len(sites)} parameters none is trainable, floating-point, of two or more dimensions, "
             "left by include and exclude, and other than a gain (whose entries all start at one non-zero value)"
+            + _how_to_adapt(sites)
         )
     return weights
+
+
+def _how_to_adapt(sites: Mapping[nn.Parameter, Sequence[str]]) -> str:
+    """Return what to do about an adapter whose method trains no matrix; nothing for a model that is no adapter."""
+    trained = [(names[0], tuple(found.shape)) for found, names in sites.items() if found.requires_grad]
+    if not trained or len(trained) == len(sites):
+        return ""
+    name, shape = trained[0]
+    return (
+        f". Beside frozen weights it trains {name} {shape}, a vector: an adapter of vectors has nothing to share. Set "
+        "its size by its method's own options, or take a method that trains matrices, such as LoRA, and compress that"
+    )
 
 
 def is_weight_shape(shape: Sequence[int]) -> bool:

@@ -113,6 +113,7 @@ class TestBuiltAsCompressed:
     def test_with_every_method(self, options: dict[str, Any]) -> None:
         assert_built_as_compressed(MODELS["language"].build, **options)
 
+    @pytest.mark.filterwarnings("ignore:.* start with zeros .* or orthogonal")
     def test_with_weights_that_are_written_and_copied(self) -> None:
         assert_built_as_compressed(Structured, exclude=["scaled"])
         built = shapeshift.build(Structured, "80%")

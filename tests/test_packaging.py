@@ -167,7 +167,7 @@ def test_every_package_that_is_imported_is_named_by_an_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     imported_as = {"huggingface-hub": "huggingface_hub", "scikit-learn": "sklearn", "pillow": "PIL"}
-    imported_as |= {"torch-pruning": "torch_pruning"}
+    imported_as |= {"torch-pruning": "torch_pruning", "onnx-ir": "onnx_ir"}
     distributions = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
     named = {imported_as.get(name, name) for name in distributions}
     found = {name for _, file in modules() for name, _ in imports(ast.parse(file.read_text(encoding="utf-8")))}

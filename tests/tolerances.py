@@ -37,6 +37,7 @@ TOLERANCES = {
     "reordered": Tolerance(1e-4, 1e-5, "float32 sums taken in another order, through a few layers"),
     "reordered gradient": Tolerance(1e-3, 1e-5, "float32 sums over a batch, taken in another order and cancelling"),
     "compiled": Tolerance(1e-3, 1e-5, "fused kernels round at other places than eager ones"),
+    "another runtime": Tolerance(1e-3, 1e-5, "kernels of another library, which sum and fuse in another order"),
     "half": Tolerance(5e-2, 5e-2, "bfloat16 has 8 bits, and rounds between layers"),
     "fitted": Tolerance(1e-4, 1e-4, "least squares stop at an error of 3e-7 of a weight, and float32 adds its own"),
     "conjugate gradients": Tolerance(1e-5, 1e-6, "float64 steps that stop where the squared residual no longer falls"),

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from benchmarks.compatibility import (
+    adapter_checks,
     distributed_checks,
     lightning_checks,
     optimizer_checks,
@@ -22,7 +23,15 @@ from benchmarks.compatibility.report import CLIENTS, FILE, PAGE, write_page
 from benchmarks.machine import describe
 from benchmarks.results import write_json
 
-GROUPS = (torch_checks, distributed_checks, optimizer_checks, peft_checks, trainer_checks, lightning_checks)
+GROUPS = (
+    torch_checks,
+    distributed_checks,
+    optimizer_checks,
+    peft_checks,
+    adapter_checks,
+    trainer_checks,
+    lightning_checks,
+)
 
 
 def outcomes() -> list[dict[str, Any]]:

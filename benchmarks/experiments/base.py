@@ -21,12 +21,14 @@ class Metric:
         title: The head of its column, with the unit.
         higher_is_better: Whether the higher one of two values is better. By default, the lower one is.
         margin: The smallest difference between two rows that matters, in the unit of the metric.
+        digits: The number of decimal places that tables show.
     """
 
     name: str
     title: str
     higher_is_better: bool = False
     margin: float = 0.3
+    digits: int = 2
 
 
 class Experiment(ABC):

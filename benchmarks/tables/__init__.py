@@ -14,6 +14,8 @@ from benchmarks.tables import (
     error_against_parameters,
     families,
     generators,
+    golf,
+    golf_rates,
     grounding,
     groups,
     hypernetworks,
@@ -71,6 +73,7 @@ PAPERS = (
     Paper("superweights", "SuperWeights", (families.TABLE,)),
     Paper("soft-sharing", "Soft sharing", (soft_sharing.TABLE, shortest_paths.TABLE)),
     Paper("rings", "Recurrent Parameter Generators", (ring.TABLE,)),
+    Paper("golf", "Language models in files of some size", (golf.TABLE, golf_rates.TABLE)),
     Paper("trained-networks", "Trained networks made smaller", (trained_images.TABLE, trained_text.TABLE)),
     Paper("defaults", "How the defaults were chosen", (budget_sweep.TABLE, starting_values.TABLE)),
 )

@@ -128,9 +128,9 @@ def load_text(
     all pieces, so that the start of the training text is a smaller training text.
 
     Args:
-        files: A folder, of which all files with the endings in ``ENDINGS`` are read, in its folders too; a file; or
-            several files. Those that end in .gz or .dz are unpacked. The encoding is UTF-8: a byte that is not becomes
-            U+FFFD, the replacement character.
+        files: A folder, of which all files that end in .txt, .md, .rst, .pod, .gz or .dz are read, in its folders too;
+            a file; or several files. Those that end in .gz or .dz are unpacked. The encoding is UTF-8: a byte that is
+            not becomes U+FFFD, the replacement character.
         vocabulary: The number of different tokens. 256 means bytes; for more, a byte-level BPE (Sennrich et al. 2016)
             is trained on the training text by the package ``tokenizers``.
         held_out: The share of the pieces that is held out; at least one is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import Trainer, TrainerCallback
@@ -17,18 +17,16 @@ class LogSharing(TrainerCallback):
     def __init__(self) -> None:
         self._found: dict[str, float] = {}
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read the norms of the gradients, which are gone after the step, for the steps that are logged."""
         step = state.global_step + 1
         if step == 1 or step % max(1, int(state.logging_steps or 1)) == 0:
-            self._found = metrics(model)
+            self._found = metrics(kwargs["model"])
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, *, model: nn.Module, logs: dict[str, float], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add the values to those of the training loss, before other callbacks report them."""
-        if "loss" in logs:
-            logs.update(self._found or metrics(model))
+        if logs is not None and "loss" in logs:
+            logs.update(self._found or metrics(kwargs["model"]))
             self._found = {}
 
 
@@ -50,6 +48,6 @@ def log_sharing(trainer: Trainer) -> None:
         >>> trainer = Trainer(shapeshift.compress(model, "50%"))
         >>> log_sharing(trainer)
     """
-    require_root(trainer.model)
+    require_root(cast(nn.Module, trainer.model))
     # Callbacks are called in their order, and those that report come first.
     trainer.callback_handler.callbacks.insert(0, LogSharing())

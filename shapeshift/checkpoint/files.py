@@ -102,7 +102,7 @@ def read(folder: Path) -> Checkpoint:
     try:
         tensors = unpacked(tensors, description.get("tensors", ()), bool(description.get("coding", False)))
         errors = _errors_of(checkpoint, tensors.pop(_ERRORS, None))
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise CheckpointError(
             f"{tensors_file} is damaged: it cannot be unpacked ({what}). Save the model again"

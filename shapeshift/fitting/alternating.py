@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from shapeshift.fitting.error_maps import ErrorMap, plain, relative
 from shapeshift.fitting.least_squares import EXACT, LeastSquares
 from shapeshift.fitting.scaling import finish_fit, linear_parts, start_fit
-from shapeshift.generators.template_generator import TemplateGenerator
+from shapeshift.generators.mixed import MixedGenerator
 from shapeshift.store_format import STORE_FORMATS
 
 # The most rounds of alternating least squares, and the most steps of conjugate gradients for a part in a round.
@@ -26,7 +27,7 @@ _NEGLIGIBLE = 1e-10
 
 
 def fit_group(
-    group: TemplateGenerator,
+    group: MixedGenerator[Any],
     weights: Sequence[Tensor],
     error_maps: Mapping[str, ErrorMap] | None = None,
     on_round: Callable[[float], None] = lambda error: None,
@@ -34,7 +35,8 @@ def fit_group(
     """Fit a group's parameters to given weights by alternating least squares, starting from their present values.
 
     The fit minimises the sum of the weights' squared relative errors. If the weights have one shape and each mixes all
-    templates, the result is the truncated singular value decomposition of the stacked weights. Weights of zeros are
+    templates, the result is the truncated singular value decomposition of the stacked weights. Each entry of a ring
+    becomes the mean of its readers, divided by their factors, weighted by the squares of these. Weights of zeros are
     skipped: their zero factors already make them zero.
 
     Args:
@@ -75,7 +77,7 @@ def fit_group(
     return errors
 
 
-def _alternate(group: TemplateGenerator, problem: LeastSquares, on_round: Callable[[float], None]) -> float:
+def _alternate(group: MixedGenerator[Any], problem: LeastSquares, on_round: Callable[[float], None]) -> float:
     """Solve for the parts of a group's parameters in turn until a round changes nothing, and return the error."""
     parts, loss = linear_parts(group), float("inf")
     for _ in range(_ROUNDS):

@@ -12,7 +12,7 @@ from shapeshift.errors import ModelError
 from shapeshift.extras import progress_bar
 from shapeshift.fitting.alternating import fit_group
 from shapeshift.fitting.calibration import calibrate
-from shapeshift.generators.template_generator import TemplateGenerator
+from shapeshift.generators.mixed import MixedGenerator
 from shapeshift.surgery.shared_parameters import SharedParameters
 
 
@@ -45,7 +45,7 @@ def fit_to_model(
     with _shown(progress) as on_round:
         error_maps = None if calibration is None else calibrate(model, weights, calibration)
         for group in shared.generators():
-            assert isinstance(group, TemplateGenerator)  # no other generator can be fitted; the config has checked it
+            assert isinstance(group, MixedGenerator)  # no other generator can be fitted; the config has checked it
             values = [model.get_parameter(weight.name) for weight in group.weights]
             errors |= fit_group(group, values, error_maps, on_round)
     shared.fit_errors = errors

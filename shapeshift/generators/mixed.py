@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,10 @@ class MixedGenerator(WeightGenerator[LayoutT]):
 
     #: How each weight, or what it is stretched from, is assembled of templates.
     assemblies: Sequence[Any]
+
+    #: The names of the parameters, or modules, that make the factors of the templates. These are linear in each of them
+    #: while the others are constant, and a fit solves for them in this order.
+    linear_in: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def scales(self) -> Tensor:

@@ -98,6 +98,7 @@ class Ring(MixedGenerator[RingLayout]):
     """
 
     layout_type = RingLayout
+    fits = True
 
     def __init__(self, weights: Sequence[Weight], layout: RingLayout) -> None:
         super().__init__(weights, layout)

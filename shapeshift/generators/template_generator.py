@@ -34,10 +34,6 @@ class TemplateGenerator(MixedGenerator[TemplateLayout]):
     #: The planner of the generator's layouts.
     planner_type: ClassVar[type[TemplatePlanner]] = TemplatePlanner
 
-    #: The names of the parameters, or modules, of :meth:`all_coefficients`. The coefficients are linear in each of them
-    #: while the others are constant, and a fit solves for them in this order.
-    linear_in: ClassVar[tuple[str, ...]] = ()
-
     def __init__(self, weights: Sequence[Weight], layout: TemplateLayout, options: GeneratorOptions) -> None:
         super().__init__(weights, layout)
         self.kept_as(options)

@@ -186,6 +186,7 @@ class WeightSource:
             one_at_a_time = saved is not None or not torch.is_grad_enabled()
             self._thread.current = ForwardPass(self.generator, self._buffers[one_at_a_time], saved, self.hooks)
         else:
+            self._warn_of_folding()
             self._thread.current = WholePass(self._generate(range(len(self.weights)), recompute))
 
     def _generate(self, indices: Sequence[int], recompute: bool = False) -> list[Tensor]:
@@ -199,6 +200,20 @@ class WeightSource:
             if weight.requires_grad and self.hooks.get(index):
                 run_hooks(weight, self.hooks[index])
         return weights
+
+    def _warn_of_folding(self) -> None:
+        """Warn once if the exporter of TorchScript runs, whose constant folding writes the weights themselves."""
+        if "folding" in self.told or torch.compiler.is_compiling():
+            return
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined, no-untyped-call]
+            self.told.add("folding")
+            warnings.warn(
+                "torch.onnx.export with dynamo=False folds generated weights into constants, so that the file is as "
+                "large as the dense model's: take dynamo=True, which keeps the shared parameters, or call "
+                "shapeshift.materialize(model) first if the size does not matter",
+                ShapeshiftWarning,
+                stacklevel=2,
+            )
 
     def _warn_of_held_weights(self) -> None:
         """Warn once if weights that pass on no gradient share a store that others train."""

@@ -13,6 +13,7 @@ from shapeshift.plan import Plan
 from shapeshift.surgery.attached import FORMS, is_attached, original_class, set_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.layers import attach, check_attachable, check_detachable, detach, generated_class, make_part
+from shapeshift.surgery.other_tools import check_rank_allocation
 from shapeshift.surgery.parameter_form import ParameterForm
 from shapeshift.surgery.parts import containers_of
 from shapeshift.surgery.references import check_references
@@ -26,12 +27,14 @@ def check_installable(model: nn.Module, plan: Plan) -> None:
 
     Raises:
         ModelError: if the model is compressed already or scripted, has an attribute ``shapeshift`` of its own, refers
-            to a weight as :func:`check_references` finds, or a layer's class lets no other derive from it.
+            to a weight as :func:`check_references` finds, a weight is AdaLoRA's, or a layer's class lets no other
+            derive from it.
     """
     check_attachable(model)
     if hasattr(model, ATTRIBUTE):
         raise ModelError(f"{type(model).__name__} has an attribute {ATTRIBUTE!r} of its own; rename it first")
     check_references(model, plan)
+    check_rank_allocation(model, (weight for weight in plan.weights if weight.names))
     for path, places in _places(model, plan).items():
         module = model.get_submodule(path)
         try:

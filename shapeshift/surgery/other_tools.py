@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from shapeshift.errors import GeneratedWeightError, ModelError
 from shapeshift.surgery.attached import SOURCES, original_class, weight_sources
+from shapeshift.weights import Weight
 
 
 def adapt_module(base: Any, root: bool) -> dict[str, Any]:
@@ -83,6 +84,24 @@ def check_targets(module: nn.Module, caller: FrameType) -> None:
                 "target_parameters= could adapt: name its layer in target_modules=, keep it out with exclude= when "
                 "you compress the model, or call shapeshift.materialize(model) first"
             )
+
+
+def check_rank_allocation(model: nn.Module, weights: Iterable[Weight]) -> None:
+    """Raise if PEFT's AdaLoRA would look for the gradient of a weight among the parameters of the model.
+
+    Raises:
+        ModelError: if so.
+    """
+    for weight in weights:
+        path = weight.name.rpartition(".")[0]
+        while path:
+            if type(model.get_submodule(path)).__module__.startswith("peft.tuners.adalora"):
+                raise ModelError(
+                    f"{weight.name} {weight.shape} is a matrix of AdaLoRA, which finds ranks by the gradients of its "
+                    "entries, and generated entries have none of their own. Take LoRA, whose ranks are fixed: "
+                    "peft.LoraConfig(...)"
+                )
+            path = path.rpartition(".")[0]
 
 
 def adapt_hub_mixin(base: Any) -> Callable[..., Any]:

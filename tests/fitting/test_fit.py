@@ -235,7 +235,7 @@ def test_a_seed_repeats_a_fit() -> None:
 
 @pytest.mark.parametrize("combine", [name for name in GENERATORS if name not in FITTED])
 def test_generators_that_cannot_be_fitted_are_named(combine: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{combine}.*'avg', 'emb', 'rr', 'wavg'"):
+    with pytest.raises(ConfigError, match=rf"{combine}.*'avg', 'emb', 'ring', 'rr', 'wavg'"):
         shapeshift.Config(combine=combine, init="fit")
 
 

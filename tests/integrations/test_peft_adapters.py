@@ -193,6 +193,30 @@ class TestRefusals:
             peft.PeftModel.from_pretrained(shapeshift.compress(llama(), "60%"), tmp_path)
 
 
+class TestMethods:
+    @pytest.mark.parametrize(
+        "config",
+        [
+            lambda: peft.IA3Config(**TARGETS, feedforward_modules=[]),
+            lambda: peft.VeraConfig(**RANK),
+            lambda: peft.UniLoraConfig(**RANK, theta_d_length=64),
+            lambda: peft.FourierFTConfig(**TARGETS, n_frequency=50),
+            lambda: peft.ShiraConfig(**RANK),
+        ],
+        ids=["ia3", "vera", "unilora", "fourierft", "shira"],
+    )
+    def test_of_vectors_are_refused_with_what_to_take(self, config: Any) -> None:
+        model = peft.get_peft_model(llama(), config())
+        with pytest.raises(ModelError, match=r"trains \S+ \(.+\), a vector: .* its method's own options, or .* LoRA"):
+            shapeshift.compress(model, "50%")
+
+    def test_one_that_needs_gradients_of_entries_is_refused_with_what_to_take(self) -> None:
+        model = peft.get_peft_model(llama(), peft.AdaLoraConfig(**TARGETS, init_r=4, total_step=10))
+        with pytest.raises(ModelError, match=r"lora_A\.default \(4, 32\) is a matrix of AdaLoRA.* Take LoRA"):
+            shapeshift.compress(model, "50%")
+        assert not shapeshift.is_compressed(model)
+
+
 class TestSeveral:
     @pytest.fixture
     def folders(self, tmp_path: Path) -> list[Path]:
@@ -335,3 +359,75 @@ def test_without_the_import_nothing_is_written_or_read(tmp_path: Path) -> None:
     assert all("save_pretrained after `import shapeshift.integrations.peft`" in line for line in lines[:2])
     assert lines[2] == "False"
     assert "run `import shapeshift.integrations.peft` before loading it" in lines[3]
+
+
+class TestTraining:
+    @staticmethod
+    def trainer(model: Any, folder: Path, **options: Any) -> transformers.Trainer:
+        examples: Any = [{"input_ids": row, "labels": row} for row in TOKENS] * 8
+        quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "logging_steps": 1}
+        chosen: dict[str, Any] = {"save_strategy": "no", "learning_rate": 0.02, "lr_scheduler_type": "constant"}
+        arguments = transformers.TrainingArguments(str(folder), max_steps=4, **{**quiet, **chosen, **options})
+        trainer = transformers.Trainer(model, arguments, train_dataset=examples)
+        trainer.remove_callback(transformers.PrinterCallback)
+        return trainer
+
+    @staticmethod
+    def model() -> Any:
+        torch.manual_seed(1)
+        return shapeshift.compress(peft.get_peft_model(llama(), peft.LoraConfig(**RANK)), "60%", seed=0)
+
+    def test_resumes_from_a_checkpoint_of_the_trainer(self, tmp_path: Path) -> None:
+        whole, resumed = self.model(), self.model()
+        self.trainer(whole, tmp_path, save_strategy="steps", save_steps=2).train()
+        file = tmp_path / "checkpoint-2" / "adapter_model.safetensors"
+        assert sum(tensor.numel() for tensor in load_file(file).values()) < shapeshift.count_parameters(whole) + 2000
+        self.trainer(resumed, tmp_path / "new").train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        assert_close(logits(resumed.eval()), logits(whole.eval()), "reordered")
+
+    @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+    @pytest.mark.parametrize(
+        "options",
+        [{"bf16": True}, {"gradient_checkpointing": True}, {"gradient_accumulation_steps": 2}],
+        ids=["bf16", "checkpointing", "accumulation"],
+    )
+    def test_starts_as_the_plain_adapter_and_learns(self, options: dict[str, Any], tmp_path: Path) -> None:
+        model = self.model()
+        losses = []
+        for found in (model, shapeshift.materialize(copy.deepcopy(model))):
+            trainer = self.trainer(found, tmp_path, **options)
+            trainer.train()
+            losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        assert_close(torch.tensor(losses[0][0]), torch.tensor(losses[1][0]), "reordered")
+        assert losses[0][-1] < losses[0][0]
+
+
+class TestFitting:
+    @pytest.fixture
+    def plain(self) -> Any:
+        """Return an adapter after training, whose matrices have few directions that count."""
+        torch.manual_seed(1)
+        model = trained(peft.get_peft_model(llama(), peft.LoraConfig(**{**RANK, "r": 8})))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.mul_(10)
+        return model
+
+    def test_a_trained_adapter_keeps_its_outputs_as_the_budget_grows(self, plain: Any) -> None:
+        expected, base = logits(plain), logits(llama())
+        errors = []
+        for budget in ("2%", "25%", "75%", "100%"):
+            model = shapeshift.compress(copy.deepcopy(plain), budget, init="fit", seed=0)
+            errors.append(((logits(model) - expected).norm() / (expected - base).norm()).item())
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] < 1e-4
+        assert errors[0] < 1.1
+
+    def test_calibration_lowers_the_error_of_the_outputs(self, plain: Any) -> None:
+        expected = logits(plain)
+        errors = []
+        for calibration in (None, [{"input_ids": TOKENS}]):
+            model = shapeshift.compress(copy.deepcopy(plain), "50%", init="fit", seed=0, calibration=calibration)
+            errors.append((logits(model) - expected).norm().item())
+        assert errors[1] < errors[0]
