@@ -201,10 +201,11 @@ def _root_of(model: Any, adapter_name: str) -> nn.Module | None:
     root = find_root(model)
     if root is None:
         return None
+    adapters: Mapping[str, Any] = model.peft_config
     shared: SharedParameters = getattr(root, ATTRIBUTE)
     names = [f".{name}." for weight in shared.plan.weights for name in weight.names]
     if root is model:  # some methods have no names of adapters in those of their weights
-        others = [f".{other}." for other in model.peft_config if other != adapter_name]
+        others = [f".{other}." for other in adapters if other != adapter_name]
         return root if any(not any(other in name for other in others) for name in names) else None
     return root if any(f".{adapter_name}." in name for name in names) else None
 
