@@ -70,7 +70,7 @@ def structure_of(values: Tensor, frozen: Frozen) -> str:
     if _has_zeros(rows) and _has_zeros(rows[rows.any(1)]):
         return "zeros among other values"
     matrix = _correlations(rows if len(rows) <= rows.shape[1] else rows.T, _ROWS)
-    places = torch.triu_indices(*matrix.shape, 1, device=matrix.device)
+    places = torch.triu_indices(len(matrix), len(matrix), 1, device=matrix.device)
     pairs = matrix[places[0], places[1]]
     bound = (_ORTHOGONAL if len(pairs) > 1 else _ORTHOGONAL_PAIR) / max(rows.shape) ** 0.5
     is_orthogonal = len(pairs) and max(rows.shape) >= _LEAST_LENGTH and pairs.square().mean().sqrt().item() < bound

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning of this library in one line; those of others are for programmers."""
     if issubclass(category, shapeshift.ShapeshiftWarning):
         print(f"shapeshift: warning: {' '.join(str(message).split())}", file=sys.stderr)

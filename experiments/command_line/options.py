@@ -8,7 +8,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import shapeshift
@@ -16,7 +16,7 @@ from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.upsamplers import UPSAMPLERS
 
-_REGISTRIES = {"mapping": MAPPINGS, "combine": GENERATORS, "upsample": UPSAMPLERS}
+_REGISTRIES: dict[str, Iterable[str]] = {"mapping": MAPPINGS, "combine": GENERATORS, "upsample": UPSAMPLERS}
 
 
 def add_config(parser: argparse.ArgumentParser, **defaults: Any) -> None:

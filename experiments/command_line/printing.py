@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -33,7 +33,7 @@ def is_shown(as_json: bool) -> bool:
     return sys.stderr.isatty() and not as_json
 
 
-def progressing(items: Sequence[ItemT], what: str, as_json: bool) -> Iterable[ItemT]:
+def progressing(items: Iterable[ItemT], what: str, as_json: bool) -> Iterable[ItemT]:
     """Iterate over items with a progress bar, where one is shown and tqdm is installed."""
     if is_shown(as_json):
         try:

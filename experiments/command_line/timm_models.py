@@ -50,7 +50,11 @@ class TimmSource(Source):
         save_config_for_hf(self.model, str(folder / "config.json"), model_args=self.model_args)
 
     def transform(self) -> Callable[[Image], Tensor]:
-        return timm.data.create_transform(**timm.data.resolve_model_data_config(self.model), is_training=False)  # type: ignore[no-any-return]
+        data: Any = timm.data  # it has no types
+        transform: Callable[[Image], Tensor] = data.create_transform(
+            **data.resolve_model_data_config(self.model), is_training=False
+        )
+        return transform
 
 
 def open_weights(name: str, weights: Path, model_args: Sequence[str]) -> TimmSource:

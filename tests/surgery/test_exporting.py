@@ -25,7 +25,7 @@ NODE_BYTES, OTHER_BYTES = 250, 6000
 class Small(nn.Module):
     """Weights of several shapes, some of them equal: a convolution, three equal layers, and a head.
 
-    The exporter folds what depends on tensors of less than 8 kB only, so the stores are larger.
+    The exporter folds operations on constants of at most 8,192 entries, so the stores are larger.
     """
 
     def __init__(self, width: int = 160) -> None:
@@ -69,6 +69,18 @@ def test_onnx_files_keep_the_sharing(name: str, tmp_path: Path) -> None:
         assert_close(run(file, x), model(x), "another runtime")
     assert file.stat().st_size <= num_bytes(model) + NODE_BYTES * len(program.model.graph) + OTHER_BYTES
     assert file.stat().st_size < num_bytes(Small())
+
+
+@pytest.mark.parametrize(
+    ("entries", "optimize", "is_folded"), [(8192, True, True), (8193, True, False), (8192, False, False)]
+)
+def test_onnx_files_of_small_stores_are_folded(entries: int, optimize: bool, is_folded: bool, tmp_path: Path) -> None:
+    model = shapeshift.compress(nn.Sequential(nn.Linear(128, 96, bias=False), nn.Linear(96, 128, bias=False)), entries)
+    program: Any = torch.onnx.export(
+        model.eval(), (torch.randn(1, 128),), dynamo=True, verbose=False, optimize=optimize
+    )
+    constants = [value.const_value.size for value in program.model.graph.initializers.values()]
+    assert sum(constants) >= 96 * 128 if is_folded else sum(constants) < entries + 100
 
 
 @pytest.mark.parametrize("name", list(GENERATORS))
