@@ -1,0 +1,36 @@
+"""Learning rates of adapters, on validation text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.experiments.adapters import Adapters
+from benchmarks.table import Table
+from benchmarks.tables.adapters import RATES, ROWS
+from benchmarks.task import Task
+
+GRID = (0.005, 0.02, 0.08)
+
+
+def _validated(task: Task) -> Task:
+    """Score a part of the training text, which is left out of it."""
+    return replace(task, options={**task.options, "validation": 1, "scored": 1 << 15})
+
+
+TABLE = Table(
+    name="adapters_rates",
+    title="Rates of adapters",
+    source="How the rates of the table above were chosen",
+    expectation=(
+        "Each method at 2,000 trained parameters and three rates, for 60 steps, scored on validation text. The rate of "
+        "the table above is the best one."
+    ),
+    rows=tuple(
+        replace(row, method=f"{row.method}, rate {rate:g}", recipe={"steps": 60, "learning_rate": rate})
+        for row in ROWS
+        if row.budget == "2k" and row.method in RATES
+        for rate in GRID
+    ),
+    experiment=Adapters(),
+    adapt=_validated,
+)
