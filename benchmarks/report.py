@@ -268,7 +268,7 @@ def render(found: TableRuns) -> str:
     return (
         f"Made by `{command}`: {clause}, on {' and '.join(found.processors)}. "
         f"The metric is {margins}. The rows are in `benchmarks/results/{found.name}.csv`.\n\n"
-        f"{markdown_table(header, lines)}\n"
+        f"{markdown_table(header, lines) if lines else 'No pair of a claim was run.'}\n"
     )
 
 
@@ -317,13 +317,13 @@ def _rows(found: TableRuns) -> list[list[str]]:
         if found.has(row.key):
             values = [found.values(row.key, metric) for metric in metrics]
             scores = [_score(each, metric.digits) for each, metric in zip(values, metrics, strict=True)]
-            size = f"{found.parameters(row.key):,}"
+            size = str(found.parameters(row.key))
             lines.append([str(row.network), row.method, row.budget, size, *scores, str(len(values[0]))])
     return lines
 
 
 def _score(values: list[float], digits: int) -> str:
-    return f"{statistics.mean(values):,.{digits}f} ± {spread(values):,.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f} ± {spread(values):.{digits}f}"
 
 
 def _place(pair: tuple[Row, Row], pairs: Sequence[tuple[Row, Row]]) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 from shapeshift.experiments.command_line.batches import read_batches
 from shapeshift.experiments.command_line.options import add_data, add_json, add_model
-from shapeshift.experiments.command_line.printing import columns, progressing, show
+from shapeshift.experiments.command_line.printing import progressing, show
 from shapeshift.experiments.command_line.scores import Comparison, Scores, measure
 from shapeshift.experiments.command_line.sources import open_model
+from shapeshift.text_table import text_table
 
 SUMMARY = "measure a model on data, beside another one"
 DESCRIPTION = """\
@@ -61,7 +62,7 @@ def _table(names: list[str], scores: list[Scores], comparison: Comparison | None
         "perplexity": [f"{found.perplexity:,.3f}" if found.perplexity is not None else "" for found in scores],
         "top-1": [f"{found.top1:.2%}" if found.top1 is not None else "" for found in scores],
     }
-    text = columns(("", *names), [(key, *row) for key, row in shown.items() if any(row)])
+    text = text_table(("", *names), [(key, *row) for key, row in shown.items() if any(row)])
     if comparison is None:
         return text
     same = "" if comparison.agreement is None else f"the same highest score: {comparison.agreement:.2%}, "

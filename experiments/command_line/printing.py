@@ -28,18 +28,6 @@ def show(table: Any, content: dict[str, Any], as_json: bool, title: str = "") ->
     print(table)
 
 
-def columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return rows of text in columns, the first to the left and the others to the right."""
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if index else text.ljust(width) for index, (text, width) in enumerate(pairs)
-        ).rstrip()
-        for pairs in (list(zip(line, widths, strict=True)) for line in lines)
-    )
-
-
 def is_shown(as_json: bool) -> bool:
     """Return whether progress is shown: in a terminal, where no program reads along."""
     return sys.stderr.isatty() and not as_json

@@ -105,12 +105,12 @@ def check_output(output: str) -> Path:
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(place: Path) -> Iterator[None]:
     """Turn the errors of a full disk or a folder without access into one of this library."""
     try:
         yield
     except OSError as error:
-        raise ShapeshiftError(f"{folder} cannot be written: {error}") from error
+        raise ShapeshiftError(f"{place} cannot be written: {error}") from error
 
 
 @contextlib.contextmanager

@@ -175,6 +175,11 @@ def test_tables_are_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str
     small = str(tmp_path / "small")
     assert cli.main(["compress", "text-model", "--budget", "50%", "--init", "random", "--output", small]) == 0
     assert capsys.readouterr().out.startswith(f"text-model -> {small}\n")
+    page = tmp_path / "report.html"
+    assert cli.main(["report", small, "--html", str(page)]) == 0
+    assert "<td>transformer.h.0.attn.c_attn.weight</td><td>16 x 48</td>" in page.read_text()
+    assert cli.main(["report", small, "--html", str(tmp_path / "none" / "report.html")]) == 1
+    assert "report.html cannot be written" in capsys.readouterr().err
     assert cli.main(["report", small]) == 0
     assert re.search(r"^transformer.h.0.attn.c_attn.weight +16x48 .*not fitted$", capsys.readouterr().out, re.MULTILINE)
     assert cli.main(["evaluate", small, "--against", "text-model", "--data", "texts.txt", "--samples", "2"]) == 0
