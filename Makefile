@@ -8,13 +8,14 @@ bin := $(VENV)/bin
 # mypy finds a package by its folder's name: show it integrations/ and experiments/ where their import names say they are.
 types := build/types
 
-.PHONY: help demo test check check-format lint types docs format clean
+.PHONY: help demo test check check-format lint types docs site format clean
 
 help:
 	@echo 'make demo    train a small network dense, thinner and compressed, and compare them'
 	@echo 'make test    run the tests'
 	@echo 'make check   formatting, lint, types, and a strict build of the documentation'
 	@echo 'make docs    build the documentation into docs/_build/html'
+	@echo 'make site    build the documentation, and check its pages in Chromium, which has to be installed'
 	@echo 'make format  format the code, and repair what lint can'
 	@echo 'make clean   remove the virtual environment and everything that was built'
 
@@ -26,7 +27,10 @@ test: $(VENV)/dev.stamp
 
 check: check-format lint types docs
 
-check-format: $(VENV)/dev.stamp
+check-site: docs $(VENV)/browser.stamp
+	$(bin)/python -m pytest tests/test_site.py
+
+format: $(VENV)/dev.stamp
 	$(bin)/ruff format --check .
 
 lint: $(VENV)/dev.stamp

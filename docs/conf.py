@@ -20,12 +20,14 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "shapeshift"
+pygments_dark_style = "github-dark"
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -42,6 +44,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(Any|Budget|Callable|Figure|GeneratorOptions|Layers|Mapping|Matrix|Measure|Path|Sequence|Tensor|Tokenizer)",
     ),
+    ("py:.*", r"shapeshift\.generators\.mixed\.MixedGenerator"),
     ("py:.*", r"(str \| None|.*\bT|.*T)"),
 ]
 

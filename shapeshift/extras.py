@@ -23,7 +23,7 @@ def progress_bar(**options: Any) -> Any:
         MissingExtraError: if tqdm is not installed.
     """
     try:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
     except ImportError:
         raise MissingExtraError("a progress bar", "progress") from None
     return tqdm(**options)

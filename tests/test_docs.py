@@ -30,7 +30,7 @@ from shapeshift.upsamplers import UPSAMPLERS
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *sorted(path for pattern in ("*.md", "results/*.md") for path in (ROOT / "docs").glob(pattern)),
+    *sorted(path for pattern in ("*.md", "results/*.md", "tutorials/*.md") for path in (ROOT / "docs").glob(pattern)),
 ]
 REGISTRIES: dict[str, Registry] = {
     "MAPPINGS": MAPPINGS,
@@ -93,10 +93,17 @@ def test_code_and_commands_in_documents_run(
             capsys.readouterr()
             assert not run_command(words[1:]), capsys.readouterr().err
             assert len(capsys.readouterr().out.splitlines()) > 3
-    if blocks(document, "python"):
-        model = namespace["model"]
+    if model := namespace.get("model"):
         plain = not shapeshift.is_compressed(model)  # type: ignore[arg-type]
         assert plain == ("materialize(model)" in blocks(document, "python")[-1][1])
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs" / "tutorials").glob("*.md")), ids=lambda path: path.stem)
+def test_tutorials_open_as_notebooks(document: Path) -> None:
+    jupytext = pytest.importorskip("jupytext")
+    cells = [cell.source for cell in jupytext.read(document).cells if cell.cell_type == "code"]
+    assert cells == [block.rstrip() for _, block in blocks(document, "python")]
+    assert f"$ jupytext --to notebook {document.relative_to(ROOT)}" in document.read_text(encoding="utf-8")
 
 
 def run_command(arguments: list[str]) -> int | str | None:

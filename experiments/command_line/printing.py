@@ -37,7 +37,7 @@ def progressing(items: Iterable[ItemT], what: str, as_json: bool) -> Iterable[It
     """Iterate over items with a progress bar, where one is shown and tqdm is installed."""
     if is_shown(as_json):
         try:
-            from tqdm import tqdm
+            from tqdm.auto import tqdm
         except ImportError:
             return items
         return tqdm(items, desc=what)  # type: ignore[no-any-return]

@@ -274,7 +274,7 @@ def test_the_error_says_what_to_do_and_the_model_is_as_it_was(monkeypatch: pytes
         shapeshift.compress(model, 0.5, init="fit")
     assert not shapeshift.is_compressed(model)
     assert shapeshift.plan_compression(model, 0.5, init="fit").total <= budget_range(model, shapeshift.Config())[1]
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(MissingExtraError, match="progress bar"):
         shapeshift.compress(build_again(), 0.5, init="fit", progress=True)
 

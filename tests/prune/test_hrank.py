@@ -53,7 +53,7 @@ def test_the_pruned_copy_keeps_modes_and_frozen_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("package", "extra", "call"),
-    [("tqdm", "progress", prune.feature_ranks), ("torch_pruning", "prune", prune.hrank)],
+    [("tqdm.auto", "progress", prune.feature_ranks), ("torch_pruning", "prune", prune.hrank)],
 )
 def test_a_missing_package_is_named(
     package: str, extra: str, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
