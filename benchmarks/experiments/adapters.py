@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -69,7 +69,7 @@ class AdapterRecipe(GolfRecipe):
 
 def unadapted(network: Llama, budget: str, training: Training) -> nn.Module:
     """Return the base model, all of whose parameters are frozen."""
-    return base_model(network, training.recipe.of_base).requires_grad_(False)
+    return _base(network, training).requires_grad_(False)
 
 
 def adapted(network: Llama, budget: str, training: Training, config: str = "LoraConfig", **options: Any) -> nn.Module:
@@ -83,11 +83,17 @@ def adapted(network: Llama, budget: str, training: Training, config: str = "Lora
         **options: The fields of the configuration.
     """
     seed = {_SEEDS[config]: training.seed} if config in _SEEDS else {}
-    model = base_model(network, training.recipe.of_base)
+    model = _base(network, training)
     torch.manual_seed(training.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Specified to not (save|load) vera_A")
-        return peft.get_peft_model(model, getattr(peft, config)(**seed, **options))
+        found: nn.Module = peft.get_peft_model(model, getattr(peft, config)(**seed, **options))
+        return found
+
+
+def _base(network: Llama, training: Training) -> nn.Module:
+    """Return the base model of a training, whose recipe is an :class:`AdapterRecipe`."""
+    return base_model(network, cast(AdapterRecipe, training.recipe).of_base)
 
 
 def compressed_lora(network: Llama, budget: str, training: Training, **options: Any) -> nn.Module:
@@ -139,7 +145,7 @@ class Adapters(Experiment):
         if count:
             train(model, text, recipe, seed)
         seconds = time.process_time() - start
-        loaded, size = through_file(model, base_model(row.network, recipe.of_base))
+        loaded, size = through_file(model, base_model(cast(Llama, row.network), recipe.of_base))
         return {
             "parameters": count,
             "bits": bits_per_byte(loaded.to(task.device), held_out, recipe.context),
