@@ -25,6 +25,8 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "shapeshift"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 pygments_dark_style = "github-dark"
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

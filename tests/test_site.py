@@ -27,6 +27,13 @@ pytestmark = [
     pytest.mark.skipif(not (SITE / "index.html").exists(), reason="needs the pages of `make docs`"),
 ]
 
+# The right end of a page: the theme lets the article scroll on its own, so the document is no wider.
+WIDTH = """() => {
+  const article = document.querySelector('article');
+  const end = article ? article.getBoundingClientRect().left + article.scrollWidth : 0;
+  return Math.ceil(Math.max(document.documentElement.scrollWidth, end));
+}"""
+
 # The texts of a page whose contrast with the ground is too low, as lines "contrast text".
 LOW_CONTRAST = """(least) => {
   const parse = (text) => {
@@ -116,7 +123,7 @@ def visits(address: str, page: Any) -> dict[str, Visit]:
             continue
         page.goto(f"{address}/{name}")
         visit = visits[name] = Visit(
-            width=page.evaluate("document.documentElement.scrollWidth"),
+            width=page.evaluate(WIDTH),
             links=page.evaluate("[...document.querySelectorAll('a[href]')].map((link) => link.href)"),
             anchors=page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)"),
         )
