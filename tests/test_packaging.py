@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import shapeshift
 
 ROOT = Path(__file__).parent.parent
 # From the name that a module is imported by to the folder that it is in, lowest first.
@@ -40,19 +43,28 @@ OPTIONAL = [
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a wheel with what is installed, from a copy: a build leaves files beside its source."""
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    """Build a source distribution from a copy, since a build leaves files beside its source, and a wheel from that."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for folder in ("shapeshift", "integrations", "experiments"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    _build("sdist", source, built)
+    (archive,) = built.glob("*.tar.gz")
+    shutil.unpack_archive(archive, built / "unpacked", filter="data")
+    (unpacked,) = (built / "unpacked").iterdir()
+    _build("wheel", unpacked, built)
+    (path,) = built.glob("*.whl")
+    return path
+
+
+def _build(kind: str, source: Path, built: Path) -> None:
+    """Build a distribution with what is installed."""
+    build = f"import sys; from setuptools.build_meta import build_{kind}; build_{kind}(sys.argv[1])"
     finished = subprocess.run(
         [sys.executable, "-c", build, str(built)], cwd=source, capture_output=True, text=True, check=False
     )
     assert finished.returncode == 0, finished.stderr
-    (path,) = built.glob("*.whl")
-    return path
 
 
 def test_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
@@ -95,6 +107,14 @@ shapeshift.materialize(model)
 print(shapeshift.count_parameters(model))
 """
     assert run(program, tmp_path) == "2112"
+
+
+def test_wheel_is_installed_with_its_command(wheel: Path, tmp_path: Path) -> None:
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path)]
+    subprocess.run([*install, str(wheel)], check=True)
+    command = [sys.executable, str(tmp_path / "bin" / "shapeshift"), "--version"]
+    finished = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert finished.stdout.strip() == f"shapeshift {shapeshift.__version__}", finished.stderr
 
 
 def test_import_loads_no_optional_package_and_leaves_cuda_alone(tmp_path: Path) -> None:
