@@ -120,7 +120,7 @@ def test_the_base_model_is_trained_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_rates_are_chosen_on_validation_text() -> None:
     task = RATES_TABLE.task("perl_doc", "cpu")
-    assert task.options == {**TABLE.task("perl_doc", "cpu").options, "validation": 1}
+    assert task.options == {**TABLE.task("perl_doc", "cpu").options, "validation": 1, "scored": 1 << 15}
     tried = {row.method.rpartition(", rate")[0] for row in RATES_TABLE.rows}
     assert tried == set(RATES)
 

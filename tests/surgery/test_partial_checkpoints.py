@@ -44,13 +44,6 @@ class Outer(nn.Module, PyTorchModelHubMixin):
         self.inner = shapeshift.compress(Hub(width), "50%")
 
 
-def adapted(compressed: Callable[[Any], nn.Module]) -> Any:
-    """Return a model of which the adapters are generated, since the base is frozen."""
-    model = peft.get_peft_model(gpt2(), lora())
-    shapeshift.compress(compressed(model), "60%")
-    return model
-
-
 def hub() -> Any:
     return shapeshift.compress(Hub(), "50%")
 
@@ -60,12 +53,6 @@ def save_timm(folder: Path) -> None:
 
 
 SAVED: dict[str, Callable[[Path], Any]] = {
-    "adapters": lambda folder: adapted(lambda model: model).save_pretrained(folder),
-    "adapters in the base model": lambda folder: adapted(lambda model: model.get_base_model()).save_pretrained(folder),
-    "adapters, given a state dict": lambda folder: (lambda model: model.save_pretrained(folder, state_dict={}))(
-        adapted(lambda model: model)
-    ),
-    "adapters by a state dict": lambda folder: peft.get_peft_model_state_dict(adapted(lambda model: model)),
     "huggingface_hub": lambda folder: hub().save_pretrained(folder),
     "a part": lambda folder: Outer().save_pretrained(folder),
     "timm": save_timm,
@@ -99,7 +86,7 @@ def test_adapters_beside_generated_weights_are_saved(tmp_path: Path) -> None:
 
 
 def test_what_is_materialized_is_saved(tmp_path: Path) -> None:
-    model = trained(adapted(lambda model: model))
+    model = trained(shapeshift.compress(peft.get_peft_model(gpt2(), lora()), "60%"))
     tokens = words()[0]
     shapeshift.materialize(model).save_pretrained(tmp_path)
     for name, parameter in model.named_parameters():
