@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 import shapeshift
 from benchmarks.machine import describe
-from benchmarks.own_process import resident_bytes
+from benchmarks.own_process import reset_peak, resident_bytes
 from benchmarks.results import RESULTS, write_json
 from shapeshift.checkpoint import files
 from shapeshift.checkpoint.content import deflated, inflated
@@ -203,7 +203,7 @@ def try_one(folder: Path, others: Sequence[Path], choose: random.Random, state: 
     kind = forgery(folder, choose) if sealed else accident(folder, others, choose)
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    _reset_peak()
+    reset_peak()
     memory, start = resident_bytes(), time.perf_counter()
     outcome = "refused"
     try:
@@ -225,10 +225,6 @@ def try_one(folder: Path, others: Sequence[Path], choose: random.Random, state: 
 
 def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def run(count: int, seed: int = 0) -> dict[str, dict[str, int]]:

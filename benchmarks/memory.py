@@ -34,7 +34,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import shapeshift
 from benchmarks.machine import describe, made_by
 from benchmarks.markdown import markdown_table
-from benchmarks.own_process import measured_alone, resident_bytes
+from benchmarks.own_process import measured_alone, reset_peak, resident_bytes
 from benchmarks.results import RESULTS, write_json
 from benchmarks.timing import alternate
 from benchmarks.workloads import WORKLOADS, Workload, loss
@@ -218,7 +218,7 @@ def _reset_peak(x: Tensor) -> None:
     if x.is_cuda:
         torch.cuda.reset_peak_memory_stats()
     else:
-        Path("/proc/self/clear_refs").write_text("5")
+        reset_peak()
 
 
 def _peak(x: Tensor) -> int:

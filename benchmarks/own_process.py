@@ -26,6 +26,11 @@ def measured_alone(module: str, *arguments: str, environment: Mapping[str, str] 
     return json.loads(finished.stdout.splitlines()[-1])
 
 
+def reset_peak() -> None:
+    """Let the peak of ``resident_bytes("VmHWM")`` start anew from what this process has; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def resident_bytes(field: str = "VmRSS") -> int:
     """Return the resident set of this process in bytes, or with "VmHWM" the largest that it has had; Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()

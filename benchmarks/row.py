@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -62,3 +62,11 @@ class Row:
             "own_recipe": dict(self.recipe),
             "distillation": asdict(self.distillation) if self.distillation else None,
         }
+
+
+def around_rate(row: Row, rate: float, steps: int) -> list[Row]:
+    """Return a row of a shorter training at half of a learning rate, at that rate, and at twice the rate."""
+    return [
+        replace(row, method=f"{row.method}, rate {tried:g}", recipe={"steps": steps, "learning_rate": tried})
+        for tried in (0.5 * rate, rate, 2 * rate)
+    ]

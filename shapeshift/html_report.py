@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -71,7 +70,7 @@ def _weight(found: Report, group: GroupReport, weight: WeightReport, fitted: boo
         + ('class="store"/>' if bar.color == STORE_COLOR else f'fill="{bar.color}"/>')
         for bar in weight_bars(found, group, weight)
     )
-    error = "" if weight.error is None or math.isnan(weight.error) else f"{weight.error:.1%}"
+    error = "" if weight.error is None else f"{weight.error:.1%}"
     return (
         f"<tr><td>{escape(weight.name)}</td><td>{' x '.join(map(str, weight.shape))}</td>"
         f'<td class="picture"><svg viewBox="0 0 1 1" preserveAspectRatio="none" role="img">'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.experiments.adapters import Adapters
+from benchmarks.row import around_rate
 from benchmarks.table import Table
 from benchmarks.tables.adapters import RATES, ROWS
 from benchmarks.task import Task
@@ -25,10 +26,10 @@ TABLE = Table(
         "so."
     ),
     rows=tuple(
-        replace(row, method=f"{row.method}, rate {rate:g}", recipe={"steps": 60, "learning_rate": rate})
+        tried
         for row in ROWS
         if row.budget == "2k" and row.method in RATES
-        for rate in (RATES[row.method] * factor for factor in (0.5, 1, 2))
+        for tried in around_rate(row, RATES[row.method], 60)
     ),
     experiment=Adapters(),
     adapt=_validated,

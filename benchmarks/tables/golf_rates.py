@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.experiments.golf import Golf
+from benchmarks.row import around_rate
 from benchmarks.table import Table
 from benchmarks.tables.golf import CONTEST, RATES, ROWS, THIN
 from benchmarks.task import Task
@@ -25,10 +26,7 @@ TABLE = Table(
         "the best one or nearly so."
     ),
     rows=tuple(
-        replace(row, method=f"{row.method}, rate {rate:g}", recipe={"steps": 300, "learning_rate": rate})
-        for row in ROWS
-        if row.method in (THIN, CONTEST)
-        for rate in (RATES[row.budget] * factor for factor in (0.5, 1, 2))
+        tried for row in ROWS if row.method in (THIN, CONTEST) for tried in around_rate(row, RATES[row.budget], 300)
     ),
     experiment=Golf(),
     adapt=_validated,

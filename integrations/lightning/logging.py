@@ -16,7 +16,7 @@ class LogSharing(Callback):
             itself.
 
     Raises:
-        ModelError: If the module is not compressed when training starts.
+        ModelError: In the first step that is logged, if the module is not compressed.
 
     Example:
         >>> from shapeshift.integrations.lightning import LogSharing, ShapeshiftCallback

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,6 @@ class SavedAdapter:
         rest = {name: tensor for name, tensor in state.items() if name != key and name not in shared}
         return cls(checkpoint.plan, checkpoint.fit_errors, shared, rest)
 
-    def groups(self) -> Iterator[tuple[GroupPlan, int]]:
-        """Yield the groups, and the number of each."""
-        for number, group in enumerate(self.plan.groups):
-            yield group, number
-
     def tensors_of(self, group: GroupPlan) -> State:
         """Return the state of a group's generator."""
         prefix = f"{ATTRIBUTE}.{group.name}."
@@ -134,7 +129,7 @@ class SavedAdapter:
         Raises:
             CheckpointError: if the state does not fit the plan.
         """
-        names = dict(zip(self._weight_names(self.plan), self._weight_names(plan), strict=True))
+        names = {saved.name: own.name for saved, own in zip(self.plan.weights, plan.weights, strict=True)}
         errors = {names[key]: error for key, error in self.errors.items() if key in names}
         try:
             shared = SharedParameters(plan, fit_errors=errors)
@@ -143,9 +138,6 @@ class SavedAdapter:
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the state of the adapter does not fit its plan ({error}). Save it again") from None
         return shared
-
-    def _weight_names(self, plan: Plan) -> list[str]:
-        return [weight.name for weight in plan.weights]
 
     def plan_for(self, names: Mapping[str, tuple[str, ...]], model: nn.Module) -> Plan:
         """Return the plan with the names of parameters of a plain model.

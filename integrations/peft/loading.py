@@ -78,7 +78,7 @@ def set_peft_model_state_dict(
         results.append(set_state(model, saved.plain_state(), adapter_name, *args, **kwargs))
         shared = before
         if merged is None:
-            for (group, _), own in zip(saved.groups(), groups_of(before.plan, plan), strict=True):
+            for group, own in zip(saved.plan.groups, groups_of(before.plan, plan), strict=True):
                 before[own.name].load_state_dict(saved.tensors_of(group))
         else:
             added = merged.groups[len(before.plan.groups) :]

@@ -73,7 +73,10 @@ class Kept:
         Raises:
             KeyError, TypeError, ValueError: if the dict does not come from :meth:`to_dict`.
         """
-        name, shape = str(fields["kind"]), tuple(map(int, fields["shape"]))
+        try:
+            name, shape = str(fields["kind"]), tuple(map(int, fields["shape"]))
+        except OverflowError:
+            raise ValueError(f"no tensor has the shape {fields['shape']}") from None
         kind = (
             IntegerFormat(int(name.removeprefix(_PACKED))) if name.startswith(_PACKED) else getattr(torch, name, None)
         )

@@ -19,7 +19,7 @@ from shapeshift import prune
 from shapeshift.checkpoint import files
 from shapeshift.checkpoint.coding import Run, coded, decoded
 from shapeshift.checkpoint.files import PLAN_FILE, TENSORS_FILE
-from shapeshift.checkpoint.packing import JOINED, directory, kept_tensors, packed, unpacked
+from shapeshift.checkpoint.packing import JOINED, Kept, directory, kept_tensors, packed, unpacked
 from shapeshift.errors import CheckpointError
 from shapeshift.generators import GENERATORS
 from shapeshift.store_format import STORE_FORMATS
@@ -192,3 +192,8 @@ def test_a_directory_names_all_coded_tensors() -> None:
     content = packed(tensors, kept, coding=True)
     assert set(content) == {JOINED}
     assert_close(unpacked(content, directory(kept, coding=True), coding=True), tensors, "identical")
+
+
+def test_a_shape_without_an_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="no tensor has the shape"):
+        Kept.from_dict({"name": "a", "kind": "float32", "shape": [float("inf")]})
