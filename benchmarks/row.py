@@ -64,9 +64,9 @@ class Row:
         }
 
 
-def around_rate(row: Row, rate: float, steps: int) -> list[Row]:
-    """Return a row of a shorter training at half of a learning rate, at that rate, and at twice the rate."""
+def around_rate(row: Row, rate: float, **recipe: Any) -> list[Row]:
+    """Return a row at half of a learning rate, at that rate and at twice the rate, with other fields of its recipe."""
     return [
-        replace(row, method=f"{row.method}, rate {tried:g}", recipe={"steps": steps, "learning_rate": tried})
+        replace(row, method=f"{row.method}, rate {tried:g}", recipe={**recipe, "learning_rate": tried})
         for tried in (0.5 * rate, rate, 2 * rate)
     ]

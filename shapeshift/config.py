@@ -44,9 +44,9 @@ class Config:
             in ``shapeshift.generators.GENERATORS``.
         upsample: How a weight larger than its store is stretched from it (parameter upsampling). A name in
             ``shapeshift.upsamplers.UPSAMPLERS``.
-        max_templates: The most templates that one weight combines. None chooses by the budget: twice the ratio of
-            budget to size, rounded, so that each template serves two weights on average; at least one, or four for a
-            fit, and up to 16.
+        max_templates: The most templates that one weight combines. None chooses by the budget: one up to the model's
+            own size, and above it twice the ratio of budget to size, rounded, so that each template serves two weights
+            on average; four at least for a fit, and up to 16.
         num_groups: The number of groups that ``mapping="random"`` makes.
         embedding_size: The length of a layer's embedding with ``combine="emb"``.
         include: Names or shell patterns of parameters or modules. When given, nothing else is generated.

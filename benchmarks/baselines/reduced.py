@@ -66,13 +66,19 @@ def googlenet(factor: float, width: float = 1.0, **options: Any) -> GoogLeNet:
 
 @FAMILIES.register("vit")
 def vit(
-    factor: float, embed_dim: int = 384, num_heads: int = 6, mlp_ratio: float = 4.0, **options: Any
+    factor: float,
+    embed_dim: int = 384,
+    num_heads: int = 6,
+    mlp_ratio: float = 4.0,
+    in_channels: int = 3,
+    **options: Any,
 ) -> VisionTransformer:
     """Scale the heads' dimension, of which the embedding has one per head, and the MLPs' hidden width."""
     thin_dim = num_heads * scaled_width(embed_dim // num_heads, factor)
     hidden = scaled_width(int(embed_dim * mlp_ratio), factor)
     # timm rounds the embedding's dimension times this ratio down.
-    return VisionTransformer(embed_dim=thin_dim, num_heads=num_heads, mlp_ratio=(hidden + 0.5) / thin_dim, **options)
+    sizes = {"embed_dim": thin_dim, "num_heads": num_heads, "mlp_ratio": (hidden + 0.5) / thin_dim}
+    return VisionTransformer(in_chans=in_channels, **sizes, **options)
 
 
 @FAMILIES.register("bert")

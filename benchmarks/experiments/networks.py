@@ -108,25 +108,26 @@ def soft_shared(
     return shapeshift.recurrence.soft_share(network.build(training.data, **options), templates)
 
 
-def reduced(network: WideNetwork, budget: str, training: Training, full_stem: bool = False) -> nn.Module:
-    """Build the thinner wide residual network of a budget.
+def reduced(network: WideNetwork | OtherNetwork, budget: str, training: Training, full_stem: bool = False) -> nn.Module:
+    """Build the thinner network of a budget.
 
     Args:
         network: The network whose widths are scaled.
         budget: The budget of the thinner network.
         training: The training that it is built for.
-        full_stem: Whether the first convolution keeps its channels, and only the stages become thinner.
+        full_stem: Whether the first convolution of a wide residual network keeps its channels, and only the stages
+            become thinner.
     """
     data = training.data
     size = parse_budget(budget, shapeshift.count_parameters(network.build(data)))
-    channels, classes = data.channels, data.num_classes
+    sizes = {"num_classes": data.num_classes, "in_channels": data.channels}
+    if isinstance(network, OtherNetwork):
+        return reduce_family(network.family, size, **network.options, **sizes)
     if full_stem:
         return reduce_width(
             lambda factor: WideNetwork(network.depth, network.width * factor, network.stem).build(data), size
         )
-    return reduce_family(
-        "wide_resnet", size, depth=network.depth, width=network.width, in_channels=channels, num_classes=classes
-    )
+    return reduce_family("wide_resnet", size, depth=network.depth, width=network.width, **sizes)
 
 
 def compressed(network: Network, budget: str, training: Training, **options: Any) -> nn.Module:
@@ -135,12 +136,13 @@ def compressed(network: Network, budget: str, training: Training, **options: Any
 
 
 def generating(generator: str, budget: str) -> dict[str, Any]:
-    """Return the options of :func:`compressed` for a generator, such that an embedding has templates to choose from.
+    """Return the options of :func:`compressed` for a generator, such that it has templates to choose from.
 
-    By default there is one template for each weight below three quarters of the network's size.
+    By default there is one template for each weight up to the network's own size. An embedding then has no choice, and
+    at that size nothing is shared.
     """
-    several = {"max_templates": 2} if generator == "emb" and budget != "100%" else {}
-    return {"combine": generator, **several}
+    several = generator == "emb" or (generator == "wavg" and budget == "100%")
+    return {"combine": generator, **({"max_templates": 2} if several else {})}
 
 
 def learned(

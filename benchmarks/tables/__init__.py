@@ -33,6 +33,8 @@ from benchmarks.tables import (
     trained_images,
     trained_text,
     upsampling,
+    vision_transformer_rates,
+    vision_transformers,
 )
 
 
@@ -78,7 +80,11 @@ PAPERS = (
     Paper("golf", "Language models in files of some size", (golf.TABLE, golf_rates.TABLE)),
     Paper("adapters", "Adapters of a frozen model", (adapters.TABLE, adapters_rates.TABLE)),
     Paper("trained-networks", "Trained networks made smaller", (trained_images.TABLE, trained_text.TABLE)),
-    Paper("defaults", "How the defaults were chosen", (budget_sweep.TABLE, starting_values.TABLE)),
+    Paper(
+        "defaults",
+        "How the defaults were chosen",
+        (vision_transformers.TABLE, vision_transformer_rates.TABLE, budget_sweep.TABLE, starting_values.TABLE),
+    ),
 )
 
 TABLES: dict[str, Table] = {table.name: table for paper in PAPERS for table in paper.tables}

@@ -29,7 +29,7 @@ TABLE = Table(
         tried
         for row in ROWS
         if row.budget == "2k" and row.method in RATES
-        for tried in around_rate(row, RATES[row.method], 60)
+        for tried in around_rate(row, RATES[row.method], steps=60)
     ),
     experiment=Adapters(),
     adapt=_validated,

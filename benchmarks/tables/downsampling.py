@@ -18,8 +18,8 @@ def _allowed(generator: str, budget: str) -> bool:
 
 
 def _options(generator: str, mapping: str, budget: str) -> dict[str, Any]:
-    # With one template, as by default at half of the size, all of them are round robin.
-    several = {"max_templates": 2} if budget == "50%" else {}
+    # With one template, as by default up to the network's own size, all of them are round robin.
+    several = {} if budget == "200%" else {"max_templates": 2}
     return {"combine": generator, "mapping": mapping, **several}
 
 

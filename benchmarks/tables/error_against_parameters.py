@@ -21,9 +21,9 @@ ROWS = (
         )
     ),
     *(
-        Row(WRN_16_1, generator, budget, compressed, {"combine": generator})
-        for budget in ("100%", "200%")
+        Row(WRN_16_1, generator, budget, compressed, options)
         for generator in GENERATORS
+        for budget, options in (("100%", generating(generator, "100%")), ("200%", {"combine": generator}))
     ),
     *(Row(WideNetwork(16, width), "dense", "", dense) for width in (0.25, 0.5, 1, 2)),
 )

@@ -13,7 +13,7 @@ GENERATORS = ("rr", "avg", "wavg", "emb")
 
 
 def _options(generator: str) -> dict[str, Any]:
-    # With one template, as by default below three quarters of the network's size, all of them are round robin.
+    # With one template, as by default up to the network's own size, all of them are round robin.
     return {"combine": generator} if generator == "rr" else {"combine": generator, "max_templates": 2}
 
 

@@ -26,7 +26,10 @@ TABLE = Table(
         "the best one or nearly so."
     ),
     rows=tuple(
-        tried for row in ROWS if row.method in (THIN, CONTEST) for tried in around_rate(row, RATES[row.budget], 300)
+        tried
+        for row in ROWS
+        if row.method in (THIN, CONTEST)
+        for tried in around_rate(row, RATES[row.budget], steps=300)
     ),
     experiment=Golf(),
     adapt=_validated,

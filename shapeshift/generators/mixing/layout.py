@@ -118,8 +118,9 @@ class TemplatePlanner(Planner[TemplateLayout]):
     def template_limit(self, store_size: int) -> int:
         """Return how many templates of a store of the given size a weight may combine."""
         least = FITTED_TEMPLATES if self.options.init == "fit" else 1
-        # Rounded, so that each template serves two weights on average: one template below three quarters of the size.
-        served = (4 * store_size + self.total) // (2 * self.total)
+        # A single template uses any store up to the weights' own size. In a larger one, each template serves two
+        # weights on average.
+        served = 1 if store_size <= self.total else (4 * store_size + self.total) // (2 * self.total)
         return self.options.max_templates or min(TEMPLATE_LIMIT, max(least, served))
 
     @functools.cached_property
