@@ -32,7 +32,7 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import shapeshift
-from benchmarks.machine import describe, made_by
+from benchmarks.machine import describe, made_by, without_own_version
 from benchmarks.markdown import markdown_table
 from benchmarks.own_process import measured_alone, reset_peak, resident_bytes
 from benchmarks.results import RESULTS, write_json
@@ -104,14 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     content: dict[str, Any] = {"machine": describe(arguments.device), "seed": 0, "steps": STEPS, "results": {}}
     if output.exists():
         kept = json.loads(output.read_text())
-        if kept["machine"] == content["machine"]:
-            content["results"] = kept["results"]
+        if without_own_version(kept["machine"]) == without_own_version(content["machine"]):
+            content["results"] = kept["results"]  # each of which names the version that it was measured with
     for key in tqdm(_measurements(arguments.rows), desc="memory"):
         if key not in content["results"] or arguments.again:
             environment = {} if key.startswith("steps") else FREED_AT_ONCE
-            content["results"][key] = measured_alone(
-                "memory", "--measure", key, "--device", arguments.device, environment=environment
-            )
+            found = measured_alone("memory", "--measure", key, "--device", arguments.device, environment=environment)
+            content["results"][key] = {"shapeshift": shapeshift.__version__, **found}
             write_json(output, content)
     table = render(content)
     output.with_suffix(".md").write_text(table)
