@@ -78,6 +78,7 @@ TABLE = Table(
     ),
     rows=ROWS,
     claims=(
+        Claim("Blocks of 256 are ahead of `wavg`", pairs(ROWS, "ring, blocks of 256", "wavg")),
         *(
             Claim(f"Single entries with order and signs are ahead of `{other}`", pairs(ROWS, WHOLE, other))
             for other in ("wavg", "ring, signs only", "ring, order only", "ring, neither")
