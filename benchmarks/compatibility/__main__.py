@@ -15,6 +15,7 @@ from benchmarks.compatibility import (
     lightning_checks,
     optimizer_checks,
     peft_checks,
+    preference_checks,
     torch_checks,
     trainer_checks,
 )
@@ -29,6 +30,7 @@ GROUPS = (
     optimizer_checks,
     peft_checks,
     adapter_checks,
+    preference_checks,
     trainer_checks,
     lightning_checks,
 )

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -128,6 +129,20 @@ def _checkpointing() -> None:
 @_work("DistributedDataParallel with reentrant checkpointing, static_graph=True")
 def _reentrant_static() -> None:
     _compare(partial(_checkpointed, use_reentrant=True, static_graph=True))
+
+
+@_work("DistributedDataParallel, with LoRA compressed")
+def _ddp_adapter() -> None:
+    config = peft.LoraConfig(target_modules=["hidden", "head"], r=4)
+    model: Any = shapeshift.compress(peft.get_peft_model(Network().eval(), config), "60%", seed=0)  # type: ignore[arg-type]
+    trained, x = [found for found in model.parameters() if found.requires_grad], images()
+    with torch.no_grad():
+        for parameter in trained:
+            parameter += 0.1
+    expected = list(torch.autograd.grad(squared(model, x), trained))
+    wrapped = DistributedDataParallel(model)  # which has to outlive the backward pass
+    squared(wrapped, x.chunk(WORLD)[dist.get_rank()]).backward()
+    equal([parameter.grad for parameter in trained], expected)
 
 
 @_work("ZeroRedundancyOptimizer")

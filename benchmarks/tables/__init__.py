@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks.table import Table
 from benchmarks.tables import (
     adapters,
+    adapters_made_smaller,
     adapters_rates,
     budget_sweep,
     depth_and_width,
@@ -78,7 +79,9 @@ PAPERS = (
     Paper("soft-sharing", "Soft sharing", (soft_sharing.TABLE, shortest_paths.TABLE)),
     Paper("rings", "Recurrent Parameter Generators", (ring.TABLE,)),
     Paper("golf", "Language models in files of some size", (golf.TABLE, golf_rates.TABLE)),
-    Paper("adapters", "Adapters of a frozen model", (adapters.TABLE, adapters_rates.TABLE)),
+    Paper(
+        "adapters", "Adapters of a frozen model", (adapters.TABLE, adapters_made_smaller.TABLE, adapters_rates.TABLE)
+    ),
     Paper("trained-networks", "Trained networks made smaller", (trained_images.TABLE, trained_text.TABLE)),
     Paper(
         "defaults",

@@ -18,7 +18,7 @@ import peft
 
 from shapeshift.integrations.peft.loading import from_json_file, set_peft_model_state_dict, set_state
 from shapeshift.integrations.peft.names import get_state
-from shapeshift.integrations.peft.plain import editing
+from shapeshift.integrations.peft.plain import adding, editing, flagging
 from shapeshift.integrations.peft.saving import get_peft_model_state_dict, save_pretrained
 
 __all__ = ["get_peft_model_state_dict", "set_peft_model_state_dict"]
@@ -32,8 +32,10 @@ def _register() -> None:
                 setattr(module, function.__name__, function)
     model_class: Any = peft.PeftModel
     model_class.save_pretrained = save_pretrained
-    for name in ("add_adapter", "set_adapter", "set_requires_grad", "delete_adapter"):
-        setattr(model_class, name, editing(getattr(model_class, name)))
+    kinds = {"add_adapter": editing, "delete_adapter": editing, "set_adapter": flagging, "set_requires_grad": flagging}
+    for name, kind in kinds.items():
+        setattr(model_class, name, kind(getattr(model_class, name)))
+    model_class.add_adapter = adding(model_class.add_adapter)
     config_class: Any = peft.config.PeftConfigMixin
     config_class.from_json_file = classmethod(from_json_file)  # type: ignore[arg-type]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
 
+from shapeshift.errors import ShapeshiftWarning
 from shapeshift.integrations.peft.plans import renamed
-from shapeshift.surgery.install import make_plain, replace
+from shapeshift.surgery.install import emptied, make_plain, replace
 from shapeshift.surgery.roots import find_root
 from shapeshift.surgery.shared_parameters import ATTRIBUTE, SharedParameters
 
@@ -70,10 +72,60 @@ def editing(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
 
     @functools.wraps(method)
     def edit(self: Any, *args: Any, **kwargs: Any) -> ResultT:
-        roots = [root_of(self, name) for name in self.peft_config]
-        root = next((found for found in roots if found is not None), None)
+        root = _root_of_any(self)
         if root is None:
             return method(self, *args, **kwargs)
         return on_plain(root, lambda: method(self, *args, **kwargs))
 
     return edit
+
+
+def flagging(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
+    """Let a method of a PEFT model that sets ``requires_grad`` run on the plain model, without its weights' values.
+
+    Loops switch adapters in each step. Where one is merged, the method takes it off again and needs the values.
+    """
+
+    @functools.wraps(method)
+    def flag(self: Any, *args: Any, **kwargs: Any) -> ResultT:
+        root = _root_of_any(self)
+        if root is None:
+            return method(self, *args, **kwargs)
+        if any(getattr(module, "merged", False) for module in root.modules()):
+            return on_plain(root, lambda: method(self, *args, **kwargs))
+        with emptied(root) as plain:
+            result = method(self, *args, **kwargs)
+            take_flags(getattr(root, ATTRIBUTE), plain)
+        return result
+
+    return flag
+
+
+def _root_of_any(model: Any) -> nn.Module | None:
+    """Return the root of a compressed model if it generates weights of any adapter."""
+    roots = (root_of(model, name) for name in model.peft_config)
+    return next((found for found in roots if found is not None), None)
+
+
+def adding(method: Callable[..., ResultT]) -> Callable[..., ResultT]:
+    """Let a method that adds an adapter warn where a trainer copies one by the names of its parameters.
+
+    Such a trainer gives the very configuration of the adapter that it copies. A compressed one has no such names.
+    """
+
+    @functools.wraps(method)
+    def add(self: Any, adapter_name: str, peft_config: Any, *args: Any, **kwargs: Any) -> ResultT:
+        copied = [name for name, config in self.peft_config.items() if config is peft_config]
+        result = method(self, adapter_name, peft_config, *args, **kwargs)
+        for name in copied:
+            if root_of(self, name) is not None and not peft_config.is_prompt_learning:
+                warnings.warn(
+                    f"{adapter_name} has starting values of its own and is not a copy of {name}, which is compressed: "
+                    f"its weights have no parameters to copy. If a copy is needed, call peft.set_peft_model_state_dict("
+                    f"model, peft.get_peft_model_state_dict(model, adapter_name={name!r}), {adapter_name!r})",
+                    ShapeshiftWarning,
+                    stacklevel=2,
+                )
+        return result
+
+    return add

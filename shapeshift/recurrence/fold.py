@@ -14,6 +14,7 @@ from shapeshift.errors import ConfigError, ModelError
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.plan import GroupPlan
 from shapeshift.recurrence.graph import mermaid
+from shapeshift.recurrence.loop import with_scans
 from shapeshift.recurrence.repeat import with_loops
 from shapeshift.recurrence.rows import find_rows
 from shapeshift.recurrence.schedule import Schedule, find_schedule
@@ -36,6 +37,7 @@ class Folding:
         after: The number of trainable parameters of the folded model.
         module: A module that runs the schedules, with a :class:`~shapeshift.recurrence.repeat.Repeat` in place of each
             block that runs again. It uses the model's own parameters and buffers, and its outputs are the model's.
+        model: The model itself.
 
     Example:
         >>> from shapeshift.networks.wide_resnet import WideResNet
@@ -52,6 +54,30 @@ class Folding:
     before: int
     after: int
     module: nn.Module = field(repr=False, compare=False)
+    model: nn.Module = field(repr=False, compare=False)
+
+    def for_export(self) -> nn.Module:
+        """Return a module for exporters, whose graph holds the runs of a block that follow each other as one loop.
+
+        The loop is a scan: an ONNX file has the operators of a block once, in a node ``Scan``. The module runs as
+        ``module`` does, in eval mode. It has the model's weights of this moment, and it is not to be trained.
+
+        Returns:
+            The module. A block whose runs have settings of their own, or are not next to each other, stays as it is.
+
+        Raises:
+            ModelError: On export, if a block in a loop returns something else than one tensor like its input.
+
+        Example:
+            >>> import torch
+            >>> from shapeshift.networks.wide_resnet import WideResNet
+            >>> from shapeshift.recurrence import fold, soft_share
+            >>> folding = fold(soft_share(WideResNet(22, 0.5), templates=1).eval())
+            >>> images = torch.randn(2, 3, 8, 8)
+            >>> torch.equal(folding.for_export()(images), folding.module(images))
+            True
+        """
+        return with_scans(self.model, self.schedules)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields except the module as a dict that JSON can hold."""
@@ -147,7 +173,7 @@ def fold(model: nn.Module, threshold: float = 0.95) -> Folding:
         if any(name.startswith(f"{step}.") for step in stage.steps for name in generated)
     )
     module = with_loops(root, [(schedule.steps, schedule.blocks) for schedule in schedules])
-    return Folding(tuple(ties), schedules, before, count_parameters(root), module)
+    return Folding(tuple(ties), schedules, before, count_parameters(root), module, root)
 
 
 def _planned(plan: GroupPlan, groups: dict[str, WeightedAverage]) -> GroupPlan:

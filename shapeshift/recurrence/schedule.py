@@ -93,7 +93,7 @@ def find_schedule(model: nn.Module, name: str, stage: BlockRow) -> Schedule:
         if None in differences:
             blocks[step] = equal[differences.index(None)]
             own |= dict.fromkeys(own_tensors(modules[blocks[step]], module))
-            settings |= dict.fromkeys(_setting_names(modules[blocks[step]], module))
+            settings |= dict.fromkeys(setting_names(modules[blocks[step]], module))
         elif equal:
             notes.append(f"{path} has the weights of {stage.steps[equal[0]]}, but {differences[0]}: tied only")
         elif any(not set(weights[step].values()).isdisjoint(weights[first].values()) for first in earlier):
@@ -138,7 +138,7 @@ def _difference(block: nn.Module, step: nn.Module) -> str | None:
     return None
 
 
-def _setting_names(block: nn.Module, step: nn.Module) -> list[str]:
+def setting_names(block: nn.Module, step: nn.Module) -> list[str]:
     """Return the names of the settings that differ between a block and a step, other than the sources of weights."""
     names = []
     for path, found in own_settings(block, step).items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from shapeshift.errors import ModelError
 from shapeshift.plan import Plan
-from shapeshift.surgery.attached import FORMS, is_attached, original_class, set_class, weight_sources
+from shapeshift.surgery.attached import FORMS, ORDER, SOURCES, is_attached, original_class, set_class, weight_sources
 from shapeshift.surgery.forward_pass import WeightSource
 from shapeshift.surgery.layers import attach, check_attachable, check_detachable, detach, generated_class, make_part
 from shapeshift.surgery.other_tools import check_rank_allocation
@@ -133,6 +134,35 @@ def write_weights(module: ModelT) -> ModelT:
     for found in attached:
         detach(found, {name: weights[place] for name, place in weight_sources(found).items()})
     return module
+
+
+@contextlib.contextmanager
+def emptied(root: nn.Module) -> Iterator[nn.Module]:
+    """Show a block a compressed model as a plain one whose weights are empty, so that it costs next to nothing.
+
+    The block may set what parameters require a gradient. It gets the model; the layers read their sources again
+    afterwards, whatever became of the empty parameters.
+    """
+    empty: dict[tuple[WeightSource, int], nn.Parameter] = {}
+    before = []
+    try:
+        for module in root.modules():
+            if "_rebuild" not in vars(type(module)):
+                continue
+            kept = {name: module.__dict__.pop(name) for name in (SOURCES, ORDER, FORMS) if name in module.__dict__}
+            before.append((module, type(module), {**kept, "_parameters": module._parameters}))
+            set_class(module, original_class(module))
+            parameters = dict(module._parameters)
+            for name, (source, index) in kept.get(SOURCES, {}).items():
+                trains = any(found.requires_grad for found in source.generator.parameters())
+                trains = trains and index not in source.generator.held
+                parameters[name] = empty.setdefault((source, index), nn.Parameter(torch.empty(0), trains))
+            module.__dict__["_parameters"] = parameters
+        yield root
+    finally:
+        for module, kind, kept in before:
+            module.__dict__.update(kept)
+            set_class(module, kind)
 
 
 def _plain(source: WeightSource, index: int, form: ParameterForm) -> nn.Parameter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import warnings
 import weakref
@@ -66,14 +67,14 @@ class Watch:
     def start(self, root: nn.Module) -> None:
         """Note the trainable parameters beside each weight of a compressed model."""
         modules = dict(root.named_modules())
+        trainable = functools.cache(lambda path: tuple(map(weakref.ref, _trainable(modules[path]))))
         self._neighbours = {}
         for path, module in modules.items():
             for source, index in weight_sources(module).values() if is_attached(module) else ():
-                around, found = path, _trainable(module)
-                while not found and "." in around:
+                around = path
+                while not trainable(around) and "." in around:
                     around = around.rpartition(".")[0]
-                    found = _trainable(modules[around])
-                references = tuple(map(weakref.ref, found))
+                references = trainable(around)
                 self._neighbours.setdefault(source, []).append(_Neighbours(index, around, around == path, references))
 
     def look(self, root: nn.Module) -> None:

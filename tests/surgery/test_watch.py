@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import shapeshift
 from shapeshift import ShapeshiftWarning
+from shapeshift.surgery import watch
 from tests.surgery.test_parts import SEPARATE, Classifier, build, freeze_in_a_loop, train
 
 X = torch.linspace(-1, 1, 8 * 16).view(8, 16)
@@ -198,3 +199,11 @@ def test_a_trained_model_has_nothing_more_to_look_at() -> None:
     model = build("shape")
     train(model, SGD(model.parameters(), 0.1), 2)
     assert not model.shapeshift._watch.is_due
+
+
+def test_each_part_is_searched_once_however_many_weights_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[nn.Module] = []
+    monkeypatch.setattr(watch, "_trainable", lambda module: searched.append(module) or [])  # type: ignore[func-returns-value]
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(4)))
+    shapeshift.compress(model, "60%")
+    assert len(searched) == len(set(searched)) == 8 + 4
