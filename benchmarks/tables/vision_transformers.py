@@ -16,7 +16,7 @@ NETWORK = OtherNetwork(
 )
 BUDGETS = ("200%", "100%", "50%", "25%", "10%")
 DENSE, THIN, SHARED, TWO, RING = "dense", "reduced", "wavg", "wavg, two templates", "ring"
-ENDS_APART = "wavg, ends apart"
+ENDS_APART, BY_SHAPE = "wavg, ends apart", "wavg, by shape"
 ENDS = ("patch_embed", "pos_embed", "head")
 
 # The table vision_transformer_rates is for choosing the rates.
@@ -32,7 +32,7 @@ def with_adamw(task: Task) -> Task:
 
 
 def _compressed(method: str, budget: str, **options: Any) -> Row:
-    rate = RATES[SHARED if method == ENDS_APART else method]
+    rate = RATES[SHARED if method in (ENDS_APART, BY_SHAPE) else method]
     return Row(NETWORK, method, budget, compressed, options, {"learning_rate": rate})
 
 
@@ -41,6 +41,7 @@ ROWS = (
     *(_compressed(TWO, budget, max_templates=2) for budget in ("200%", "100%")),
     *(_compressed(SHARED, budget) for budget in BUDGETS),
     _compressed(ENDS_APART, "25%", exclude=ENDS),
+    _compressed(BY_SHAPE, "25%", mapping="shape"),
     *(_compressed(RING, budget, combine="ring") for budget in BUDGETS[2:]),
     *(Row(NETWORK, THIN, budget, reduced, recipe={"learning_rate": RATES[THIN]}) for budget in BUDGETS[2:]),
 )
@@ -54,7 +55,7 @@ TABLE = Table(
         "which was chosen on validation images. At the network's own size every weight has entries of its own by "
         "default. *Two templates* mixes each weight from two, and every entry then serves two weights; at twice the "
         "size it serves one with two templates and two by default, with four. With *ends apart*, the embeddings and "
-        "the head keep weights of their own. At its own size and above, the network is expected to be on par with the "
+        "the head keep weights of their own; *by shape*, all weights of one shape have one store. At its own size and above, the network is expected to be on par with the "
         "dense one, and at smaller budgets ahead of a thinner one."
     ),
     rows=ROWS,
@@ -65,6 +66,7 @@ TABLE = Table(
         ),
         Claim("The default is on par with two templates or ahead", pairs(ROWS, SHARED, TWO)),
         Claim("Embeddings and a head of their own help", pairs(ROWS, ENDS_APART, SHARED)),
+        Claim("One store for each shape helps", pairs(ROWS, BY_SHAPE, SHARED)),
         Claim("Sharing with `wavg` is ahead of a thinner ViT", pairs(ROWS, SHARED, THIN)),
         Claim("Sharing with a ring is ahead of a thinner ViT", pairs(ROWS, RING, THIN)),
     ),
