@@ -55,8 +55,9 @@ TABLE = Table(
         "which was chosen on validation images. At the network's own size every weight has entries of its own by "
         "default. *Two templates* mixes each weight from two, and every entry then serves two weights; at twice the "
         "size it serves one with two templates and two by default, with four. With *ends apart*, the embeddings and "
-        "the head keep weights of their own; *by shape*, all weights of one shape have one store. At its own size and above, the network is expected to be on par with the "
-        "dense one, and at smaller budgets ahead of a thinner one."
+        "the head keep weights of their own; *by shape*, all weights of one shape have one store. At its own size and "
+        "above, the network is expected to be on par with the dense one, and at smaller budgets ahead of a thinner "
+        "one."
     ),
     rows=ROWS,
     claims=(
