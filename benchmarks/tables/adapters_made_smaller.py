@@ -47,7 +47,7 @@ ROWS = (
 TABLE = Table(
     name="adapters_made_smaller",
     title="A trained adapter made smaller",
-    source="The adapter is that of the table above, trained whole",
+    source="Our own",
     expectation=(
         f"LoRA of rank {RANK} on every matrix is trained, and then made smaller without further training. Shared "
         "parameters are fitted to its matrices, with equal weight on all entries or calibrated on "
