@@ -28,15 +28,18 @@ LORA, LORA_ALL, WHOLE, BASE = "LoRA", "LoRA, every matrix", "LoRA, whole", "no a
 VERA, VB_LORA, UNI_LORA, LOKR = "VeRA", "VB-LoRA", "Uni-LoRA", "LoKr"
 DEFAULT, RING, SOFTMAX = "compressed", "compressed, ring", "compressed, softmax"
 
-# The table adapters_rates is for choosing the rates.
-RATES: dict[str, float] = {
-    LORA: 0.08,
-    VERA: 0.32,
-    VB_LORA: 0.16,
-    UNI_LORA: 0.16,
-    LOKR: 0.08,
-    DEFAULT: 0.08,
-    RING: 0.08,
+# The rate of each method at each budget. The table adapters_rates is for choosing them.
+RATES: dict[str, dict[str, float]] = {
+    method: dict(zip(BUDGETS, rates, strict=True))
+    for method, rates in {
+        LORA: (0.08, 0.08, 0.04),
+        VERA: (0.32, 0.32, 0.16),
+        VB_LORA: (0.16, 0.16, 0.08),
+        UNI_LORA: (0.16, 0.16, 0.04),
+        LOKR: (0.08, 0.08, 0.04),
+        DEFAULT: (0.08, 0.08, 0.04),
+        RING: (0.08, 0.08, 0.04),
+    }.items()
 }
 _RATES_OF = {SOFTMAX: DEFAULT}  # and every kind of LoRA has one rate
 
@@ -101,20 +104,20 @@ COMPRESSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-def _recipe(method: str) -> Mapping[str, Any]:
-    return {"learning_rate": RATES[_RATES_OF.get(method, method if method in RATES else LORA)]}
+def _recipe(method: str, budget: str) -> Mapping[str, Any]:
+    return {"learning_rate": RATES[_RATES_OF.get(method, method if method in RATES else LORA)][budget]}
 
 
 ROWS = (
     Row(NETWORK, BASE, "", unadapted),
-    Row(NETWORK, WHOLE, "", adapted, _lora(RANK, ALL), _recipe(WHOLE)),
+    Row(NETWORK, WHOLE, "", adapted, _lora(RANK, ALL), _recipe(WHOLE, BUDGETS[-1])),
     *(
         row
         for budget in BUDGETS
         for row in (
-            *(Row(NETWORK, name, budget, adapted, each, _recipe(name)) for name, each in PEFT[budget].items()),
+            *(Row(NETWORK, name, budget, adapted, each, _recipe(name, budget)) for name, each in PEFT[budget].items()),
             *(
-                Row(NETWORK, name, budget, compressed_lora, options, _recipe(name))
+                Row(NETWORK, name, budget, compressed_lora, options, _recipe(name, budget))
                 for name, (options, budgets) in COMPRESSED.items()
                 if budget in budgets
             ),
@@ -145,8 +148,8 @@ TABLE = Table(
         "and the matrices that come nearest to the budget from below. Uni-LoRA and *compressed* LoRA have "
         f"rank {RANK} on every matrix, and make all of it from as many parameters as the budget says; their rows "
         "differ in the generator. The default and `emb` are one and the same here, since each matrix has a single "
-        "template. The softmax meets one of the budgets alone. Each method has one learning rate, which "
-        "was chosen on other text. All seeds adapt the same base model. Compressed LoRA is expected to be on par with "
+        "template. The softmax meets one of the budgets alone. Each method has a learning rate at each "
+        "budget, which was chosen on other text. All seeds adapt the same base model. Compressed LoRA is expected to be on par with "
         "Uni-LoRA or ahead, and ahead of the others, at each budget."
     ),
     rows=ROWS,

@@ -31,7 +31,7 @@ _WAYS: dict[str, tuple[Build, Mapping[str, Any]]] = {
     CALIBRATED: (fitted, {"calibrate": True}),
     SVD: (truncated, {}),
     MAGNITUDE: (cut, {}),
-    SCRATCH: (trained_small, {"learning_rate": RATES[DEFAULT]}),
+    SCRATCH: (trained_small, {"learning_rate": RATES[DEFAULT]["2k"]}),
 }
 
 ROWS = (
