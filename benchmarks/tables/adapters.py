@@ -148,8 +148,8 @@ TABLE = Table(
         "and the matrices that come nearest to the budget from below. Uni-LoRA and *compressed* LoRA have "
         f"rank {RANK} on every matrix, and make all of it from as many parameters as the budget says; their rows "
         "differ in the generator. The default and `emb` are one and the same here, since each matrix has a single "
-        "template. The softmax meets one of the budgets alone. Each method has a learning rate at each "
-        "budget, which was chosen on other text. All seeds adapt the same base model. Compressed LoRA is expected to be on par with "
+        "template. The softmax meets one of the budgets alone. Each method has a learning rate at each budget, which "
+        "was chosen on other text. All seeds adapt the same base model. Compressed LoRA is expected to be on par with "
         "Uni-LoRA or ahead, and ahead of the others, at each budget."
     ),
     rows=ROWS,
