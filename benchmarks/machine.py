@@ -24,6 +24,12 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
+def without_own_version(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a machine without the version of this library, for results that outlast a release."""
+    others = {name: found for name, found in machine["versions"].items() if name != "shapeshift"}
+    return {**machine, "versions": others}
+
+
 def made_by(script: str, machine: Mapping[str, Any]) -> str:
     """Return the start of a caption: the command that measured, and the machine.
 

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import shapeshift
-from benchmarks.machine import describe, made_by
+from benchmarks.machine import describe, made_by, without_own_version
 from benchmarks.markdown import markdown_table
 from benchmarks.own_process import measured_alone, reset_peak, resident_bytes
 from benchmarks.results import RESULTS, write_json
@@ -43,10 +43,15 @@ from shapeshift.experiments.error_plot import label_lines
 from shapeshift.extras import new_figure, save_figure
 from shapeshift.generators import GENERATORS
 from shapeshift.plan import budget_range
+from shapeshift.store_format import STORE_FORMATS
 
 BUDGETS = ("25%", "5%", "1%")
+METHODS: dict[str, dict[str, Any]] = {
+    **{name: {"combine": name} for name in GENERATORS},
+    **{name: {"store": name} for name in STORE_FORMATS if name != shapeshift.Config().store},
+}
 LARGE = "gpt2-large"  # too large to be trained dense beside other programs
-METHOD_ROWS = ("bert", "resnet")  # every generator on these
+METHOD_ROWS = ("bert", "resnet")  # every generator and format of the store on these
 STEPS = 3
 FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}  # not for steps: the time of each mapping would count
 
@@ -99,14 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     content: dict[str, Any] = {"machine": describe(arguments.device), "seed": 0, "steps": STEPS, "results": {}}
     if output.exists():
         kept = json.loads(output.read_text())
-        if kept["machine"] == content["machine"]:
-            content["results"] = kept["results"]
+        if without_own_version(kept["machine"]) == without_own_version(content["machine"]):
+            content["results"] = kept["results"]  # each of which names the version that it was measured with
     for key in tqdm(_measurements(arguments.rows), desc="memory"):
         if key not in content["results"] or arguments.again:
             environment = {} if key.startswith("steps") else FREED_AT_ONCE
-            content["results"][key] = measured_alone(
-                "memory", "--measure", key, "--device", arguments.device, environment=environment
-            )
+            found = measured_alone("memory", "--measure", key, "--device", arguments.device, environment=environment)
+            content["results"][key] = {"shapeshift": shapeshift.__version__, **found}
             write_json(output, content)
     table = render(content)
     output.with_suffix(".md").write_text(table)
@@ -115,12 +119,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _measurements(rows: Sequence[str]) -> list[str]:
-    """Name the measurements: what, the row, and the budget or the generator."""
+    """Name the measurements: what, the row, and the budget or the method."""
     found = [f"{what}:{row}" for row in rows for what in ("activations", "dense") if (what, row) != ("dense", LARGE)]
     for row in rows:
         found += [f"{what}:{row}:{budget}" for budget in BUDGETS for what in ("kept", "recomputed", "inference")]
     found += [f"steps:{row}:{budget}" for row in rows if row != LARGE for budget in BUDGETS]
-    return found + [f"steps:{row}:{name}" for row in rows if row in METHOD_ROWS for name in GENERATORS]
+    return found + [f"steps:{row}:{name}" for row in rows if row in METHOD_ROWS for name in METHODS]
 
 
 def measure(key: str, device: str = "cpu") -> dict[str, float]:
@@ -159,14 +163,14 @@ def _time_steps(build: Callable[[], nn.Module], x: Tensor, choice: str) -> dict[
     Args:
         build: Makes the dense model.
         x: The batch.
-        choice: A budget, or a generator, which has the budget next to 25% that it can use.
+        choice: A budget, or a name in ``METHODS``, which has the budget next to 25% that it can use.
     """
     clock = time.perf_counter if x.is_cuda else time.process_time
     torch.set_num_threads(1)
-    config = shapeshift.Config(combine=choice, seed=0) if choice in GENERATORS else shapeshift.Config(seed=0)
+    config = shapeshift.Config(**METHODS.get(choice, {}), seed=0)
     models = {"dense": build(), "kept": build(), "recomputed": build()}
     least, most = budget_range(models["dense"], config)
-    allowed = parse_budget("25%" if choice in GENERATORS else choice, shapeshift.count_parameters(models["dense"]))
+    allowed = parse_budget("25%" if choice in METHODS else choice, shapeshift.count_parameters(models["dense"]))
     budget = min(max(allowed, least), most)
     for name in ("kept", "recomputed"):
         shapeshift.compress(models[name], budget, config, recompute=name == "recomputed")
@@ -243,7 +247,7 @@ def render(content: Mapping[str, Any]) -> str:
                 sizes = [dense, *(one["peak_bytes"] for one in found.values())]
                 kept = [sizes[0], sizes[1], sizes[2], limit, sizes[3]]
                 peaks.append([title, budget, *("" if size is None else f"{size / 2**20:,.0f}" for size in kept)])
-        for choice in (*BUDGETS, *GENERATORS):
+        for choice in (*BUDGETS, *METHODS):
             timed = results.get(f"steps:{row}:{choice}")
             if timed:
                 ratios = [f"{timed[name] / timed['dense']:.2f}" for name in ("kept", "recomputed")]
@@ -254,9 +258,9 @@ def render(content: Mapping[str, Any]) -> str:
         f"Peaks in MiB over {content['steps']} AdamW steps, less what the process had before the model was built. "
         '"Bound" is 1.05 x (activations + 4 x budget + 2 x the largest weight). "Inference" is a forward pass of the '
         "compressed model.\n\n"
-        f"{markdown_table(['workload', 'budget or generator', 'dense step', 'kept', 'recomputed'], steps)}\n\n"
-        "Steps of one thread with AdamW, relative to the dense model's. A generator has the budget next to 25% that it "
-        "can use.\n"
+        f"{markdown_table(['workload', 'budget or method', 'dense step', 'kept', 'recomputed'], steps)}\n\n"
+        "Steps of one thread with AdamW, relative to the dense model's. A generator or a format of the store has the "
+        "budget next to 25% that it can use.\n"
     )
 
 

@@ -38,14 +38,15 @@ from shapeshift.extras import new_figure, save_figure
 from shapeshift.generators import GENERATORS
 from shapeshift.mappings import MAPPINGS
 from shapeshift.plan import budget_range
+from shapeshift.store_format import STORE_FORMATS
 
 LARGE_MODELS = ("resnet152", "vit_large_patch16_224")
 
-# Every generator and mapping beside the defaults, on these.
+# Every generator, mapping and format of the store beside the defaults, on these.
 METHOD_ROWS = ("bert", "resnet")
 METHODS = [
     f"{choice}={name}"
-    for choice, registry in (("combine", GENERATORS), ("mapping", MAPPINGS))
+    for choice, registry in (("combine", GENERATORS), ("mapping", MAPPINGS), ("store", STORE_FORMATS))
     for name in registry
     if name != getattr(shapeshift.Config(), choice)
 ]
@@ -136,18 +137,20 @@ def render(content: dict[str, Any]) -> str:
         '"papers\' / ours" the time of the papers\' generator over ours; "inference" the materialized model\'s '
         "forward over the dense model's.\n\n"
         f"{markdown_table(['model', 'build', 'compress', 'materialize'], setup)}\n\n"
-        "Every generator and mapping beside the defaults, the lowest step / dense of the runs; where a generator "
-        "cannot use the budget, it has the most that it can, or the least that it needs.\n\n"
+        "Generators, mappings and formats of the store beside the defaults, the lowest step / dense of the runs; where "
+        "a generator cannot use the budget, it has the most that it can, or the least that it needs.\n\n"
         f"{markdown_table(['method', *METHOD_ROWS], _method_lines(results))}\n"
     )
 
 
 def _method_lines(results: Mapping[str, Any]) -> list[list[str]]:
+    """Make a line for each method that was measured."""
     lines = []
     for method in METHODS:
         runs = [results.get(f"method:{row} {method}", []) for row in METHOD_ROWS]
         ratios = [min((run["shared"] / run["dense"] for run in found), default=None) for found in runs]
-        lines.append([method, *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
+        if any(runs):
+            lines.append([method, *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
     return lines
 
 

@@ -11,11 +11,17 @@ from benchmarks.table import Table, pairs
 
 LOW, HIGH = ("6k", "12k", "25k", "50k"), ("100%", "200%", "400%")
 
+# As many templates as give each weight entries of its own.
+OWN = {"200%": 2, "400%": 4}
+OWN_TEMPLATES = "compressed, own templates"
+
 
 def _compressed_rows(network: Network, budget: str) -> list[Row]:
     methods: dict[str, dict[str, Any]] = {"compressed": {}, "compressed, mapping=shape": {"mapping": "shape"}}
     if budget in LOW:  # only there is anything stretched
         methods["compressed, upsample=interpolate"] = {"upsample": "interpolate"}
+    if budget in OWN:
+        methods[OWN_TEMPLATES] = {"max_templates": OWN[budget]}
     return [Row(network, method, budget, compressed, options) for method, options in methods.items()]
 
 
@@ -40,13 +46,19 @@ TABLE = Table(
     expectation=(
         "WRN-16-1 at budgets below its own size against the *reduced baseline*, the same network made thinner until "
         "it fits the budget, and both WRN-16-1 and the thin WRN-16-0.25 at their own size and above. The compressed "
-        "rows without a remark are the default config; the others name their difference from it."
+        "rows without a remark are the default config; the others name their difference from it. Above the network's "
+        "own size, each entry serves two weights by default, and one with *own templates*."
     ),
     rows=ROWS,
     claims=(
         Claim("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),
         Claim(
             "One store is on par with one per shape or ahead", pairs(ROWS, "compressed", "compressed, mapping=shape")
+        ),
+        Claim("Templates of two weights are ahead of templates of one", pairs(ROWS, "compressed", OWN_TEMPLATES)),
+        Claim(
+            "More parameters than its own help a network",
+            tuple((f"{WRN_16_QUARTER}/compressed/{budget}", f"{WRN_16_QUARTER}/dense/") for budget in OWN),
         ),
         Claim(
             "Tiling is on par with interpolation or ahead",
