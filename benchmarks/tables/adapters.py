@@ -32,13 +32,13 @@ DEFAULT, RING, SOFTMAX = "compressed", "compressed, ring", "compressed, softmax"
 RATES: dict[str, dict[str, float]] = {
     method: dict(zip(BUDGETS, rates, strict=True))
     for method, rates in {
-        LORA: (0.08, 0.08, 0.04),
-        VERA: (0.32, 0.32, 0.16),
+        LORA: (0.16, 0.08, 0.08),
+        VERA: (0.32, 0.32, 0.32),
         VB_LORA: (0.16, 0.16, 0.08),
-        UNI_LORA: (0.16, 0.16, 0.04),
-        LOKR: (0.08, 0.08, 0.04),
-        DEFAULT: (0.08, 0.08, 0.04),
-        RING: (0.08, 0.08, 0.04),
+        UNI_LORA: (0.32, 0.16, 0.08),
+        LOKR: (0.16, 0.08, 0.04),
+        DEFAULT: (0.08, 0.08, 0.08),
+        RING: (0.16, 0.08, 0.08),
     }.items()
 }
 _RATES_OF = {SOFTMAX: DEFAULT}  # and every kind of LoRA has one rate
