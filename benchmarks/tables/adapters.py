@@ -40,7 +40,7 @@ RATES: dict[str, dict[str, float]] = {
         DEFAULT: (0.08, 0.08, 0.08),
         RING: (0.16, 0.08, 0.08),
     }.items()
-}
+} | {WHOLE: {"": 0.02}}
 _RATES_OF = {SOFTMAX: DEFAULT}  # and every kind of LoRA has one rate
 
 
@@ -110,7 +110,7 @@ def _recipe(method: str, budget: str) -> Mapping[str, Any]:
 
 ROWS = (
     Row(NETWORK, BASE, "", unadapted),
-    Row(NETWORK, WHOLE, "", adapted, _lora(RANK, ALL), _recipe(WHOLE, BUDGETS[-1])),
+    Row(NETWORK, WHOLE, "", adapted, _lora(RANK, ALL), _recipe(WHOLE, "")),
     *(
         row
         for budget in BUDGETS

@@ -18,13 +18,11 @@ from benchmarks.experiments.smaller_adapters import (
 )
 from benchmarks.row import Build, Row
 from benchmarks.table import Table, pairs
-from benchmarks.tables.adapters import DEFAULT, NETWORK, RATES
+from benchmarks.tables.adapters import BASE, DEFAULT, NETWORK, RATES, WHOLE
 
-BASE, WHOLE = "no adapter", "LoRA, whole"
 FIT, CALIBRATED, SVD, MAGNITUDE, SCRATCH = "fit", "fit, calibrated", "SVD", "magnitude", "trained at the budget"
 
-# The best of 0.005, 0.01, 0.02 and 0.08 for LoRA of this rank on every matrix.
-_RECIPE: Mapping[str, Any] = {"learning_rate": 0.02}
+_RECIPE: Mapping[str, Any] = {"learning_rate": RATES[WHOLE][""]}
 
 _WAYS: dict[str, tuple[Build, Mapping[str, Any]]] = {
     FIT: (fitted, {}),

@@ -27,7 +27,7 @@ TABLE = Table(
     rows=tuple(
         tried
         for row in ROWS
-        if row.budget and row.method in RATES
+        if row.method in RATES
         for tried in around_rate(row, RATES[row.method][row.budget], steps=60)
     ),
     experiment=Adapters(),
