@@ -28,19 +28,18 @@ LORA, LORA_ALL, WHOLE, BASE = "LoRA", "LoRA, every matrix", "LoRA, whole", "no a
 VERA, VB_LORA, UNI_LORA, LOKR = "VeRA", "VB-LoRA", "Uni-LoRA", "LoKr"
 DEFAULT, RING, SOFTMAX = "compressed", "compressed, ring", "compressed, softmax"
 
-# The rate of each method at each budget. The table adapters_rates is for choosing them.
+# The rate of each method at each budget, which is empty for an adapter of any size. The table adapters_rates is for
+# choosing them.
 RATES: dict[str, dict[str, float]] = {
-    method: dict(zip(BUDGETS, rates, strict=True))
-    for method, rates in {
-        LORA: (0.16, 0.08, 0.08),
-        VERA: (0.32, 0.32, 0.32),
-        VB_LORA: (0.16, 0.16, 0.08),
-        UNI_LORA: (0.32, 0.16, 0.08),
-        LOKR: (0.16, 0.08, 0.04),
-        DEFAULT: (0.08, 0.08, 0.08),
-        RING: (0.16, 0.08, 0.08),
-    }.items()
-} | {WHOLE: {"": 0.02}}
+    WHOLE: {"": 0.02},
+    LORA: {"500": 0.16, "2k": 0.08, "10k": 0.08},
+    VERA: {"500": 0.32, "2k": 0.32, "10k": 0.32},
+    VB_LORA: {"500": 0.16, "2k": 0.16, "10k": 0.08},
+    UNI_LORA: {"500": 0.32, "2k": 0.16, "10k": 0.08},
+    LOKR: {"500": 0.16, "2k": 0.08, "10k": 0.04},
+    DEFAULT: {"500": 0.08, "2k": 0.08, "10k": 0.08},
+    RING: {"500": 0.16, "2k": 0.08, "10k": 0.08},
+}
 _RATES_OF = {SOFTMAX: DEFAULT}  # and every kind of LoRA has one rate
 
 
