@@ -10,8 +10,8 @@ An entry is a function that loads a training set and a test set. To add one, wri
 ``@DATASETS.register("name")`` or ``@CAPTIONED.register("name")``, and import the file below. Its first argument is
 ``data_dir``, the folder of its files or None, and its own options follow with defaults.
 
-The other modules are imported by their names: ``text`` (passages of code), ``questions`` and ``squad`` (questions about
-passages), ``shortest_paths`` (grids), and ``plain_text`` (files for language models).
+The other modules are imported by their names: ``text`` (passages of code), ``questions``, ``perlfaq`` and ``squad``
+(questions about passages), ``shortest_paths`` (grids), and ``plain_text`` (files for language models).
 
 Example:
     >>> from shapeshift.experiments.data import DATASETS
