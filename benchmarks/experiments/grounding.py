@@ -19,6 +19,7 @@ from shapeshift.experiments.training import Recipe
 class Grounding(Matching):
     """Train a network to score candidate boxes by a phrase, and measure how often the best one is right."""
 
+    datasets = ("scenes", "flickr30k")
     metrics = (Metric("accuracy", "accuracy at IoU 0.5, %", higher_is_better=True),)
 
     def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:

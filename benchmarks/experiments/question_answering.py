@@ -18,6 +18,7 @@ from benchmarks.row import Row
 from benchmarks.task import Task
 from shapeshift.budget import parse_budget
 from shapeshift.errors import DataError
+from shapeshift.experiments.data.perlfaq import perlfaq
 from shapeshift.experiments.data.questions import questions
 from shapeshift.experiments.data.squad import Question, load_squad
 from shapeshift.experiments.data.wordpiece import train_wordpiece
@@ -197,7 +198,7 @@ class Answering(Experiment):
         Metric("f1", "F1, %", higher_is_better=True),
         Metric("exact", "exact match, %", higher_is_better=True),
     )
-    datasets = ("python_topics", "squad_v1.1", "squad_v2.0")
+    datasets = ("python_topics", "perlfaq", "squad_v1.1", "squad_v2.0")
 
     def task(self, data: str, device: str, data_dir: Path | None = None) -> Task:
         def recipe(epochs: int, batch_size: int, rate: float) -> Recipe:
@@ -205,9 +206,12 @@ class Answering(Experiment):
 
         options: Mapping[str, int] = {}
         if device == "cpu":
-            options = {"passage": 24, "reach": 4} if data == "python_topics" else {}
+            options = {"python_topics": {"passage": 24, "reach": 4}, "perlfaq": {"words": 16}}.get(data, {})
             sizes = AnsweringRecipe(SMALL, 1000, 64, 16, 20, True, recipe(8, 16, 2e-3), recipe(3, 16, 2e-3), search=3)
-        elif data == "python_topics":
+            if data == "perlfaq":  # each answer is in several passages
+                shorter = recipe(3, 16, 2e-3)
+                sizes = replace(sizes, length=96, pretraining=shorter, fine_tuning=recipe(6, 16, 2e-3), search=1)
+        elif data in ("python_topics", "perlfaq"):
             sizes = AnsweringRecipe(FULL, 8000, 128, 32, 48, False, recipe(200, 64, 2e-4), recipe(10, 32, 5e-5), 40)
         else:
             sizes = AnsweringRecipe(FULL, 30_000, 384, 128, 64, False, recipe(40, 64, 2e-4), recipe(2, 32, 5e-5), 8)
@@ -266,6 +270,8 @@ def _cached(data: str, data_dir: Path | None, options: Options, recipe: Answerin
 def _load(data: str, data_dir: Path | None, options: Options) -> tuple[list[Question], list[Question]]:
     if data == "python_topics":
         return questions(**dict(options))
+    if data == "perlfaq":
+        return perlfaq(data_dir, **dict(options))
     if data_dir is None:
         raise DataError(f"the data set {data!r} is read from files: say in which folder they are (data_dir)")
     version = data.removeprefix("squad_")

@@ -19,6 +19,7 @@ from shapeshift.experiments.training import Recipe
 class Retrieval(Matching):
     """Train a network to embed images and sentences, and measure recall both ways."""
 
+    datasets = ("scenes", "emoji", "flickr30k")
     metrics = (
         Metric("mean_recall", "mean recall, %", higher_is_better=True),
         *(Metric(f"sentences_at_{rank}", f"image to sentence, R@{rank}", higher_is_better=True) for rank in RANKS),

@@ -107,8 +107,6 @@ def rows(network: TwoBranchNetwork) -> tuple[Row, ...]:
 class Matching(Experiment):
     """Train a network to match images and texts."""
 
-    datasets = ("scenes", *(name for name in CAPTIONED if name != "scenes"))
-
     @abstractmethod
     def train(self, model: nn.Module, data: CaptionedImages, recipe: Recipe, seed: int) -> None:
         """Train a network in place."""

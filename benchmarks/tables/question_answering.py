@@ -42,7 +42,8 @@ TABLE = Table(
         "pretrained by predicting masked tokens and go on to extractive question answering; budgets are relative to "
         "ALBERT's size, and parameters are those of the encoder and of the head that answers. The data set "
         "`python_topics` is made of the texts of Python's `help()`: a sentence with a gap, to be found in a passage "
-        "and filled. Sharing in learned groups is expected to be ahead of repeating one layer."
+        "and filled; `perlfaq` has real questions, to be answered by the right one of three answers. "
+        "Sharing in learned groups is expected to be ahead of repeating one layer."
     ),
     rows=ROWS,
     claims=(

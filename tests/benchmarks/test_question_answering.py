@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_a_row_is_pretrained_trained_and_scored() -> None:
     assert 0 <= run["exact"] <= run["f1"] <= 100
     torch.manual_seed(0)
     assert experiment.run(replace(row, network=replace(row.network, small=TINY)), task(experiment), seed=0) == run
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_perls_questions_are_a_task(tmp_path: Path, device: str) -> None:
+    asked = "\n\n".join(f"=head2 What is {name}?\n\nIt is a letter, {name}." for name in "abcdefghijklmnopqrst")
+    (tmp_path / "perlfaq1.pod").write_text(asked)
+    experiment = Answering()
+    chosen = experiment.task("perlfaq", device, tmp_path)
+    sizes = experiment.describe(chosen)
+    assert (sizes["train"], sizes["test"]) == (8 * 16, 8 * 4)
+    assert "128 training and 32 test questions" in experiment.caption(sizes, asdict(chosen.recipe))
 
 
 @pytest.mark.parametrize(("title", "size", "pooler"), [("base", 11_683_584, 768), ("large", 17_683_968, 1024)])

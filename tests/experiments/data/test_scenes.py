@@ -21,7 +21,7 @@ from tests.tolerances import assert_close
 
 
 def test_the_data_sets_of_captioned_images_have_names() -> None:
-    assert list(CAPTIONED) == ["flickr30k", "scenes"]
+    assert list(CAPTIONED) == ["emoji", "flickr30k", "scenes"]
 
 
 def test_scenes_have_sentences_phrases_and_boxes(tmp_path: Path) -> None:
