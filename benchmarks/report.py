@@ -206,8 +206,9 @@ def _conclusions(store: RunStore) -> str:
 **What to do.** Compressed WRN-16-1 on Fashion-MNIST: {"; ".join(parts)}.
 Take a compressed network rather than a thinner one where the size of the file, of the optimizer or of what is sent is
 limited. Take the thinner one where time or the memory of activations is: a compressed network computes as long as the
-dense one. Where the size of the dense network is no problem, keep it: no runs here show that more parameters than its
-own help.
+dense one. Compress a transformer with `mapping="shape"`: with one store for all weights it is behind a thinner one
+([](results/defaults.md)). Where the size of the dense network is no problem, keep it: no runs here show that more
+parameters than its own help.
 """
 
 

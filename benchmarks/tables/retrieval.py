@@ -18,8 +18,8 @@ TABLE = Table(
         "with its own parameters, thinner within a budget (`reduced`), and with shared ones within the same budget "
         "(`compressed`). Recall at 1, 5 and 10 of the sentences of an image and of the image of a sentence, and the "
         "mean of the six. The papers read features of a network trained on ImageNet; here small convolutions are "
-        "trained along, and counted. Sharing is expected to be ahead of a thinner network. `emoji` has real pictures "
-        "with short names, run with GRUs alone on a few seeds: they decide the two lower budgets, but not 50%."
+        "trained along, and counted. Sharing is expected to be ahead of a thinner network. The data set `emoji` has "
+        "real pictures with short names, 2,707 for training."
     ),
     rows=ROWS,
     claims=(Claim("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),),
