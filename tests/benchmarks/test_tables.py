@@ -38,7 +38,8 @@ def test_list_names_every_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("table", CLASSIFIERS.values(), ids=CLASSIFIERS)
 def test_every_row_can_be_built(table: Table) -> None:
-    data = Images(torch.randn(16, 1, 8, 8), torch.arange(16) % 10, num_classes=10)
+    side = max(getattr(row.network, "options", {}).get("img_size", 8) for row in table.rows)
+    data = Images(torch.randn(16, 1, side, side), torch.arange(16) % 10, num_classes=10)
     training = Training(data, Recipe(epochs=1, batch_size=8), seed=0, device="cpu")
     for row in table.rows:
         json.dumps(row.settings)

@@ -60,7 +60,7 @@ def test_freezing_parts_of_a_compressed_model(upsample: str) -> None:
 
 
 def test_freezing_the_stores_leaves_the_coefficients_training() -> None:
-    model, x = compressed(mlp(), 0.8, mapping="single"), torch.randn(2, 16)
+    model, x = compressed(mlp(), 0.8, mapping="single", max_templates=2), torch.randn(2, 16)
     everything = gradients(model, (x,))
     group = require_shared(model)["all"]
     group.store[0].requires_grad_(False)
