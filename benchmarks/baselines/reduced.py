@@ -77,7 +77,7 @@ def vit(
     thin_dim = num_heads * scaled_width(embed_dim // num_heads, factor)
     hidden = scaled_width(int(embed_dim * mlp_ratio), factor)
     # timm rounds the embedding's dimension times this ratio down.
-    sizes = {"embed_dim": thin_dim, "num_heads": num_heads, "mlp_ratio": (hidden + 0.5) / thin_dim}
+    sizes: dict[str, Any] = {"embed_dim": thin_dim, "num_heads": num_heads, "mlp_ratio": (hidden + 0.5) / thin_dim}
     return VisionTransformer(in_chans=in_channels, **sizes, **options)
 
 
