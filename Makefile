@@ -27,10 +27,10 @@ test: $(VENV)/dev.stamp
 
 check: check-format lint types docs
 
-check-site: docs $(VENV)/browser.stamp
+site: docs $(VENV)/browser.stamp
 	$(bin)/python -m pytest tests/test_site.py
 
-format: $(VENV)/dev.stamp
+check-format: $(VENV)/dev.stamp
 	$(bin)/ruff format --check .
 
 lint: $(VENV)/dev.stamp

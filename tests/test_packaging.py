@@ -200,3 +200,10 @@ def test_pre_commit_runs_the_same_ruff() -> None:
     (pinned,) = [requirement for requirement in extras["dev"] if requirement.startswith("ruff==")]
     hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     assert re.findall(r"ruff==[\d.]+", hooks) == [pinned, pinned]
+
+
+def test_each_target_of_make_has_one_rule() -> None:
+    text = (ROOT / "Makefile").read_text()
+    (listed,) = re.findall(r"^\.PHONY: (.*)$", text, re.M)
+    rules = re.findall(r"^([a-z-]+):", text, re.M)
+    assert sorted(rules) == sorted(listed.split())
