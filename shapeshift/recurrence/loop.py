@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from shapeshift.errors import ModelError
-from shapeshift.recurrence.repeat import own_tensors, with_loops
+from shapeshift.recurrence.repeat import StandIn, own_tensors, with_loops
 from shapeshift.recurrence.schedule import Schedule, setting_names
 from shapeshift.surgery.attached import is_attached, weight_sources
 from shapeshift.surgery.install import write_weights
 
 
-class Loop(nn.Module):
+class Loop(StandIn):
     """All runs of a block that follow each other, in the place of the first one.
 
     An exporter gets one ``scan`` over the tensors that each run has for itself, and over the factors by which the runs'
@@ -28,7 +28,7 @@ class Loop(nn.Module):
     """
 
     def __init__(self, path: str, steps: Sequence[nn.Module]) -> None:
-        super().__init__()
+        super().__init__(steps[0])
         self.block = steps[0]
         template = write_weights(copy.deepcopy(steps[0])).to("meta")
         vars(self).update(path=path, steps=tuple(steps), template=template)
@@ -72,36 +72,12 @@ class Loop(nn.Module):
                 "which has the block once for each run"
             ) from error
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if "steps" not in vars(self):  # while it is copied
-                raise
-            return getattr(vars(self)["steps"][0], name)
 
-
-class Passed(nn.Module):
-    """The place of a step that the loop before it has run already.
-
-    Args:
-        step: The step.
-    """
-
-    def __init__(self, step: nn.Module) -> None:
-        super().__init__()
-        vars(self)["step"] = step
+class Passed(StandIn):
+    """The place of a step that the loop before it has run already."""
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         return x
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if "step" not in vars(self):  # while it is copied
-                raise
-            return getattr(vars(self)["step"], name)
 
 
 def with_scans(model: nn.Module, schedules: Iterable[Schedule]) -> nn.Module:

@@ -15,7 +15,27 @@ from shapeshift.surgery.attached import is_attached
 _STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 
 
-class Repeat(nn.Module):
+class StandIn(nn.Module):
+    """A module in the place of a step. What it does not have itself is read from that step.
+
+    Args:
+        step: The step. It is no submodule.
+    """
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        vars(self)["_step"] = step
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "_step" not in vars(self):  # while it is copied
+                raise
+            return getattr(vars(self)["_step"], name)
+
+
+class Repeat(StandIn):
     """A module that runs a block once more, with norms, biases, settings and gains of its own.
 
     Its weights are generated from the same parameters as the block's. Its other parameters, buffers and settings are
@@ -34,20 +54,12 @@ class Repeat(nn.Module):
     """
 
     def __init__(self, block: str, step: nn.Module) -> None:
-        super().__init__()
-        vars(self).update(block=block, _step=step, **{name: vars(step)[name] for name in _STATE})
+        super().__init__(step)
+        vars(self).update(block=block, **{name: vars(step)[name] for name in _STATE})
         del vars(self)["training"]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return vars(self)["_step"](*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if "_step" not in vars(self):  # while it is copied
-                raise
-            return getattr(vars(self)["_step"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(vars(self).get("_step", super()), name, value)
