@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import peft
 import pytest
@@ -16,7 +15,6 @@ import shapeshift
 from benchmarks.experiments import adapters
 from benchmarks.experiments.adapters import (
     ALL,
-    AdapterRecipe,
     Adapters,
     adapted,
     base_model,
@@ -29,26 +27,18 @@ from benchmarks.experiments.networks import Training
 from benchmarks.row import Row
 from benchmarks.tables.adapters import BASE, NETWORK, RATES, ROWS, TABLE, WHOLE
 from benchmarks.tables.adapters_rates import TABLE as RATES_TABLE
-from benchmarks.task import Task
 from shapeshift.budget import parse_budget
 from shapeshift.errors import BudgetError
+from tests.benchmarks.small_adapters import RECIPE, SMALL, TINY, leave_base_untrained
 
 EXPERIMENT = Adapters()
-SMALL = Llama(layers=2, width=32, hidden=64, blocks=2)
-RECIPE = AdapterRecipe(steps=3, batch_size=2, context=16, base_steps=2, learning_rate=0.05)
-TINY = Task("python_library", RECIPE, {"scored": 500, "validation": 0})
 TRAINING = Training(None, RECIPE, 0, "cpu")
 
 
 @pytest.fixture(autouse=True)
 def base(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the base model be an untrained one."""
-
-    def build(network: Llama, recipe: Any) -> nn.Module:
-        torch.manual_seed(0)
-        return network.build()
-
-    monkeypatch.setattr(adapters, "_base_model", build)
+    leave_base_untrained(monkeypatch)
 
 
 def test_a_run_measures_the_loaded_adapter() -> None:

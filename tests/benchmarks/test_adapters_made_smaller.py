@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
-from benchmarks.experiments import adapters, smaller_adapters
-from benchmarks.experiments.adapters import AdapterRecipe
-from benchmarks.experiments.golf import Llama
+from benchmarks.experiments import smaller_adapters
 from benchmarks.experiments.smaller_adapters import SmallerAdapters
 from benchmarks.row import Row
 from benchmarks.tables.adapters_made_smaller import BASE, MAGNITUDE, ROWS, SVD, TABLE, WHOLE
-from benchmarks.task import Task
-
-SMALL = Llama(layers=2, width=32, hidden=64, blocks=2)
-RECIPE = AdapterRecipe(steps=3, batch_size=2, context=16, base_steps=2, learning_rate=0.05)
-TINY = Task("python_library", RECIPE, {"scored": 500, "validation": 0})
+from tests.benchmarks.small_adapters import SMALL, TINY, leave_base_untrained
 
 
 @pytest.fixture(autouse=True)
 def base(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the base model be an untrained one, and train each adapter anew."""
-
-    def build(network: Llama, recipe: Any) -> nn.Module:
-        torch.manual_seed(0)
-        return network.build()
-
-    monkeypatch.setattr(adapters, "_base_model", build)
+    leave_base_untrained(monkeypatch)
     smaller_adapters._trained.cache_clear()
 
 
