@@ -106,8 +106,13 @@ def _load(data: str, data_dir: Path | None, options: tuple[tuple[str, int], ...]
     return DATASETS[data](data_dir, **dict(options))
 
 
-def few_digits(task: Task) -> Task:
-    """Train on 300 digits, and test on the 1497 others, so that small networks have something left to learn."""
-    if task.data != "digits":
-        return task
-    return replace(task, options={"train": 300}, recipe=replace(task.recipe, epochs=100))
+def quick(task: Task) -> Task:
+    """Train on 300 digits, so that small networks have something left to learn, or on clothes in bfloat16.
+
+    A CPU that multiplies in bfloat16 trains a network on clothes in about half the time.
+    """
+    if task.data == "digits":
+        return replace(task, options={"train": 300}, recipe=replace(task.recipe, epochs=100))
+    if task.data == "fashion_mnist" and task.device == "cpu":
+        return replace(task, recipe=replace(task.recipe, bfloat16=True))
+    return task

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.claims import Claim
+from benchmarks.experiments.classification import quick
 from benchmarks.experiments.networks import WRN_16_1, compressed, dense
 from benchmarks.row import Row
 from benchmarks.table import Table, pairs
@@ -56,4 +57,5 @@ TABLE = Table(
             ("learned coefficients are on par with those from an embedding or ahead", "wavg", "emb"),
         )
     ),
+    adapt=quick,
 )

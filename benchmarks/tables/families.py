@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.claims import Claim
-from benchmarks.experiments.classification import few_digits
+from benchmarks.experiments.classification import quick
 from benchmarks.experiments.families import EnsembleNetwork, FamilyClassification, learned_alone, widened
 from benchmarks.experiments.networks import WideNetwork, compressed, dense
 from benchmarks.row import Row
@@ -50,5 +50,5 @@ TABLE = Table(
         ),
     ),
     experiment=FamilyClassification(),
-    adapt=few_digits,
+    adapt=quick,
 )

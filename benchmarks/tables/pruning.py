@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.claims import Claim
-from benchmarks.experiments.classification import few_digits
+from benchmarks.experiments.classification import quick
 from benchmarks.experiments.networks import Network, OtherNetwork, compressed, dense
 from benchmarks.experiments.pruning import pruned
 from benchmarks.row import Row
@@ -63,5 +63,5 @@ TABLE = Table(
         Claim("Ranks are ahead of magnitudes", pairs(ROWS, "HRank", "magnitude")),
         Claim("Ranks are ahead of chance", pairs(ROWS, "HRank", "random")),
     ),
-    adapt=few_digits,
+    adapt=quick,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.claims import Claim
-from benchmarks.experiments.classification import few_digits
+from benchmarks.experiments.classification import quick
 from benchmarks.experiments.networks import WideNetwork, dense, soft_shared
 from benchmarks.row import Row
 from benchmarks.table import Table, pairs
@@ -47,6 +47,6 @@ TABLE = Table(
             ((f"{NETWORKS[1]}/SWRN, k = 2/", f"{NETWORKS[0]}/WRN/"),),
         ),
     ),
-    adapt=few_digits,
+    adapt=quick,
     line=("method",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.experiments.classification import BEFORE, ERROR, ImageClassification, few_digits
+from benchmarks.experiments.classification import BEFORE, ERROR, ImageClassification, quick
 from benchmarks.experiments.networks import WRN_16_1
 from benchmarks.experiments.trained import EXPECTATION, SOURCE, claims, rows
 from benchmarks.table import Table
@@ -17,5 +17,5 @@ TABLE = Table(
     rows=ROWS,
     claims=claims(ROWS),
     experiment=ImageClassification((ERROR, BEFORE)),
-    adapt=few_digits,
+    adapt=quick,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.claims import Claim
+from benchmarks.experiments.classification import quick
 from benchmarks.experiments.networks import WRN_16_1, compressed, reduced
 from benchmarks.row import Row
 from benchmarks.table import Table, pairs
@@ -47,4 +48,5 @@ TABLE = Table(
             for upsampler in UPSAMPLERS
         ),
     ),
+    adapt=quick,
 )
