@@ -31,7 +31,7 @@ from shapeshift.surgery.roots import require_shared
 
 HEADS = 4
 
-# The formats of the file: 8 bits for all matrices, 16 for norms.
+# The formats of the file where a row names no others: 8 bits for all matrices, 16 for norms.
 FORMATS: dict[str, Any] = {"store": "int8", "rest": "bfloat16"}
 
 
@@ -97,9 +97,9 @@ class Llama(Network):
         return model
 
 
-def whole(network: Llama, budget: str, training: Training) -> nn.Module:
+def whole(network: Llama, budget: str, training: Training, **options: Any) -> nn.Module:
     """Build a network whose weights share nothing, in the format of the others: a store with room for each weight."""
-    return shapeshift.compress(network.build(), "100%", max_templates=1, **FORMATS)
+    return shapeshift.compress(network.build(), "100%", max_templates=1, **{**FORMATS, **options})
 
 
 def shared(network: Llama, budget: str, training: Training, by_depth: bool = False, **options: Any) -> nn.Module:
@@ -258,6 +258,6 @@ def through_file(model: nn.Module, fresh: nn.Module) -> tuple[nn.Module, int]:
         The loaded model and the number of bytes.
     """
     with TemporaryDirectory() as folder:
-        shapeshift.save(model, folder, **FORMATS)
+        shapeshift.save(model, folder)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         return shapeshift.load(folder, fresh), size

@@ -21,11 +21,20 @@ NETWORKS = {
     "1MB": (Llama(LAYERS, 144, 345, LAYERS), Llama(LAYERS, 192, 540, LAYERS), Llama(LAYERS, 272, 736, LAYERS)),
 }
 
+# For 6 and 4 bits, the network that fills 100 kB and one of twice as many weights.
+FEWER_BITS = {
+    "int6": (Llama(LAYERS, 48, 131, LAYERS), Llama(LAYERS, 64, 219, LAYERS)),
+    "int4": (Llama(LAYERS, 56, 176, LAYERS), Llama(LAYERS, 80, 256, LAYERS)),
+}
+
 # The table golf_rates is for choosing the rates. The thin network takes about as long for LONGER_STEPS as those that
 # share for STEPS.
 RATES = {"100kB": 0.008, "300kB": 0.005, "1MB": 0.003}
-STEPS = {"100kB": 1500, "300kB": 1500, "1MB": 1000}
-LONGER_STEPS = {"100kB": 2050, "300kB": 2150, "1MB": 1500}
+STEPS = 1500
+LONGER_STEPS = {"100kB": 2050, "300kB": 2150, "1MB": 2250}
+
+# Windows of text in a step, so that each training reads about 8 bytes for each parameter. The recipe has 4.
+BATCHES: dict[str, dict[str, int]] = {"100kB": {}, "300kB": {"batch_size": 12}, "1MB": {"batch_size": 40}}
 
 _WORDS = {"*embed_tokens*": "words"}
 _KINDS = {f"*{kind}_proj*": kind for kind in ("q", "k", "v", "gate", "up", "down")}
@@ -42,7 +51,7 @@ APART: dict[str, Any] = {"mapping": {**_WORDS, **_KINDS, **_apart(LAYERS)}, "max
 DEPTH = {"by_depth": True}
 
 THIN, TWO, ONE = "thin", "two blocks repeated", "one block repeated"
-LONGER = "thin, equal time"
+LONGER, SHORT = "thin, equal time", ", a third of the text"
 CONTEST = "by kind and depth, outputs apart"
 
 # The ways to compress a network: those that are tried on every file, and the others.
@@ -65,7 +74,7 @@ OTHER_WAYS: dict[str, dict[str, Any]] = {
 
 def _rows(budget: str) -> tuple[Row, ...]:
     thin, twice, wide = NETWORKS[budget]
-    recipe: dict[str, Any] = {"steps": STEPS[budget], "learning_rate": RATES[budget]}
+    recipe: dict[str, Any] = {"steps": STEPS, "learning_rate": RATES[budget], **BATCHES[budget]}
 
     def compressed(ways: Mapping[str, dict[str, Any]], network: Llama = twice) -> tuple[Row, ...]:
         return tuple(Row(network, way, budget, shared, options, recipe) for way, options in ways.items())
@@ -77,6 +86,10 @@ def _rows(budget: str) -> tuple[Row, ...]:
         Row(replace(wide, blocks=1), ONE, budget, whole, recipe=recipe),
         Row(thin, LONGER, budget, whole, recipe={**recipe, "steps": LONGER_STEPS[budget]}),
     )
+    if budget == "300kB":
+        recipe = {name: value for name, value in recipe.items() if name != "batch_size"}
+        short = {CONTEST + SHORT: WAYS[CONTEST]}
+        return (*rows, Row(thin, THIN + SHORT, budget, whole, recipe=recipe), *compressed(short))
     if budget != "100kB":
         return rows
     deep = replace(twice, layers=2 * LAYERS, blocks=2 * LAYERS)
@@ -86,6 +99,14 @@ def _rows(budget: str) -> tuple[Row, ...]:
         Row(Llama(3, 48, 127, 3), f"{THIN}, 3 layers", budget, whole, recipe=recipe),
         *compressed(OTHER_WAYS),
         Row(twice, "soft sharing, folded", budget, shared, soft, {**recipe, "regulariser": 0.01}),
+        *(
+            row
+            for store, (small, large) in FEWER_BITS.items()
+            for row in (
+                Row(small, f"{THIN}, {store}", budget, whole, {"store": store}, recipe),
+                *compressed({f"{CONTEST}, {store}": {**WAYS[CONTEST], "store": store}}, large),
+            )
+        ),
         *compressed({"ring, wide": WAYS["ring"]}, wide),
         *compressed({"by kind and depth, 8 layers": WAYS["by kind and depth"]}, deep),
     )
@@ -110,16 +131,16 @@ TABLE = Table(
     source="Parameter Golf (2026), at small sizes",
     expectation=(
         "Causal transformers over bytes in a file of at most 100 kB, 300 kB or 1 MB. Everything in the file counts; "
-        "what is loaded from it is scored in bits per byte of held-out text. All matrices are kept in 8 bits, norms "
-        "in 16, and training rounds as the file does. The *thin* network shares nothing: its file is that of a "
-        "compressed model with room for each weight. Wider ones repeat one block (ALBERT), or two in turn, or share "
-        "parameters: of all weights (default, ring, wavg, emb, SuperWeights, a hypernetwork), or of each kind of "
-        "matrix, two templates for the four layers. The contest's rules are options: coefficients that start by "
-        "depth, so that the first layer starts as one template, the last as the other, and those between as mixtures; "
-        "output projections that share nothing; and more layers on the same parameters. All rows of a file have the "
-        "same number of steps and the same rate, which was chosen on other text; at equal time, the thin network takes "
-        "more steps. The best shared network is expected to be ahead of the thin one and of repeated blocks in each "
-        "file."
+        "what is loaded from it is scored in bits per byte of held-out text. All matrices are kept in 8 bits, or in "
+        "6 or 4 where a row says so, norms in 16, and training rounds as the file does. The *thin* network shares "
+        "nothing: its file is that of a compressed model with room for each weight. Wider ones repeat one block "
+        "(ALBERT), or two in turn, or share parameters: of all weights (default, ring, wavg, emb, SuperWeights, a "
+        "hypernetwork), or of each kind of matrix, two templates for the four layers. The contest's rules are "
+        "options: coefficients that start by depth, so that the first layer starts as one template, the last as the "
+        "other, and those between as mixtures; output projections that share nothing; and more layers on the same "
+        "parameters. All rows of a file have the same number of steps, about 8 bytes of text for each parameter, and "
+        "the same rate, which was chosen on other text; at equal time, the thin network takes more steps. The best "
+        "shared network is expected to be ahead of the thin one and of repeated blocks in each file."
     ),
     rows=ROWS,
     claims=(
@@ -129,6 +150,20 @@ TABLE = Table(
             for other in (THIN, TWO, ONE)
         ),
         Claim(f"`{CONTEST}` is ahead of the thin network at equal time", _ahead(CONTEST, LONGER)),
+        Claim(
+            f"`{CONTEST}` is ahead of the thin network after a short training", _ahead(CONTEST + SHORT, THIN + SHORT)
+        ),
+        *(
+            Claim(
+                f"More weights of fewer bits help: {store}",
+                (*_ahead(f"{THIN}, {store}", THIN), *_ahead(f"{CONTEST}, {store}", CONTEST)),
+            )
+            for store in FEWER_BITS
+        ),
+        Claim(
+            f"`{CONTEST}` is ahead of the thin network in as many bits",
+            tuple(pair for store in FEWER_BITS for pair in _ahead(f"{CONTEST}, {store}", f"{THIN}, {store}")),
+        ),
         Claim("A ring is ahead of the default", _ahead("ring", "default, embedding apart")),
         Claim("An embedding of its own helps", _ahead("default, embedding apart", "default")),
         Claim("Sharing by kind is ahead of sharing with all", _ahead("by kind", "wavg")),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from benchmarks.experiments.golf import Golf
 from benchmarks.row import around_rate
 from benchmarks.table import Table
-from benchmarks.tables.golf import CONTEST, RATES, ROWS, THIN
+from benchmarks.tables.golf import BATCHES, CONTEST, RATES, ROWS, THIN
 from benchmarks.task import Task
 
 
@@ -29,7 +29,7 @@ TABLE = Table(
         tried
         for row in ROWS
         if row.method in (THIN, CONTEST)
-        for tried in around_rate(row, RATES[row.budget], steps=300)
+        for tried in around_rate(row, RATES[row.budget], steps=300, **BATCHES[row.budget])
     ),
     experiment=Golf(),
     adapt=_validated,
