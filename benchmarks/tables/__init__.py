@@ -27,6 +27,7 @@ from benchmarks.tables import (
     question_answering,
     retrieval,
     ring,
+    scrambled_templates,
     shortest_paths,
     soft_sharing,
     starting_values,
@@ -77,7 +78,7 @@ PAPERS = (
     ),
     Paper("superweights", "SuperWeights", (families.TABLE,)),
     Paper("soft-sharing", "Soft sharing", (soft_sharing.TABLE, shortest_paths.TABLE)),
-    Paper("rings", "Recurrent Parameter Generators", (ring.TABLE,)),
+    Paper("rings", "Recurrent Parameter Generators", (ring.TABLE, scrambled_templates.TABLE)),
     Paper("golf", "Language models in files of some size", (golf.TABLE, golf_rates.TABLE)),
     Paper(
         "adapters", "Adapters of a frozen model", (adapters.TABLE, adapters_made_smaller.TABLE, adapters_rates.TABLE)

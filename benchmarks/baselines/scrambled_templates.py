@@ -1,0 +1,72 @@
+"""Weighted averages of templates whose entries have another order, or other signs, in each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.experiments.networks import Network, Training, compressed
+from shapeshift.generators.base import calibrate_gains, times
+from shapeshift.generators.mixing.buffer_pool import BufferPool
+from shapeshift.generators.wavg import WeightedAverage
+from shapeshift.surgery.roots import require_shared
+
+
+class ScrambledAverage(WeightedAverage):
+    """Mix templates in a random order of their entries, or with random signs, drawn for each weight and template.
+
+    Attributes:
+        permuted: Whether entries have a random order.
+        signed: Whether entries have random signs.
+    """
+
+    permuted: bool
+    signed: bool
+
+    def begin(self, buffers: BufferPool | None) -> Any:
+        return torch.cat([self.stored(piece) for piece in self.store]).flatten(), self.scales(), self.factors()
+
+    def make(self, indices: Sequence[int], begun: Any) -> list[Tensor]:
+        store, scales, factors = begun
+        found = []
+        for index in indices:
+            combination = self.layout.combinations[index]
+            drawn = torch.Generator().manual_seed(index)
+            weight = store.new_zeros(combination.size)
+            for scale, place in zip(scales[combination.row], combination.template_slices, strict=True):
+                order = torch.randperm(combination.size, generator=drawn)
+                signs = torch.randint(0, 2, (combination.size,), generator=drawn) * 2.0 - 1.0
+                template = store[place]
+                template = template[order] if self.permuted else template
+                weight = weight + scale * (template * signs if self.signed else template)
+            found.append(times(weight.view(self.weights[index].shape), factors[index]))
+        return found
+
+
+def scrambled(
+    network: Network, budget: str, training: Training, permuted: bool, signed: bool, **options: Any
+) -> nn.Module:
+    """Build a network at its own size or above, and scramble the templates of its weights.
+
+    Args:
+        network: The network that is built.
+        budget: The budget of the compressed network.
+        training: The training that the network is built for.
+        permuted: Whether entries have a random order.
+        signed: Whether entries have random signs.
+        **options: Fields of :class:`shapeshift.Config`.
+    """
+    model = compressed(network, budget, training, **options)
+    for generator in require_shared(model).generators():
+        assert isinstance(generator, WeightedAverage)
+        assert not generator.upsamplers
+        # The parameters stay as they are: only the formula is another one.
+        generator.__class__ = ScrambledAverage
+        assert isinstance(generator, ScrambledAverage)
+        generator.permuted, generator.signed = permuted, signed
+        with torch.no_grad():
+            calibrate_gains(generator)
+    return model
