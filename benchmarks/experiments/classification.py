@@ -94,7 +94,7 @@ class ImageClassification(Classification):
         return (
             f"{data['train']:,} training and {data['test']:,} test images of shape "
             f"{' x '.join(map(str, data['shape']))} in {data['classes']} classes, {recipe['epochs']} epochs in batches "
-            f"of {recipe['batch_size']}"
+            f"of {recipe['batch_size']}{', in bfloat16' if recipe['bfloat16'] else ''}"
         )
 
 

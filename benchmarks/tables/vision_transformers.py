@@ -41,7 +41,7 @@ ROWS = (
     _compressed(TWO, "100%", max_templates=2),
     *(_compressed(SHARED, budget) for budget in BUDGETS),
     _compressed(ENDS_APART, "25%", exclude=ENDS),
-    _compressed(BY_SHAPE, "25%", mapping="shape"),
+    *(_compressed(BY_SHAPE, budget, mapping="shape") for budget in BUDGETS[1:]),
     *(_compressed(RING, budget, combine="ring") for budget in BUDGETS[1:]),
     *(Row(NETWORK, THIN, budget, reduced, recipe={"learning_rate": RATES[THIN]}) for budget in BUDGETS[1:]),
 )
