@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from benchmarks.experiments.classification import validated
 from benchmarks.row import around_rate
 from benchmarks.table import Table
 from benchmarks.tables.vision_transformers import RATES, ROWS, with_adamw
 from benchmarks.task import Task
 
 
-def _validated(task: Task) -> Task:
-    """Test on training images, which are left out of the training."""
-    task = with_adamw(task)
-    return replace(task, options={**task.options, "validation": 5_000})
+def _with_adamw(task: Task) -> Task:
+    return validated(with_adamw(task))
 
 
 TABLE = Table(
@@ -30,5 +27,5 @@ TABLE = Table(
         for method, rate in RATES.items()
         for tried in around_rate(next(row for row in ROWS if row.method == method), rate)
     ),
-    adapt=_validated,
+    adapt=_with_adamw,
 )
