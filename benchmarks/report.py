@@ -53,6 +53,13 @@ generator mixes as many templates of a store of the same size, but slices the st
 An optimizer's rule for rows or channels reads a store, whose pieces are columns, as rows of one entry. A ratio of 1
 means that weights move as far as those of the dense model; [](../choosing.md) says which optimizer wants what.
 """,
+    "muon": """\
+## Muon and AdamW
+
+{class}`shapeshift.Muon` makes the step of each weight orthogonal, and maps it back to the store. A store that several
+weights read keeps part of the gain that Muon has on the dense model. In a ring, entries of many places meet in one
+number, and little or nothing of it is left.
+""",
     "cost_of_distillation": """\
 ## Time of a training step with distillation
 """,

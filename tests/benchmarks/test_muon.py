@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from benchmarks.machine import describe
 from benchmarks.muon import MODELS, measure, render
+from benchmarks.results import RESULTS
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "Muon"])
@@ -28,3 +31,8 @@ def test_the_table_has_the_rate_that_is_best_on_the_first_seed() -> None:
     assert table.count("3.150 ± 0.071") == 4
     assert " 0.003 " in table
     assert "10 ms" in table
+
+
+def test_the_committed_table_comes_from_the_committed_numbers() -> None:
+    content = json.loads((RESULTS / "muon.json").read_text())
+    assert (RESULTS / "muon.md").read_text() == render(content)
