@@ -7,7 +7,9 @@ from benchmarks.row import around_rate
 from benchmarks.table import Table
 from benchmarks.tables.distillation import ROWS, STUDENTS
 from benchmarks.task import Task
-from shapeshift.experiments.training import Recipe
+
+
+RATE = 0.2
 
 
 def _quick(task: Task) -> Task:
@@ -19,15 +21,14 @@ TABLE = Table(
     title="Rates of students",
     source="Whether plain and shared parameters want other rates",
     expectation=(
-        "One student with its own parameters and with four times as many, each alone and with SRRL, at half of the "
-        "rate of the table above, at that rate and at twice that rate, tested on 5,000 validation images. The rate of "
-        "the table is expected to be the best one or nearly so."
+        "One student with its own parameters and with four times as many, each alone and with SRRL, at rates of 0.1, "
+        "0.2 and 0.4, tested on 5,000 validation images."
     ),
     rows=tuple(
         tried
         for row in ROWS
         if row.network is STUDENTS[0] and "OFD" not in row.method
-        for tried in around_rate(row, Recipe().learning_rate)
+        for tried in around_rate(row, RATE)
     ),
     adapt=_quick,
 )
