@@ -13,7 +13,6 @@ from benchmarks.tables import (
     budget_sweep,
     depth_and_width,
     distillation,
-    distillation_rates,
     downsampling,
     error_against_parameters,
     families,
@@ -29,6 +28,7 @@ from benchmarks.tables import (
     retrieval,
     ring,
     scrambled_templates,
+    sgd_rates,
     shortest_paths,
     soft_sharing,
     starting_values,
@@ -71,7 +71,6 @@ PAPERS = (
             hypernetworks.TABLE,
             depth_and_width.TABLE,
             distillation.TABLE,
-            distillation_rates.TABLE,
             pruning.TABLE,
             retrieval.TABLE,
             grounding.TABLE,
@@ -89,7 +88,13 @@ PAPERS = (
     Paper(
         "defaults",
         "How the defaults were chosen",
-        (vision_transformers.TABLE, vision_transformer_rates.TABLE, budget_sweep.TABLE, starting_values.TABLE),
+        (
+            vision_transformers.TABLE,
+            vision_transformer_rates.TABLE,
+            sgd_rates.TABLE,
+            budget_sweep.TABLE,
+            starting_values.TABLE,
+        ),
     ),
 )
 
