@@ -21,7 +21,7 @@ TABLE = Table(
     source="Whether plain and shared parameters want other rates",
     expectation=(
         "WRN-16-1 with its own parameters, thinner, and with 7% of them, and WRN-16-0.25 with its own parameters and "
-        "with twice and four times as many, at rates of 0.1, 0.2 and 0.4, tested on 5,000 validation images."
+        "with four times as many, at rates of 0.1, 0.2 and 0.4, tested on 5,000 validation images."
     ),
     rows=tuple(
         tried
@@ -30,8 +30,7 @@ TABLE = Table(
             Row(WRN_16_1, "reduced", "12k", reduced),
             Row(WRN_16_1, "compressed", "12k", compressed),
             Row(WRN_16_QUARTER, "dense", "", dense),
-            Row(WRN_16_QUARTER, "compressed", "200%", compressed),
-            Row(WRN_16_QUARTER, "compressed", "400%", compressed),
+            Row(WRN_16_QUARTER, "compressed", "4x", compressed),
         )
         for tried in around_rate(row, RATE)
     ),
