@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.claims import Claim
@@ -10,6 +11,7 @@ from benchmarks.experiments.distillation import Distillation
 from benchmarks.experiments.networks import Network, OtherNetwork, WideNetwork, compressed, dense
 from benchmarks.row import Row
 from benchmarks.table import Table, pairs
+from benchmarks.task import Task
 
 TEACHER = WideNetwork(28, 1)
 STUDENTS: tuple[Network, ...] = (
@@ -26,6 +28,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no decay": {"weight_decay": 0.0},
     "200 epochs": {"epochs": 200},
 }
+
+
+def at_tuned_rate(task: Task) -> Task:
+    """Train as :func:`quick` does, on clothes at the rate that the table sgd_rates has chosen for both sides."""
+    task = quick(task)
+    if task.data != "fashion_mnist" or task.device != "cpu":
+        return task
+    return replace(task, recipe=replace(task.recipe, learning_rate=0.2))
 
 
 def _rows(student: Network) -> list[Row]:
@@ -71,5 +81,5 @@ TABLE = Table(
         *(Claim(f"Sharing is ahead of {title} alone", pairs(ROWS, f"shared + {title}", title)) for title in METHODS),
         *(Claim(f"So it is at {title}", pairs(ROWS, f"shared + SRRL, {title}", f"SRRL, {title}")) for title in RECIPES),
     ),
-    adapt=quick,
+    adapt=at_tuned_rate,
 )
