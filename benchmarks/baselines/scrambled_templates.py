@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.experiments.networks import Network, Training, compressed
 from shapeshift.generators.base import calibrate_gains, times
 from shapeshift.generators.mixing.buffer_pool import BufferPool
+from shapeshift.generators.recomputed import Computed, Recomputed
 from shapeshift.generators.wavg import WeightedAverage
 from shapeshift.surgery.roots import require_shared
 
@@ -27,23 +29,33 @@ class ScrambledAverage(WeightedAverage):
     signed: bool
 
     def begin(self, buffers: BufferPool | None) -> Any:
-        return torch.cat([self.stored(piece) for piece in self.store]).flatten(), self.scales(), self.factors()
+        store = torch.cat([self.stored(piece) for piece in self.store]).flatten()
+        return store, self.scales(), self.factors(), buffers or BufferPool()
 
     def make(self, indices: Sequence[int], begun: Any) -> list[Tensor]:
-        store, scales, factors = begun
-        found = []
-        for index in indices:
-            combination = self.layout.combinations[index]
-            drawn = torch.Generator().manual_seed(index)
-            weight = store.new_zeros(combination.size)
-            for scale, place in zip(scales[combination.row], combination.template_slices, strict=True):
-                order = torch.randperm(combination.size, generator=drawn)
-                signs = torch.randint(0, 2, (combination.size,), generator=drawn) * 2.0 - 1.0
-                template = store[place]
-                template = template[order] if self.permuted else template
-                weight = weight + scale * (template * signs if self.signed else template)
-            found.append(times(weight.view(self.weights[index].shape), factors[index]))
-        return found
+        store, scales, factors, _ = begun
+        return [times(self._mix(index, store, scales), factors[index]) for index in indices]
+
+    def recompute(self, index: int, begun: Any) -> Recomputed:
+        store, scales, factors, buffers = begun
+        weight, factor = self.weights[index], factors[index]
+        mix = functools.partial(self._mix, index)
+        mixed = Recomputed(Computed(weight.name, weight.shape, mix, [store, scales], buffers))
+        if factor is None:
+            return mixed
+        return Recomputed(Computed(weight.name, weight.shape, times, [mixed, factor], buffers))
+
+    def _mix(self, index: int, store: Tensor, scales: Tensor) -> Tensor:
+        combination = self.layout.combinations[index]
+        drawn = torch.Generator().manual_seed(index)
+        weight = store.new_zeros(combination.size)
+        for scale, place in zip(scales[combination.row], combination.template_slices, strict=True):
+            order = torch.randperm(combination.size, generator=drawn)
+            signs = torch.randint(0, 2, (combination.size,), generator=drawn) * 2.0 - 1.0
+            template = store[place]
+            template = template[order] if self.permuted else template
+            weight = weight + scale * (template * signs if self.signed else template)
+        return weight.view(self.weights[index].shape)
 
 
 def scrambled(

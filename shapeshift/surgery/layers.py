@@ -143,7 +143,10 @@ def _weight_property(name: str) -> property:
         if isinstance(self, nn.Embedding | nn.EmbeddingBag) and self.max_norm is not None:
             # It scales the rows that it looks up, in place: in values of its own, which a lazy weight always gives.
             return source.read_lazily(index)
-        return source.read(index)
+        try:
+            return source.read(index)
+        except AttributeError as error:  # python would say that the layer has no weight
+            raise RuntimeError(f"{source.weights[index].name} cannot be generated: {error}") from error
 
     def write(self: nn.Module, value: Any) -> None:
         source, index = weight_sources(self)[name]

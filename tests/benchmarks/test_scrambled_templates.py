@@ -46,6 +46,9 @@ def test_other_orders_and_signs_keep_the_deviation_and_train_every_entry(
             assert not torch.equal(twin.weight, layer.weight)
             assert_close(twin.weight.std(), layer.weight.std(), "starting deviation")
     inputs = training.data.inputs
+    with torch.inference_mode():
+        evaluated = model(inputs)
+    assert_close(model(inputs), evaluated, "reordered")
     model(inputs).square().sum().backward()
     for name, parameter in model.named_parameters():
         if "store" in name:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import shapeshift
 from shapeshift import GeneratedWeightError, ModelError
+from shapeshift.surgery.roots import require_shared
 from tests.models import Residual, gradients, mlp
 from tests.tolerances import assert_close
 
@@ -150,3 +151,17 @@ def test_training_mode_reaches_every_layer() -> None:
     model = shapeshift.compress(Residual(), 0.5)
     assert all(module.training for module in model.modules())
     assert not any(module.training for module in model.eval().modules())
+
+
+def test_a_generator_that_lacks_an_attribute_is_not_a_layer_without_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shapeshift.compress(nn.Sequential(nn.Linear(8, 8)), "50%")
+    (generator,) = require_shared(model).generators()
+
+    def make(*_: object) -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(generator, "make", make)
+    monkeypatch.setattr(generator, "recompute", make)
+    for mode in (torch.enable_grad, torch.inference_mode):
+        with mode(), pytest.raises(RuntimeError, match=r"0\.weight cannot be generated: no such thing"):
+            model(torch.ones(1, 8))
