@@ -11,9 +11,6 @@ from benchmarks.table import Table, pairs
 
 LOW, HIGH = ("6k", "12k", "25k", "50k"), ("100%", "200%", "400%")
 
-# Budgets at which each weight has this many templates that hardly any other weight reads: its coefficients are counted.
-APART = {"195%": 2, "390%": 4}
-
 
 def _compressed_rows(network: Network, budget: str) -> list[Row]:
     methods: dict[str, dict[str, Any]] = {"compressed": {}, "compressed, mapping=shape": {"mapping": "shape"}}
@@ -31,9 +28,6 @@ def _rows() -> tuple[Row, ...]:
         rows.append(Row(network, "dense", "", dense))
         for budget in HIGH:
             rows += _compressed_rows(network, budget)
-    for budget, templates in APART.items():
-        options = {"max_templates": templates}
-        rows.append(Row(WRN_16_QUARTER, "compressed, templates apart", budget, compressed, options))
     return tuple(rows)
 
 
@@ -46,8 +40,7 @@ TABLE = Table(
     expectation=(
         "WRN-16-1 at budgets below its own size against the *reduced baseline*, the same network made thinner until "
         "it fits the budget, and both WRN-16-1 and the thin WRN-16-0.25 at their own size and above. The compressed "
-        "rows without a remark are the default config; the others name their difference from it. With *templates "
-        "apart*, each weight mixes two or four that hardly any other weight reads, so that nothing is shared."
+        "rows without a remark are the default config; the others name their difference from it."
     ),
     rows=ROWS,
     claims=(
@@ -58,13 +51,6 @@ TABLE = Table(
         Claim(
             "More parameters than its own help a network",
             tuple((f"{WRN_16_QUARTER}/compressed/{budget}", f"{WRN_16_QUARTER}/dense/") for budget in HIGH[1:]),
-        ),
-        Claim(
-            "Several templates that nothing else reads help a weight",
-            tuple(
-                (f"{WRN_16_QUARTER}/compressed, templates apart/{budget}", f"{WRN_16_QUARTER}/dense/")
-                for budget in APART
-            ),
         ),
         Claim(
             "Tiling is on par with interpolation or ahead",
