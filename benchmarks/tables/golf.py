@@ -143,8 +143,9 @@ TABLE = Table(
         *(
             Claim(f"`{way}` is ahead of `{other}`", _ahead(way, other))
             for way in (CONTEST, "by kind and depth", "ring", "default")
-            for other in (THIN, TWO, ONE)
+            for other in (THIN, ONE)
         ),
+        Claim(f"`{CONTEST}` is ahead of `{TWO}`", _ahead(CONTEST, TWO)),
         Claim(f"`{CONTEST}` is ahead of the thin network at equal time", _ahead(CONTEST, LONGER)),
         *(
             Claim(
