@@ -29,6 +29,7 @@ TABLE = Table(
     rows=ROWS,
     claims=(
         Claim("Shared parameters are ahead of a thinner network", pairs(ROWS, "compressed", "reduced")),
+        Claim("So they are at a rate of 0.1", pairs(ROWS, "compressed, rate 0.1", "reduced")),
         Claim("Shared parameters gain from a larger rate", pairs(ROWS, "compressed", "compressed, rate 0.1")),
     ),
     adapt=quick,
