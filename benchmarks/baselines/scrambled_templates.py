@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.experiments.networks import Network, Training, compressed
-from shapeshift.generators.base import calibrate_gains, times
+from shapeshift.generators.base import calibrate_gains
 from shapeshift.generators.mixing.buffer_pool import BufferPool
 from shapeshift.generators.recomputed import Computed, Recomputed
 from shapeshift.generators.wavg import WeightedAverage
@@ -34,7 +34,8 @@ class ScrambledAverage(WeightedAverage):
 
     def make(self, indices: Sequence[int], begun: Any) -> list[Tensor]:
         store, scales, factors, _ = begun
-        return [times(self._mix(index, store, scales), factors[index]) for index in indices]
+        mixed = [(self._mix(index, store, scales), factors[index]) for index in indices]
+        return [weight if factor is None else weight * factor for weight, factor in mixed]
 
     def recompute(self, index: int, begun: Any) -> Recomputed:
         store, scales, factors, buffers = begun
@@ -43,7 +44,7 @@ class ScrambledAverage(WeightedAverage):
         mixed = Recomputed(Computed(weight.name, weight.shape, mix, [store, scales], buffers))
         if factor is None:
             return mixed
-        return Recomputed(Computed(weight.name, weight.shape, times, [mixed, factor], buffers))
+        return Recomputed(Computed(weight.name, weight.shape, torch.mul, [mixed, factor], buffers))
 
     def _mix(self, index: int, store: Tensor, scales: Tensor) -> Tensor:
         combination = self.layout.combinations[index]
