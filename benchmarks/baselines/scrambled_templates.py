@@ -48,15 +48,25 @@ class ScrambledAverage(WeightedAverage):
 
     def _mix(self, index: int, store: Tensor, scales: Tensor) -> Tensor:
         combination = self.layout.combinations[index]
-        drawn = torch.Generator().manual_seed(index)
+        drawn = _draw(index, combination.count, combination.size)
         weight = store.new_zeros(combination.size)
-        for scale, place in zip(scales[combination.row], combination.template_slices, strict=True):
-            order = torch.randperm(combination.size, generator=drawn)
-            signs = torch.randint(0, 2, (combination.size,), generator=drawn) * 2.0 - 1.0
+        for scale, place, (order, signs) in zip(
+            scales[combination.row], combination.template_slices, drawn, strict=True
+        ):
             template = store[place]
             template = template[order] if self.permuted else template
             weight = weight + scale * (template * signs if self.signed else template)
         return weight.view(self.weights[index].shape)
+
+
+@functools.cache
+def _draw(index: int, count: int, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Draw the order and the signs of each template of a weight, the same ones in every pass."""
+    drawn = torch.Generator().manual_seed(index)
+    return [
+        (torch.randperm(size, generator=drawn), torch.randint(0, 2, (size,), generator=drawn) * 2.0 - 1.0)
+        for _ in range(count)
+    ]
 
 
 def scrambled(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -118,6 +118,11 @@ def quick(task: Task) -> Task:
     return task
 
 
-def validated(task: Task) -> Task:
-    """Test on 5,000 training images of the clothes, which are left out of the training: settings are chosen so."""
-    return replace(task, options={**task.options, "validation": 5_000})
+def validated(adapt: Callable[[Task], Task]) -> Callable[[Task], Task]:
+    """Adapt a task, and test on 5,000 training images of the clothes, which are left out of the training."""
+
+    def adapted(task: Task) -> Task:
+        task = adapt(task)
+        return replace(task, options={**task.options, "validation": 5_000})
+
+    return adapted

@@ -6,14 +6,8 @@ from benchmarks.experiments.classification import quick, validated
 from benchmarks.experiments.networks import WRN_16_1, WRN_16_QUARTER, compressed, dense, reduced
 from benchmarks.row import Row, around_rate
 from benchmarks.table import Table
-from benchmarks.task import Task
 
 RATE = 0.2
-
-
-def _quick(task: Task) -> Task:
-    return validated(quick(task))
-
 
 TABLE = Table(
     name="sgd_rates",
@@ -34,5 +28,5 @@ TABLE = Table(
         )
         for tried in around_rate(row, RATE)
     ),
-    adapt=_quick,
+    adapt=validated(quick),
 )

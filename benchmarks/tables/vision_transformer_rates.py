@@ -6,12 +6,6 @@ from benchmarks.experiments.classification import validated
 from benchmarks.row import around_rate
 from benchmarks.table import Table
 from benchmarks.tables.vision_transformers import RATES, ROWS, with_adamw
-from benchmarks.task import Task
-
-
-def _with_adamw(task: Task) -> Task:
-    return validated(with_adamw(task))
-
 
 TABLE = Table(
     name="vision_transformer_rates",
@@ -27,5 +21,5 @@ TABLE = Table(
         for method, rate in RATES.items()
         for tried in around_rate(next(row for row in ROWS if row.method == method), rate)
     ),
-    adapt=_with_adamw,
+    adapt=validated(with_adamw),
 )
